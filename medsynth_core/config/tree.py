@@ -1,0 +1,331 @@
+"""The configuration tree: one pydantic model that is ``params.yaml`` (contract C1).
+
+Every field carries its meaning and unit in ``description``; every default is the ``demo`` preset's. No secret
+has a field here: credentials come from the environment (``AWS_*``, ``OPENAI_API_KEY``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ColumnsConfig(Section):
+    """Column names of ``corpus.kind: table``."""
+
+    text: str = "text"
+    """Report text (findings, or the whole report with section headings)."""
+    image: str = "filename"
+    """Image path relative to corpus.images (or corpus.path's folder); empty cells mean no image."""
+    study: str | None = None
+    """Study id; the row number when null."""
+    patient: str | None = None
+    """Patient id, the unit of the split; the study when null."""
+    view: str | None = None
+    """Projection (PA, AP, LATERAL, ...); unknown when null."""
+    impression: str | None = None
+    """A second text column, when findings and impression are apart."""
+
+
+class CorpusConfig(Section):
+    """Where reports and images come from, and how they are split."""
+
+    kind: Literal["phantom", "openi", "table"] = "phantom"
+    """phantom: the built-in generator; openi: the Open-i / Indiana layout; table: any CSV or Parquet."""
+    path: str | None = None
+    """Folder (openi) or file (table) that is read; null for the phantom."""
+    images: str | None = None
+    """Folder of the image files; null looks beside the table and in its images/ folder."""
+    columns: ColumnsConfig = ColumnsConfig()
+    n_studies: PositiveInt = 4000
+    """Phantom only: how many studies are drawn."""
+    max_studies: PositiveInt | None = None
+    """Read at most this many studies; null reads all."""
+    image_size: Literal[32, 64, 128, 256, 512] = 64
+    """Side of the square images in pixels: shorter side resized to it, centre cropped."""
+    views: Literal["frontal", "all"] = "frontal"
+    """Which projections the models learn from; an unknown projection counts as frontal."""
+    val_fraction: Fraction = 0.05
+    """Share of patients held out for validation."""
+    test_fraction: Fraction = 0.05
+    """Share of patients held out for evaluation; never seen by training nor by the visual codebook."""
+    max_bad_fraction: Fraction = 0.02
+    """More unreadable rows or images than this share is an error; fewer are listed and skipped."""
+    max_image_pixels: PositiveInt = 64_000_000
+    """Larger images are refused before they are decoded."""
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> CorpusConfig:
+        if self.kind != "phantom" and self.path is None:
+            raise ValueError(f"corpus.path is needed for corpus.kind={self.kind}: set it to the data's place")
+        if self.val_fraction + self.test_fraction > 0.9:
+            raise ValueError("corpus.val_fraction + corpus.test_fraction must leave 0.1 or more for training")
+        return self
+
+
+class VocabularyConfig(Section):
+    """Mining of anatomy and pathology terms."""
+
+    min_studies: PositiveInt = 10
+    """k-anonymity: a term seen in fewer patients never enters the vocabulary."""
+    max_terms: PositiveInt = 500
+    """At most this many terms of each kind, the commonest first."""
+
+
+class OpenAIConfig(Section):
+    """An OpenAI-compatible server; the key is read from OPENAI_API_KEY."""
+
+    model: str = "gpt-4o-mini"
+    """Model name sent with each request."""
+    base_url: str | None = None
+    """Server's /v1 address; null is the client's own default."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.9
+    """Sampling temperature of the language model."""
+    timeout_s: PositiveFloat = 60.0
+    """Limit of one request."""
+    concurrency: PositiveInt = 4
+    """Requests in flight."""
+    prompts_per_call: PositiveInt = 5
+    """How many prompts one request asks for."""
+    max_retries: Count = 5
+    """Retries of a transient failure (429, 5xx, time-out, reset), with jitter."""
+
+
+class PromptsConfig(Section):
+    """What is asked for: term sampling and the provider that writes the text."""
+
+    n: PositiveInt = 60
+    """Prompts to be accepted."""
+    provider: Literal["template", "openai"] = "template"
+    """template writes offline from the vocabularies; openai asks a language model."""
+    normal_fraction: Fraction | None = 0.15
+    """Share of prompts without any finding; null takes the corpus' own share."""
+    max_findings: PositiveInt = 2
+    """At most this many findings in one prompt."""
+    targets: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Pathology term -> prompts that must contain it; empty samples the corpus' own co-occurrence."""
+    max_attempts: PositiveInt = 4
+    """How often a prompt that fails adherence is written again before it is rejected."""
+    openai: OpenAIConfig = OpenAIConfig()
+
+
+class OptimiserConfig(Section):
+    """One training loop."""
+
+    steps: PositiveInt
+    """Optimiser steps; the length of training is in steps so that it doesn't depend on the machine."""
+    batch_size: PositiveInt
+    """Samples a step."""
+    learning_rate: PositiveFloat
+    """Peak rate, after warm-up; decays to a tenth by a cosine."""
+    warmup_steps: Count = 50
+    """Linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """AdamW weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient clipping."""
+    checkpoint_every: PositiveInt = 200
+    """Steps between checkpoints; a killed training resumes from the last."""
+
+
+class VQGANConfig(Section):
+    """Image tokeniser: a convolutional VQ-GAN."""
+
+    channels: tuple[PositiveInt, ...] = (16, 32, 64, 64)
+    """Channels a resolution level; n levels downsample by 2**(n-1)."""
+    layers_per_block: PositiveInt = 1
+    """Residual blocks a level."""
+    norm_groups: PositiveInt = 8
+    """Groups of the group norms; must divide every channel count."""
+    codes: PositiveInt = 256
+    """Codebook entries; equals the number of image tokens in the LLM."""
+    code_dim: PositiveInt = 16
+    """Width of a codebook entry."""
+    commitment_weight: PositiveFloat = 0.25
+    """Weight of the commitment term."""
+    adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
+    adversarial_start: Count = 500
+    """First step of the adversarial term."""
+    train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=16, learning_rate=1.5e-3)
+
+    @property
+    def downsampling(self) -> int:
+        """Image side over latent side."""
+        return int(2 ** (len(self.channels) - 1))
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> VQGANConfig:
+        bad = [c for c in self.channels if c % self.norm_groups]
+        if bad:
+            raise ValueError(f"channels {bad} aren't multiples of norm_groups={self.norm_groups}")
+        return self
+
+
+class AlignmentConfig(Section):
+    """Word-patch alignment encoders and the visual codebook (paper, module 2)."""
+
+    text_model: str | None = None
+    """Name or folder of a transformers encoder; null trains a small BERT from scratch."""
+    dim: PositiveInt = 128
+    """Width of the joint space."""
+    text_layers: PositiveInt = 2
+    text_heads: PositiveInt = 4
+    image_channels: tuple[PositiveInt, ...] = (32, 64, 128)
+    """Channels of the patch encoder's stages; the grid is the VQ-GAN's latent grid."""
+    max_text_tokens: PositiveInt = 112
+    """Reports are cut to this many tokens (CAMMAL's value)."""
+    temperature: PositiveFloat = 0.07
+    """Start of the learnable temperature."""
+    global_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the global (report-image) contrastive loss beside the local one."""
+    codebook_size: PositiveInt = 4096
+    """Patches kept in the visual codebook."""
+    codebook_min_patients: PositiveInt = 3
+    """A patch enters only when look-alikes from this many patients exist (privacy)."""
+    train: OptimiserConfig = OptimiserConfig(steps=500, batch_size=64, learning_rate=1e-3)
+
+
+class LLMConfig(Section):
+    """Causal language model over text, keypatch and image tokens."""
+
+    base: str | None = None
+    """Name or folder of a pretrained causal LM; null trains a small Llama from scratch."""
+    hidden: PositiveInt = 192
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    max_text_tokens: PositiveInt = 112
+    """Prompt text is cut to this many tokens."""
+    keypatches: Count = 16
+    """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
+    text_dropout: Fraction = 0.1
+    """Share of training samples whose conditioning is dropped, so that guidance works."""
+    train: OptimiserConfig = OptimiserConfig(steps=900, batch_size=32, learning_rate=2e-3)
+
+
+class ModelsConfig(Section):
+    """The three models, trained in this order."""
+
+    path: str | None = None
+    """Folder with trained models (vqgan/, alignment/, llm/) to be used as they are; null trains them."""
+    vqgan: VQGANConfig = VQGANConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    llm: LLMConfig = LLMConfig()
+
+
+class SynthesisConfig(Section):
+    """Decoding and sharding."""
+
+    samples_per_prompt: PositiveInt = 8
+    """Images an accepted prompt."""
+    shard_images: PositiveInt = 64
+    """Images requested a shard; a shard is the unit of work, of retry and of resume."""
+    max_shard_bytes: PositiveInt = 512_000_000
+    """A shard that grows beyond this is an error that names shard_images."""
+    batch_size: PositiveInt = 32
+    """Images decoded together; changes no image but by floating-point rounding."""
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
+    top_k: Count = 0
+    """0: no top-k."""
+    guidance: Annotated[float, Field(ge=1.0)] = 1.0
+    """Classifier-free guidance scale on the logits; 1 is none."""
+    view: Literal["frontal", "lateral"] = "frontal"
+    """Projection that is asked for."""
+    seed: Count = 0
+    """Changes every image's random stream."""
+
+
+class QualityConfig(Section):
+    """Thresholds of the filters."""
+
+    min_contrast: Annotated[float, Field(ge=0.0, le=127.5)] = 8.0
+    """Degenerate: standard deviation in grey levels (0..255) below which an image is blank."""
+    max_clipped_fraction: Fraction = 0.6
+    """Degenerate: share of pixels that are exactly 0 or 255."""
+    duplicate_distance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    """Near-duplicate: normalised distance to another image of the release at or below which one is a copy."""
+    training_copy_distance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    """Near-duplicate of a training image, at or below this distance."""
+    agreement_quantile: Fraction = 0.02
+    """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
+    enabled: tuple[Literal["degenerate", "duplicate", "agreement"], ...] = (
+        "degenerate",
+        "duplicate",
+        "agreement",
+    )
+
+
+class StoreConfig(Section):
+    """Where shards and releases go (contract C9)."""
+
+    url: str = "store"
+    """A local path (relative to the workspace) or s3://bucket/prefix."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible server; null is AWS."""
+    region: str | None = None
+
+
+class ReleaseConfig(Section):
+    """Name of the release."""
+
+    name: str = Field(default="phantom", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    """Dataset name; tags are NAME-vN."""
+    split: Literal["train", "val", "test"] = "train"
+    """Value of the manifest's split column."""
+
+
+class RunnerConfig(Section):
+    """How shards are spread (contract C10); changes no image."""
+
+    kind: Literal["threads", "ray", "dask"] = "threads"
+    """Prefect task runner: threads in one process, or a cluster through prefect-ray / prefect-dask."""
+    in_flight: PositiveInt = 2
+    """Shards in work at once."""
+    address: str | None = None
+    """Cluster address for ray and dask; null starts a local one."""
+    retries: Count = 3
+    """Retries of a transient failure of one shard."""
+
+
+class Config(Section):
+    """params.yaml, whole."""
+
+    seed: Count = 0
+    """Seeds the phantom, the split, training and prompt sampling."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU when there is one."""
+    corpus: CorpusConfig = CorpusConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    models: ModelsConfig = ModelsConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    quality: QualityConfig = QualityConfig()
+    store: StoreConfig = StoreConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    runner: RunnerConfig = RunnerConfig()
+
+    @property
+    def latent_side(self) -> int:
+        """Side of the token grid; an image has its square of tokens."""
+        return self.corpus.image_size // self.models.vqgan.downsampling
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> Config:
+        if self.corpus.image_size % self.models.vqgan.downsampling or self.latent_side < 2:
+            raise ValueError(
+                f"corpus.image_size={self.corpus.image_size} can't be downsampled by "
+                f"{self.models.vqgan.downsampling} (models.vqgan.channels has "
+                f"{len(self.models.vqgan.channels)} levels)"
+            )
+        return self
