@@ -328,4 +328,9 @@ class Config(Section):
                 f"{self.models.vqgan.downsampling} (models.vqgan.channels has "
                 f"{len(self.models.vqgan.channels)} levels)"
             )
+        if len(self.models.alignment.image_channels) != len(self.models.vqgan.channels) - 1:
+            raise ValueError(
+                f"models.alignment.image_channels has {len(self.models.alignment.image_channels)} stages; "
+                f"its grid is the VQ-GAN's when it has {len(self.models.vqgan.channels) - 1}"
+            )
         return self

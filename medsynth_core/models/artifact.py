@@ -1,0 +1,92 @@
+"""Saved models: a folder of safetensors, a config and a card, named by the digest of the first two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medsynth_core.errors import InputError
+from medsynth_core.hashing import sha256_file, sha256_json
+
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+_CARD = "card.json"
+
+
+def save_weights(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Writes ``state`` (any dtype, moved to the CPU) and its JSON-able ``config`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / _WEIGHTS)
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def load_weights(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the config of a saved model.
+
+    Raises:
+        InputError: the folder isn't a saved model of that kind.
+    """
+    try:
+        config = json.loads((folder / _CONFIG).read_text("utf-8"))
+        state = load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder}: no {kind} model there ({Path(error.filename).name} is missing); "
+            f"train it, or set models.path to a folder that has one"
+        ) from error
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise InputError(f"{folder}: damaged {kind} model ({error}); restore or retrain it") from error
+    if config.get("kind") != kind:
+        raise InputError(f"{folder}: expected a {kind} model, found {config.get('kind')!r}")
+    return state, config
+
+
+def write_card(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Writes the card: final metrics of a training, rounded to six digits."""
+    card = {key: round(float(value), 6) for key, value in sorted(metrics.items())}
+    (folder / _CARD).write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+
+
+def read_card(folder: Path) -> dict[str, float]:
+    """Returns the metrics of a saved model.
+
+    Raises:
+        InputError: there is no card.
+    """
+    try:
+        card: dict[str, float] = json.loads((folder / _CARD).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no model card; train the model first") from error
+    return card
+
+
+def model_digest(folder: Path) -> str:
+    """Returns the hex SHA-256 over all files that determine what a model computes (not its card).
+
+    Raises:
+        InputError: no model is there.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in {_CARD, "metrics.jsonl"})
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise InputError(f"{folder}: no model there; train it, or set models.path to a folder that has one")
+    return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the device that ``config.device`` names; ``auto`` prefers a GPU.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, but torch sees no GPU; set device: auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

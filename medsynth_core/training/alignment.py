@@ -1,0 +1,164 @@
+"""Training of the word-patch alignment and building of the visual codebook."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsynth_core.config import Config, Paths, config_digest
+from medsynth_core.config.tree import AlignmentConfig
+from medsynth_core.hashing import sha256_tree
+from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
+from medsynth_core.models.artifact import model_digest, pick_device
+from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.text import load_tokenizer, train_tokenizer
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.progress import Progress
+from medsynth_core.training.loop import (
+    Losses,
+    TrainingReport,
+    batch_indices,
+    finish,
+    optimise,
+    step_generator,
+    train,
+)
+from medsynth_core.training.pairs import Pairs, read_pairs
+
+STAGE_VERSION = 1
+_PHRASE_SHARE = 0.5
+"""Share of training texts replaced by the bare finding phrases, the form in which prompts query."""
+_CANDIDATES_PER_IMAGE = 12
+
+
+def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
+    """Trains both encoders, builds the visual codebook and writes them to ``paths.alignment``.
+
+    Raises:
+        InputError: there are no training pairs, or no VQ-GAN.
+        StateError: training diverged.
+    """
+    settings = config.models.alignment
+    device = pick_device(config.device)
+    pairs = read_pairs(paths, "train")
+    vqgan = VQGAN.load(paths.vqgan).to(device)
+    torch.manual_seed(config.seed)
+    if settings.text_model is None:
+        tokenizer = train_tokenizer(pairs.texts + pairs.queries, config.vocabulary.min_studies)
+    else:
+        tokenizer = load_tokenizer(settings.text_model)
+    model = AlignmentModel.fresh(settings, config.latent_side, tokenizer).to(device)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.train.learning_rate, weight_decay=settings.train.weight_decay
+    )
+
+    def step(step: int) -> Losses:
+        picks = batch_indices(len(pairs), settings.train.batch_size, config.seed, step)
+        short = step_generator(config.seed, step).random(len(picks)) < _PHRASE_SHARE
+        texts = [(pairs.queries if s else pairs.texts)[i] for i, s in zip(picks.tolist(), short, strict=True)]
+        words = model.encode_words(texts)
+        patches = model.encode_patches(torch.from_numpy(pairs.pixels(picks)).to(device))
+        keys = pairs.label_keys[picks]
+        same = torch.from_numpy(keys[:, None] == keys[None]).to(device)
+        losses = alignment_losses(words, patches, model.scale, same, settings.global_weight)
+        optimise(losses["local"] + losses["global"], optimiser, model, settings.train, step)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    key = config_digest(STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus), model_digest(paths.vqgan))
+    checkpoint = paths.checkpoints / "alignment.safetensors"
+    resumed = train(
+        step,
+        settings.train,
+        key=key,
+        seed=config.seed,
+        modules={"alignment": model},
+        optimisers={"alignment": optimiser},
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    metrics = retrieval(model, read_pairs(paths, "val"))
+    codebook = build_codebook(model, vqgan, pairs, settings)
+    metrics["codebook_entries"] = float(len(codebook))
+
+    def save(folder: Path) -> None:
+        model.save(folder)
+        codebook.save(folder / "codebook")
+
+    return finish("alignment", save, paths.alignment, checkpoint, settings.train.steps, resumed, metrics)
+
+
+@torch.inference_mode()
+def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str, float]:
+    """Returns text-to-image recall@{1,5,10} over at most ``limit`` held-out pairs.
+
+    A hit is an image that shows the same findings on the same sides: many studies share a report's content.
+    """
+    picks = np.arange(min(limit, len(pairs)))
+    words = model.encode_words([pairs.queries[i] for i in picks.tolist()])
+    patches = model.encode_patches(torch.from_numpy(pairs.pixels(picks)).to(model.device))
+    score_BT = sum(local_scores(words, patches)) + patches.global_BD @ words.global_TD.T
+    keys = torch.from_numpy(pairs.label_keys[picks])
+    ranked_TB = score_BT.T.argsort(dim=1, descending=True).cpu()
+    hits_TB = keys[ranked_TB] == keys[:, None]
+    return {f"recall_at_{k}": float(hits_TB[:, :k].any(1).float().mean()) for k in (1, 5, 10)} | {
+        "recall_at_1_by_chance": float((keys[:, None] == keys[None]).float().mean())
+    }
+
+
+@torch.inference_mode()
+def build_codebook(
+    model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, settings: AlignmentConfig, batch_size: int = 64
+) -> VisualCodebook:
+    """Returns the training patches that answer best to their own report's findings.
+
+    A patch is a candidate when it is among its image's best for the words of its own findings. It enters when
+    at least ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of
+    somebody's image); of one code in one cell only the best few are kept.
+    """
+    features, cells, codes, scores = [], [], [], []
+    patients_of: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for start in range(0, len(pairs), batch_size):
+        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
+        stop = start + len(pixels)
+        words = model.encode_words(pairs.queries[start:stop])
+        patches_BPD = model.encode_patches(pixels).features_BPD
+        codes_BP = vqgan.encode_to_codes(pixels).flatten(1).cpu()
+        similarity_BPW = patches_BPD @ words.features_TWD.transpose(1, 2)
+        best_BP = similarity_BPW.masked_fill(~words.votes_TW[:, None], -1.0).amax(-1).cpu()
+        for image in range(len(pixels)):
+            for cell, code in enumerate(codes_BP[image].tolist()):
+                patients_of[cell, code].add(pairs.patients[start + image])
+            top = best_BP[image].topk(min(_CANDIDATES_PER_IMAGE, best_BP.shape[1])).indices
+            features.append(patches_BPD[image, top.to(model.device)].cpu())
+            cells.append(top)
+            codes.append(codes_BP[image, top])
+            scores.append(best_BP[image, top])
+    kept = _select(torch.cat(cells), torch.cat(codes), torch.cat(scores), patients_of, settings)
+    cells_E, codes_E = torch.cat(cells)[kept], torch.cat(codes)[kept]
+    seen = [len(patients_of[key]) for key in zip(cells_E.tolist(), codes_E.tolist(), strict=True)]
+    return VisualCodebook(torch.cat(features)[kept], cells_E, codes_E, torch.tensor(seen, dtype=torch.int64))
+
+
+def _select(
+    cells: Tensor,
+    codes: Tensor,
+    scores: Tensor,
+    patients_of: dict[tuple[int, int], set[str]],
+    settings: AlignmentConfig,
+) -> Tensor:
+    per_place = max(4, settings.codebook_size // max(1, len(patients_of)))
+    taken: dict[tuple[int, int], int] = defaultdict(int)
+    kept: list[int] = []
+    for index in torch.sort(scores, descending=True, stable=True).indices.tolist():
+        place = int(cells[index]), int(codes[index])
+        if taken[place] >= per_place or len(patients_of[place]) < settings.codebook_min_patients:
+            continue
+        taken[place] += 1
+        kept.append(index)
+        if len(kept) == settings.codebook_size:
+            break
+    return torch.tensor(kept, dtype=torch.int64)

@@ -1,0 +1,93 @@
+"""Image-report pairs with the positive findings that mining saw in each report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from medsynth_core.config.paths import Paths
+from medsynth_core.corpus.images import to_pixels
+from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.errors import InputError
+from medsynth_core.models.text import finding_phrase, strip_marks
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Aligned lists, one item a view.
+
+    Attributes:
+        rows: int64, image rows in the corpus.
+        patients: patient ids.
+        views: frontal or lateral.
+        texts: reports without de-identification marks.
+        queries: the positive findings in words; the whole report where there is none (a normal study).
+        label_keys: equal for views that show the same findings on the same sides.
+    """
+
+    corpus: Corpus
+    rows: np.ndarray
+    patients: list[str]
+    views: list[str]
+    texts: list[str]
+    queries: list[str]
+    label_keys: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pixels(self, picks: np.ndarray) -> np.ndarray:
+        """Returns images, float32 [n, 1, H, W] in [-1, 1]."""
+        return to_pixels(self.corpus.images(self.rows[picks]))[:, None]
+
+    def flat_pixels(self, start: int, stop: int) -> np.ndarray:
+        """Returns a run of images, float32 [n, 1, H, W] in [-1, 1]."""
+        return self.pixels(np.arange(start, min(stop, len(self))))
+
+
+def read_pairs(paths: Paths, split: str) -> Pairs:
+    """Returns the pairs of one split: every view of a study with a report.
+
+    Raises:
+        InputError: there is none, or the labels don't belong to this corpus.
+    """
+    corpus = Corpus.open(paths.corpus)
+    labels = _labels(paths.vocabulary)
+    reports = {
+        row["study_id"]: strip_marks(f"{row['findings']} {row['impression']}")
+        for row in corpus.studies(split).select(["study_id", "findings", "impression"]).to_pylist()
+    }
+    rows, patients, views, texts, queries, keys = [], [], [], [], [], []
+    for view in corpus.views(split).to_pylist():
+        text = reports.get(view["study_id"], "")
+        if not text:
+            continue
+        if view["study_id"] not in labels:
+            raise InputError(
+                f"{paths.vocabulary}: no labels of study {view['study_id']}; run `medsynth vocabulary` again"
+            )
+        found = labels[view["study_id"]]
+        phrases = [finding_phrase(finding) for finding in found]
+        rows.append(view["row"])
+        patients.append(view["patient_id"])
+        views.append("lateral" if view["view"] == "lateral" else "frontal")
+        texts.append(text)
+        queries.append(", ".join(phrases) if phrases else text)
+        keys.append("|".join(sorted({f"{f['pathology']}:{f['side']}" for f in found})))
+    if not rows:
+        raise InputError(
+            f"{paths.corpus}: no {split} image with a report; models can't be trained on reports alone: "
+            f"set corpus.images, or models.path to trained models"
+        )
+    _, label_keys = np.unique(np.array(keys), return_inverse=True)
+    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, views, texts, queries, label_keys)
+
+
+def _labels(folder: Path) -> dict[str, list[dict[str, str | None]]]:
+    path = folder / "labels.parquet"
+    if not path.is_file():
+        raise InputError(f"{path}: not found; run `medsynth vocabulary` first")
+    return {row["study_id"]: row["findings"] for row in pq.read_table(path).to_pylist()}
