@@ -10,7 +10,6 @@ from typing import Any
 from medsynth_core.errors import InputError
 
 
-
 def sha256_bytes(data: bytes) -> str:
     """Hex SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()

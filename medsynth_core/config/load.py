@@ -83,9 +83,7 @@ def dump_config(config: Config) -> str:
 
 def config_digest(*sections: BaseModel | Mapping[str, Any] | int | str) -> str:
     """Returns a hex digest of the given sections' values, in order."""
-    return sha256_json(
-        [s.model_dump(mode="json") if isinstance(s, BaseModel) else s for s in sections]
-    )
+    return sha256_json([s.model_dump(mode="json") if isinstance(s, BaseModel) else s for s in sections])
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

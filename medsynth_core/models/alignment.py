@@ -71,7 +71,8 @@ class PatchEncoder(nn.Module):
             grid = grid + block(grid)
         features_BPC = grid.flatten(2).transpose(1, 2)
         return Patches(
-            F.normalize(self.local(features_BPC), dim=-1), F.normalize(self.whole(features_BPC.mean(1)), dim=-1)
+            F.normalize(self.local(features_BPC), dim=-1),
+            F.normalize(self.whole(features_BPC.mean(1)), dim=-1),
         )
 
 

@@ -15,8 +15,45 @@ _MARKS = re.compile(r"\[\*\*.*?\*\*\]|\b[\w-]*X{3,}[\w-]*\b|_{2,}|\bX{2,}\b")
 _SPACES = re.compile(r"\s+")
 
 STOP_WORDS = frozenset(
-    "a an and are as at be been by can for from has have in into is it its no not of on or over seen that the "
-    "there this to was were which with within without".split()
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "by",
+        "can",
+        "for",
+        "from",
+        "has",
+        "have",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "no",
+        "not",
+        "of",
+        "on",
+        "or",
+        "over",
+        "seen",
+        "that",
+        "the",
+        "there",
+        "this",
+        "to",
+        "was",
+        "were",
+        "which",
+        "with",
+        "within",
+        "without",
+    ]
 )
 """Words that never vote for a patch; negations among them, since an absent finding has no patch."""
 

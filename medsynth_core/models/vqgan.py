@@ -71,9 +71,7 @@ class VQGAN(nn.Module):
         codebook_KD = self.codebook_KD
         with torch.no_grad():
             distance_NK = (
-                flat_ND.square().sum(1, keepdim=True)
-                - 2 * flat_ND @ codebook_KD.T
-                + codebook_KD.square().sum(1)
+                flat_ND.square().sum(1, keepdim=True) - 2 * flat_ND @ codebook_KD.T + codebook_KD.square().sum(1)
             )
             codes_N = distance_NK.argmin(1)
         batch, _, height, width = latents_BDhw.shape

@@ -115,9 +115,7 @@ def train(
             values = {name: float(value) for name, value in losses.items()}
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
-                raise StateError(
-                    f"training diverged: {bad[0]} isn't finite at step {step}; lower the learning_rate"
-                )
+                raise StateError(f"training diverged: {bad[0]} isn't finite at step {step}; lower the learning_rate")
             log.append(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}))
             progress(step, config.steps, ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
         last = step + 1 == config.steps

@@ -1,0 +1,83 @@
+"""The normalised corpus on disk: Parquet tables of studies and views, images as memory-mapped chunks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from medsynth_core.errors import InputError
+
+IMAGES_PER_CHUNK = 1024
+STUDIES_SCHEMA = pa.schema(
+    [
+        ("study_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("findings", pa.string()),
+        ("impression", pa.string()),
+        ("n_views", pa.int32()),
+    ]
+)
+VIEWS_SCHEMA = pa.schema(
+    [
+        ("view_id", pa.string()),
+        ("study_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("view", pa.string()),
+        ("row", pa.int32()),
+        ("source", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A normalised corpus; ``image_size`` is the side of its square images in pixels."""
+
+    folder: Path
+    image_size: int
+
+    @classmethod
+    def open(cls, folder: Path) -> Corpus:
+        """Returns the corpus that the corpus stage wrote.
+
+        Raises:
+            InputError: there is none.
+        """
+        try:
+            about = json.loads((folder / "corpus.json").read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: no corpus there; run `medsynth corpus` first") from error
+        return cls(folder, about["image_size"])
+
+    def studies(self, split: str | None = None) -> pa.Table:
+        """Returns the studies of a split (all when None), columns of ``STUDIES_SCHEMA``."""
+        return _of_split(pq.read_table(self.folder / "studies.parquet"), split)
+
+    def views(self, split: str | None = None) -> pa.Table:
+        """Returns the views of a split (all when None), columns of ``VIEWS_SCHEMA``."""
+        return _of_split(pq.read_table(self.folder / "views.parquet"), split)
+
+    def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Returns the images of the given rows, uint8 [n, H, W]."""
+        out = np.empty((len(rows), self.image_size, self.image_size), dtype=np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            out[place] = self._chunks[row // IMAGES_PER_CHUNK][row % IMAGES_PER_CHUNK]
+        return out
+
+    @cached_property
+    def _chunks(self) -> list[npt.NDArray[np.uint8]]:
+        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("images-*.npy"))]
+
+
+def _of_split(table: pa.Table, split: str | None) -> pa.Table:
+    return table if split is None else table.filter(pc.equal(table["split"], split))

@@ -1,0 +1,56 @@
+"""Reader of any CSV or Parquet table with a text column and an image-path column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from medsynth_core.config.tree import CorpusConfig
+from medsynth_core.corpus.readers import Source
+from medsynth_core.corpus.readers.tables import file_view, image_folder, open_table
+from medsynth_core.corpus.records import BadRow, Study, View
+from medsynth_core.corpus.sections import parse_sections
+from medsynth_core.errors import InputError
+
+
+def read_table(config: CorpusConfig) -> Source:
+    """Returns one study a distinct study id (a row, when no study column is named).
+
+    Raises:
+        InputError: the table, a column or the image folder is missing.
+    """
+    path = Path(str(config.path)).expanduser()
+    columns = config.columns
+    named = [columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression]
+    frame = open_table(path, [name for name in named if name])
+    images = image_folder([path.parent / "images", path.parent], config.images)
+    if images is None and (frame[columns.image] != "").any():
+        raise InputError(
+            f"{path}: column {columns.image!r} names images, but none is in {path.parent} or its images/ folder; "
+            f"set corpus.images"
+        )
+    frame = frame.head(config.max_studies or len(frame))
+    return Source(_studies(frame, images, config, path), len(frame), "as the source's terms say")
+
+
+def _studies(frame: pd.DataFrame, images: Path | None, config: CorpusConfig, path: Path) -> Iterator[Study | BadRow]:
+    columns = config.columns
+    keys = frame[columns.study] if columns.study else pd.Series([f"row-{i:06d}" for i in range(len(frame))])
+    for study_id, rows in frame.groupby(keys.to_numpy(), sort=False):
+        number = int(rows.index[0]) + 2
+        first = rows.iloc[0]
+        findings, impression = parse_sections(first[columns.text])
+        if columns.impression:
+            impression = first[columns.impression].strip()
+        if not (findings or impression):
+            yield BadRow(str(path), number, f"no text in column {columns.text!r}")
+            continue
+        views: list[View] = []
+        for _, row in rows.iterrows():
+            if images is not None and row[columns.image]:
+                projection = row[columns.view] if columns.view else ""
+                views.append(file_view(images, row[columns.image], projection, config.max_image_pixels))
+        patient = first[columns.patient] if columns.patient else ""
+        yield Study(str(study_id), patient or str(study_id), findings, impression, tuple(views))

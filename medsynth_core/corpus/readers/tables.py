@@ -1,0 +1,83 @@
+"""Opening of CSV and Parquet tables with one clear error for what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from medsynth_core.corpus.images import load_grey
+from medsynth_core.corpus.records import ImageU8, View, ViewPosition
+from medsynth_core.errors import InputError
+
+_FRONTAL = frozenset({"frontal", "pa", "ap", "ap erect", "ap supine", "postero-anterior", "antero-posterior"})
+_LATERAL = frozenset({"lateral", "ll", "lat", "rl", "left lateral", "right lateral"})
+
+
+def open_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Returns a CSV or Parquet table as text columns, "" for empty cells; only ``columns`` are kept.
+
+    Raises:
+        InputError: the file is missing, isn't a table, is empty or lacks a column.
+    """
+    wanted = list(dict.fromkeys(columns))
+    if not path.is_file():
+        raise InputError(f"{path}: not found; set corpus.path to where the table is")
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (ValueError, OSError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())[:200]})") from error
+    for column in wanted:
+        if column not in frame.columns:
+            near = difflib.get_close_matches(column, map(str, frame.columns), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            found = ", ".join(map(str, frame.columns[:20]))
+            raise InputError(f"{path}: no column {column!r}{hint} (columns found: {found})")
+    if frame.empty:
+        raise InputError(f"{path}: the table has no rows")
+    return frame[wanted].fillna("").astype(str)
+
+
+def image_folder(candidates: Iterable[Path], given: str | None) -> Path | None:
+    """Returns the folder of the image files: the given one, else the first candidate that holds an image.
+
+    Raises:
+        InputError: the given folder doesn't exist.
+    """
+    if given is not None:
+        folder = Path(given).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"{folder}: corpus.images is not a folder")
+        return folder
+    for folder in candidates:
+        if folder.is_dir() and any(
+            p.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff"} for p in folder.iterdir()
+        ):
+            return folder
+    return None
+
+
+def file_view(folder: Path, name: str, projection: str, max_pixels: int) -> View:
+    """Returns the view of one image file; a path that leaves ``folder`` is refused when it is loaded."""
+    path = folder / name
+    inside = path.resolve().is_relative_to(folder.resolve())
+    load = partial(load_grey, path, max_pixels) if inside else partial(_refuse, path, folder)
+    return View(Path(name).stem, position_of(projection), str(path), load)
+
+
+def position_of(projection: str) -> ViewPosition:
+    """Returns the projection reduced to frontal, lateral or unknown."""
+    name = projection.strip().lower()
+    if name in _FRONTAL:
+        return "frontal"
+    return "lateral" if name in _LATERAL else "unknown"
+
+
+def _refuse(path: Path, folder: Path) -> ImageU8:
+    raise InputError(f"{path}: image path leaves its folder {folder}")

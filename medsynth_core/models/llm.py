@@ -1,0 +1,218 @@
+"""The causal language model over text, keypatch and image tokens (paper, module 2; layout as in LLM-CXR).
+
+Token ids: the base tokenizer's text ids come first; then the markers, one id a latent cell (the places of
+keypatches) and one id an image code, so that image code k is ``layout.first_code + k``. A sequence reads
+
+    instruction, view | Input: report | Reference: (place, code) of each keypatch, best first | Response: codes
+
+Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K image codes, C hidden width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from medsynth_core.config.tree import LLMConfig
+from medsynth_core.errors import InputError
+from medsynth_core.models.codebook import Keypatch
+from medsynth_core.models.text import load_tokenizer
+
+_MARKERS = ("instruction", "frontal", "lateral", "input", "reference", "response", "pad")
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where each kind of token id begins.
+
+    Attributes:
+        text_tokens: ids [0, text_tokens) are the base tokenizer's.
+        cells: latent cells of an image; also the number of image tokens an image.
+        codes: VQ codes.
+    """
+
+    text_tokens: int
+    cells: int
+    codes: int
+
+    def marker(self, name: str) -> int:
+        """Returns the id of a marker."""
+        return self.text_tokens + _MARKERS.index(name)
+
+    @property
+    def first_cell(self) -> int:
+        return self.text_tokens + len(_MARKERS)
+
+    @property
+    def first_code(self) -> int:
+        return self.first_cell + self.cells
+
+    @property
+    def size(self) -> int:
+        """Ids in all."""
+        return self.first_code + self.codes
+
+
+class ImageLanguageModel(nn.Module):
+    """A causal LM whose vocabulary was extended by markers, latent places and image codes."""
+
+    def __init__(
+        self, config: LLMConfig, layout: TokenLayout, tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = layout
+        self.tokenizer = tokenizer
+        self.lm = lm
+
+    @classmethod
+    def fresh(cls, config: LLMConfig, cells: int, codes: int, tokenizer: PreTrainedTokenizerBase) -> ImageLanguageModel:
+        """Returns ``config.base`` with its embeddings extended, or a small untrained Llama.
+
+        Raises:
+            InputError: the base model can't be loaded.
+        """
+        layout = TokenLayout(len(tokenizer), cells, codes)
+        if config.base is None:
+            return cls(config, layout, tokenizer, LlamaForCausalLM(_small_llama(config, layout)))
+        try:
+            lm = AutoModelForCausalLM.from_pretrained(config.base)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"models.llm.base {config.base!r} can't be loaded ({reason})") from error
+        # Embeddings may be padded beyond the tokenizer; new rows start at the mean of the old ones.
+        layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes)
+        lm.resize_token_embeddings(layout.size, mean_resizing=True)
+        return cls(config, layout, tokenizer, lm)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.device
+
+    def prefix(self, text: str, view: str, keypatches: Sequence[Keypatch]) -> list[int]:
+        """Returns the ids that condition one image, up to and with the response marker."""
+        at = self.layout
+        ids = [at.marker("instruction"), at.marker(view), at.marker("input")]
+        if text:
+            ids += self.tokenizer(
+                text, add_special_tokens=False, truncation=True, max_length=self.config.max_text_tokens
+            )["input_ids"]
+        ids.append(at.marker("reference"))
+        for patch in keypatches[: self.config.keypatches]:
+            ids += [at.first_cell + patch.cell, at.first_code + patch.code]
+        return [*ids, at.marker("response")]
+
+    def empty_prefix(self, view: str) -> list[int]:
+        """Returns the prefix without text and keypatches, as guidance contrasts with it."""
+        return self.prefix("", view, [])
+
+    def pad(self, prefixes: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Returns ids and attention mask, int64 [B, S], padded on the left."""
+        width = max(len(ids) for ids in prefixes)
+        fill = self.layout.marker("pad")
+        ids_BS = [[fill] * (width - len(ids)) + list(ids) for ids in prefixes]
+        mask_BS = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes]
+        return torch.tensor(ids_BS, device=self.device), torch.tensor(mask_BS, device=self.device)
+
+    def hidden(self, **inputs: object) -> object:
+        """Runs the transformer without its output head; arguments as its own forward."""
+        return self.lm.base_model(**inputs)
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """Returns logits over the image codes alone, [..., K], of hidden states [..., C]."""
+        head = self.lm.get_output_embeddings()
+        rows = slice(self.layout.first_code, self.layout.first_code + self.layout.codes)
+        bias = None if head.bias is None else head.bias[rows]
+        return nn.functional.linear(hidden, head.weight[rows], bias)
+
+    def image_loss(self, prefixes: Sequence[Sequence[int]], codes_BT: Tensor) -> Tensor:
+        """Returns the mean cross-entropy of the image tokens in nats a token.
+
+        Only image codes can follow the response marker, so the softmax runs over them alone, as in decoding.
+        """
+        ids_BS, mask_BS = self.pad(prefixes)
+        codes_BT = codes_BT.to(self.device)
+        inputs = torch.cat([ids_BS, codes_BT[:, :-1] + self.layout.first_code], 1)
+        mask = torch.cat([mask_BS, torch.ones_like(codes_BT[:, :-1])], 1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = self.hidden(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+        states = output.last_hidden_state[:, ids_BS.shape[1] - 1 :]  # type: ignore[attr-defined]
+        logits_BTK = self.image_logits(states)
+        return nn.functional.cross_entropy(logits_BTK.flatten(0, 1), codes_BT.flatten())
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, configs and tokenizer into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lm.config.save_pretrained(folder / "lm")
+        # Tied weights share memory; safetensors keeps each once and load ties them again.
+        state = {k: v.detach().cpu().contiguous() for k, v in self.lm.state_dict().items()}
+        if self.lm.config.tie_word_embeddings:
+            tied = self.lm.get_input_embeddings().weight.data_ptr()
+            names = [k for k, v in self.lm.state_dict().items() if v.data_ptr() == tied]
+            for name in names[1:]:
+                del state[name]
+        save_file(state, folder / "model.safetensors")
+        about = {
+            "kind": "llm",
+            "llm": self.config.model_dump(mode="json"),
+            "layout": asdict(self.layout),
+        }
+        (folder / "config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", "utf-8")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+
+    @classmethod
+    def load(cls, folder: Path) -> ImageLanguageModel:
+        """Returns the saved model in evaluation mode.
+
+        Raises:
+            InputError: the folder holds no language model, or its weights don't fit its config.
+        """
+        try:
+            about = json.loads((folder / "config.json").read_text("utf-8"))
+            state = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{folder}: no llm model there; train it, or set models.path to a folder that has one"
+            ) from error
+        lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "lm"))
+        missing, unexpected = lm.load_state_dict(state, strict=False)
+        tied = set(getattr(lm, "_tied_weights_keys", None) or ()) if lm.config.tie_word_embeddings else set()
+        if unexpected or set(missing) - tied:
+            raise InputError(f"{folder}: weights don't fit config.json: {[*missing, *unexpected][:3]}")
+        lm.tie_weights()
+        model = cls(
+            LLMConfig.model_validate(about["llm"]),
+            TokenLayout(**about["layout"]),
+            load_tokenizer(folder / "tokenizer"),
+            lm,
+        )
+        return model.eval()
+
+
+def _small_llama(config: LLMConfig, layout: TokenLayout) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=layout.size,
+        hidden_size=config.hidden,
+        intermediate_size=4 * config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.max_text_tokens + 2 * config.keypatches + layout.cells + len(_MARKERS),
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )

@@ -1,0 +1,127 @@
+"""Training of the language model: predict an image's tokens from its report and keypatches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medsynth_core.config import Config, Paths, config_digest
+from medsynth_core.models.alignment import AlignmentModel
+from medsynth_core.models.artifact import model_digest, pick_device
+from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.text import load_tokenizer
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.progress import Progress
+from medsynth_core.training.loop import (
+    Losses,
+    TrainingReport,
+    batch_indices,
+    finish,
+    optimise,
+    step_generator,
+    train,
+)
+from medsynth_core.training.pairs import Pairs, read_pairs
+
+STAGE_VERSION = 1
+
+
+def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
+    """Trains the language model on the training pairs and writes it to ``paths.llm``.
+
+    Keypatches of a training report are retrieved from the visual codebook by its words, exactly as those of a
+    prompt are, never read off the image that is to be predicted.
+
+    Raises:
+        InputError: there are no training pairs, or an earlier model is missing.
+        StateError: training diverged.
+    """
+    settings = config.models.llm
+    device = pick_device(config.device)
+    vqgan = VQGAN.load(paths.vqgan).to(device)
+    alignment = AlignmentModel.load(paths.alignment).to(device)
+    codebook = VisualCodebook.load(paths.alignment / "codebook")
+    pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
+    tokenizer = load_tokenizer(settings.base or paths.alignment / "tokenizer")
+    torch.manual_seed(config.seed)
+    model = ImageLanguageModel.fresh(settings, config.latent_side**2, config.models.vqgan.codes, tokenizer).to(device)
+    examples = _Examples(pairs, vqgan, alignment, codebook, settings.keypatches)
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.train.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=settings.train.weight_decay,
+    )
+
+    def step(step: int) -> Losses:
+        picks = batch_indices(len(pairs), settings.train.batch_size, config.seed, step)
+        dropped = step_generator(config.seed, step).random(len(picks)) < settings.text_dropout
+        prefixes = [
+            model.empty_prefix(pairs.views[i]) if drop else examples.prefix(model, i)
+            for i, drop in zip(picks.tolist(), dropped, strict=True)
+        ]
+        loss = model.image_loss(prefixes, examples.codes_NT[picks])
+        optimise(loss, optimiser, model, settings.train, step)
+        return {"image": loss.detach()}
+
+    key = config_digest(STAGE_VERSION, config.seed, settings, model_digest(paths.alignment))
+    checkpoint = paths.checkpoints / "llm.safetensors"
+    resumed = train(
+        step,
+        settings.train,
+        key=key,
+        seed=config.seed,
+        modules={"llm": model},
+        optimisers={"llm": optimiser},
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    metrics = evaluate(model, _Examples(held_out, vqgan, alignment, codebook, settings.keypatches))
+    return finish("llm", model.save, paths.llm, checkpoint, settings.train.steps, resumed, metrics)
+
+
+class _Examples:
+    """Image tokens and keypatches of every pair, computed once."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        vqgan: VQGAN,
+        alignment: AlignmentModel,
+        codebook: VisualCodebook,
+        top: int,
+        batch_size: int = 64,
+    ) -> None:
+        self.pairs = pairs
+        codes = []
+        for start in range(0, len(pairs), batch_size):
+            pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size))
+            codes.append(vqgan.encode_to_codes(pixels.to(alignment.device)).flatten(1).cpu())
+        self.codes_NT = torch.cat(codes)
+        distinct = sorted(set(pairs.queries))
+        found: dict[str, list[Keypatch]] = {}
+        for start in range(0, len(distinct), batch_size):
+            chunk = distinct[start : start + batch_size]
+            found.update(zip(chunk, codebook.keypatches(alignment, chunk, top), strict=True))
+        self.keypatches = [found[query] for query in pairs.queries]
+
+    def prefix(self, model: ImageLanguageModel, index: int) -> list[int]:
+        return model.prefix(self.pairs.texts[index], self.pairs.views[index], self.keypatches[index])
+
+
+@torch.inference_mode()
+def evaluate(model: ImageLanguageModel, examples: _Examples, batch_size: int = 32) -> dict[str, float]:
+    """Returns nats an image token on held-out pairs, with their own conditioning, without any, and with that of
+    another study: the gaps say how much text and keypatches tell."""
+    n = len(examples.pairs)
+    sums = {"loss": 0.0, "loss_unconditional": 0.0, "loss_shuffled": 0.0}
+    for start in range(0, n, batch_size):
+        picks = np.arange(start, min(n, start + batch_size))
+        codes = examples.codes_NT[picks]
+        own = [examples.prefix(model, i) for i in picks.tolist()]
+        others = [examples.prefix(model, (i + n // 2) % n) for i in picks.tolist()]
+        empty = [model.empty_prefix(examples.pairs.views[i]) for i in picks.tolist()]
+        for name, prefixes in zip(sums, (own, empty, others), strict=True):
+            sums[name] += float(model.image_loss(prefixes, codes)) * len(picks)
+    return {name: value / n for name, value in sums.items()}
