@@ -112,7 +112,7 @@ def train(
             torch.manual_seed(seed * 1_000_003 + step)
             losses = step_function(step)
         if step % 20 == 0 or step == config.steps - 1:
-            values = {name: float(value) for name, value in losses.items()}
+            values = {name: float(value.detach()) for name, value in losses.items()}
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
                 raise StateError(f"training diverged: {bad[0]} isn't finite at step {step}; lower the learning_rate")

@@ -29,7 +29,7 @@ _PLACE: dict[str, tuple[str, ...]] = {
     "atelectasis": ("at the lung base", "in the basal lung"),
     "cardiomegaly": ("",),
     "pulmonary edema": ("in the perihilar lungs", ""),
-    "emphysema": ("with hyperexpanded lungs", "with flattened diaphragms", ""),
+    "emphysema": ("in both lungs", ""),
     "hilar enlargement": ("",),
     "elevated hemidiaphragm": ("",),
 }

@@ -1,0 +1,111 @@
+"""Identity of what is made (contract C2): spec_hash, image ids and their random streams.
+
+``spec_hash`` covers everything that determines the images and nothing else: prompts, model digests, sampling
+settings, format version. Shards, workers, store and runner are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medsynth_core.config.tree import QualityConfig, SynthesisConfig
+from medsynth_core.hashing import sha256_json
+
+FORMAT_VERSION = 1
+"""Raised when the same prompts and models would make other images."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image that is asked for: sample ``sample`` of prompt ``prompt_index``."""
+
+    image_id: str
+    prompt_index: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A partition of all requested images into shards.
+
+    Attributes:
+        spec_hash: identity of the images.
+        run_id: spec_hash and a digest of the partition and the verdict settings: completion records of one
+            run_id may be mixed, others not.
+        n_images: requested in all.
+        shard_images: requested a shard; the last may have fewer.
+    """
+
+    spec_hash: str
+    run_id: str
+    prompt_ids: tuple[str, ...]
+    samples_per_prompt: int
+    shard_images: int
+
+    @property
+    def n_images(self) -> int:
+        return len(self.prompt_ids) * self.samples_per_prompt
+
+    @property
+    def n_shards(self) -> int:
+        return -(-self.n_images // self.shard_images)
+
+    def requests(self, shard: int) -> list[ImageRequest]:
+        """Returns the images of one shard, in order of prompt, then sample."""
+        first = shard * self.shard_images
+        places = range(first, min(first + self.shard_images, self.n_images))
+        return [
+            ImageRequest(
+                image_id(
+                    self.spec_hash, self.prompt_ids[place // self.samples_per_prompt], place % self.samples_per_prompt
+                ),
+                place // self.samples_per_prompt,
+                place % self.samples_per_prompt,
+            )
+            for place in places
+        ]
+
+
+def spec_hash(
+    prompts: Sequence[Mapping[str, object]], model_digests: Mapping[str, str], settings: SynthesisConfig
+) -> str:
+    """Returns the hex identity of a run's images.
+
+    Args:
+        prompts: what conditions each image: prompt_id, text, findings, view.
+        model_digests: vqgan, alignment and llm.
+        settings: of which only the sampling fields count.
+    """
+    sampling = settings.model_dump(include={"temperature", "top_p", "top_k", "guidance", "seed"})
+    return sha256_json([FORMAT_VERSION, list(prompts), dict(model_digests), sampling])[:32]
+
+
+def plan_shards(spec: str, prompt_ids: Sequence[str], settings: SynthesisConfig, quality: QualityConfig) -> ShardPlan:
+    """Returns the partition of ``samples_per_prompt`` images of every prompt."""
+    partition = settings.model_dump(include={"samples_per_prompt", "shard_images", "max_shard_bytes"})
+    plan = sha256_json([partition, quality.model_dump(mode="json"), list(prompt_ids)])[:12]
+    return ShardPlan(spec, f"{spec}-{plan}", tuple(prompt_ids), settings.samples_per_prompt, settings.shard_images)
+
+
+def image_id(spec: str, prompt_id: str, sample: int) -> str:
+    """Returns the id of one image, 24 hex digits."""
+    return hashlib.sha256(f"{spec}:{prompt_id}:{sample}".encode()).hexdigest()[:24]
+
+
+def image_seed(identity: str) -> int:
+    """Returns the seed of an image's random stream, in [0, 2**63)."""
+    return int(identity[:16], 16) >> 1
+
+
+def uniforms(ids: Sequence[str], n_tokens: int) -> npt.NDArray[np.float32]:
+    """Returns one uniform draw in [0, 1) a token, float32 [images, tokens], each row seeded by its image_id.
+
+    A counter-based generator draws them, so that they don't depend on batch, shard, worker or device.
+    """
+    rows = [np.random.Generator(np.random.Philox(key=image_seed(identity))).random(n_tokens) for identity in ids]
+    return np.stack(rows).astype(np.float32)

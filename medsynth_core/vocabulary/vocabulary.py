@@ -1,0 +1,96 @@
+"""The vocabularies of a corpus: terms with counts, and which findings are seen together."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from medsynth_core.errors import ConfigError, InputError
+
+
+class TermCount(BaseModel):
+    """One term: in how many studies and patients it is asserted, in how many studies it is denied."""
+
+    model_config = ConfigDict(frozen=True)
+    term: str
+    n_studies: int
+    n_patients: int
+    n_negated: int
+    wordings: tuple[str, ...] = ()
+
+
+class FindingCount(BaseModel):
+    """How many studies show a pathology at this place, side and severity."""
+
+    model_config = ConfigDict(frozen=True)
+    pathology: str
+    anatomy: str | None
+    side: str
+    severity: str | None
+    n: int
+
+
+class PairCount(BaseModel):
+    """How many studies show both pathologies (a <= b)."""
+
+    model_config = ConfigDict(frozen=True)
+    a: str
+    b: str
+    n: int
+
+
+class Vocabulary(BaseModel):
+    """What may leave the machine: terms and their counts, never text (contract C8).
+
+    Attributes:
+        n_studies: mined; n_normal: of which without a positive finding.
+        findings_a_study: studies by their number of pathologies ("1", "2", ...).
+    """
+
+    model_config = ConfigDict(frozen=True)
+    n_studies: int
+    n_normal: int
+    min_studies: int
+    anatomy: tuple[TermCount, ...]
+    pathology: tuple[TermCount, ...]
+    findings: tuple[FindingCount, ...]
+    pairs: tuple[PairCount, ...]
+    findings_a_study: dict[str, int]
+
+    def terms(self, kind: str) -> list[str]:
+        """Returns the names of ``anatomy`` or ``pathology`` terms, commonest first."""
+        return [count.term for count in (self.anatomy if kind == "anatomy" else self.pathology)]
+
+    def require_pathology(self, name: str, where: str) -> None:
+        """Checks that a pathology is known.
+
+        Raises:
+            ConfigError: it isn't; names the nearest known one.
+        """
+        known = self.terms("pathology")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where}: pathology {name!r} is not in the vocabulary{hint}")
+
+    def save(self, path: Path) -> None:
+        """Writes the vocabulary as JSON."""
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Returns a saved vocabulary.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: not found; run `medsynth vocabulary` first") from error
+        except ValueError as error:
+            raise InputError(f"{path}: damaged vocabulary; run `medsynth vocabulary` again") from error
+
