@@ -11,7 +11,6 @@ from medsynth_core.errors import ConfigError
 from medsynth_core.prompts.records import PromptRequest, RequestedFinding
 from medsynth_core.vocabulary.vocabulary import FindingCount, Vocabulary
 
-
 K = TypeVar("K")
 
 

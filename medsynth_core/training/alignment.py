@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -80,13 +81,16 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         checkpoint=checkpoint,
         progress=progress,
     )
-    metrics = retrieval(model, read_pairs(paths, "val"))
+    held_out = read_pairs(paths, "val")
+    metrics = retrieval(model, held_out)
+    calibration = held_out_agreement(model, held_out)
     codebook = build_codebook(model, vqgan, pairs, settings)
     metrics["codebook_entries"] = float(len(codebook))
 
     def save(folder: Path) -> None:
         model.save(folder)
         codebook.save(folder / "codebook")
+        (folder / "calibration.json").write_text(json.dumps({"agreement": calibration}) + "\n", "utf-8")
 
     return finish("alignment", save, paths.alignment, checkpoint, settings.train.steps, resumed, metrics)
 
@@ -107,6 +111,16 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
     return {f"recall_at_{k}": float(hits_TB[:, :k].any(1).float().mean()) for k in (1, 5, 10)} | {
         "recall_at_1_by_chance": float((keys[:, None] == keys[None]).float().mean())
     }
+
+
+@torch.inference_mode()
+def held_out_agreement(model: AlignmentModel, pairs: Pairs, limit: int = 512, batch_size: int = 64) -> list[float]:
+    """Returns the sorted agreement scores of at most ``limit`` real held-out pairs: what quality calibrates on."""
+    scores: list[float] = []
+    for start in range(0, min(limit, len(pairs)), batch_size):
+        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
+        scores += model.agreement(pixels, pairs.queries[start : start + batch_size]).tolist()
+    return sorted(round(score, 6) for score in scores)
 
 
 @torch.inference_mode()

@@ -93,4 +93,3 @@ class Vocabulary(BaseModel):
             raise InputError(f"{path}: not found; run `medsynth vocabulary` first") from error
         except ValueError as error:
             raise InputError(f"{path}: damaged vocabulary; run `medsynth vocabulary` again") from error
-

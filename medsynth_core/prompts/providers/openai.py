@@ -71,9 +71,7 @@ class OpenAIProvider:
             )
         return cls(config, vocabulary, SecretStr(key))
 
-    def write(
-        self, requests: Sequence[PromptRequest], complaints: Sequence[str | None], attempt: int
-    ) -> list[Draft]:
+    def write(self, requests: Sequence[PromptRequest], complaints: Sequence[str | None], attempt: int) -> list[Draft]:
         """Returns a draft a request, ``prompts_per_call`` requests a call, ``concurrency`` calls at once.
 
         Raises:

@@ -30,9 +30,7 @@ class TemplateProvider:
         counts = [c for c in vocabulary.pathology if c.n_negated >= vocabulary.min_studies]
         self._denied = [c.term for c in sorted(counts, key=lambda c: (-c.n_negated, c.term))[:8]]
 
-    def write(
-        self, requests: Sequence[PromptRequest], complaints: Sequence[str | None], attempt: int
-    ) -> list[Draft]:
+    def write(self, requests: Sequence[PromptRequest], complaints: Sequence[str | None], attempt: int) -> list[Draft]:
         """Returns a text for every request; complaints only choose other wordings."""
         return [Draft(self._text(request, attempt)) for request in requests]
 

@@ -1,0 +1,45 @@
+"""Content addressing as DVC does it: an object's place is the MD5 of its bytes (contract C4)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import BaseModel, ConfigDict
+
+from medsynth_core.errors import CorruptObjectError
+from medsynth_core.storage.store import ObjectStore
+
+
+class ObjectRef(BaseModel):
+    """One object of a dataset: its path there, its MD5 and its size in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    relpath: str
+    md5: str
+    size: int
+
+
+def content_key(md5: str) -> str:
+    """Returns where DVC keeps an object: ``files/md5/xx/rest``; works for ``....dir`` too."""
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def put_content(store: ObjectStore, relpath: str, data: bytes) -> ObjectRef:
+    """Uploads ``data`` to its final place and returns its reference; a repeated upload is a no-op."""
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    key = content_key(md5)
+    if store.size(key) != len(data):
+        store.put(key, data)
+    return ObjectRef(relpath=relpath, md5=md5, size=len(data))
+
+
+def get_content(store: ObjectStore, ref: ObjectRef) -> bytes:
+    """Returns an object's bytes, checked.
+
+    Raises:
+        CorruptObjectError: they don't match the reference.
+    """
+    data = store.get(content_key(ref.md5))
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != ref.md5:
+        raise CorruptObjectError(f"{store.url}: {ref.relpath} ({content_key(ref.md5)}): bytes don't match the MD5")
+    return data

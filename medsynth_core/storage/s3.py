@@ -1,0 +1,140 @@
+"""The S3 store: a bucket, or a prefix in one, on AWS or a compatible server. Credentials come from the environment."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from medsynth_core.errors import StoreError, TransientError
+from medsynth_core.storage.store import check_key
+
+_TRANSIENT = frozenset(
+    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "503", "500"}
+)
+_STANDS_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+
+
+class S3Store:
+    """Objects of one bucket; each put carries a SHA-256 that the server checks."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, region: str | None) -> None:
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._endpoint = endpoint_url
+        self._region = region
+        self._client_or_none: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client_or_none": None}
+
+    @property
+    def _client(self) -> Any:
+        if self._client_or_none is None:
+            session = boto3.session.Session()
+            self._client_or_none = session.client(
+                "s3",
+                endpoint_url=self._endpoint,
+                region_name=self._region or session.region_name or "us-east-1",
+                config=BotoConfig(retries={"mode": "adaptive", "max_attempts": 5}, connect_timeout=10, read_timeout=60),
+            )
+        return self._client_or_none
+
+    def get(self, key: str) -> bytes:
+        with self._mapped(key):
+            body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
+            return body
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        if size == 0:
+            return b""
+        with self._mapped(key):
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key(key), Range=f"bytes={offset}-{offset + size - 1}"
+            )
+            body: bytes = answer["Body"].read()
+            return body
+
+    def size(self, key: str) -> int | None:
+        with self._mapped(key):
+            try:
+                return int(self._client.head_object(Bucket=self._bucket, Key=self._key(key))["ContentLength"])
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        with self._mapped(key):
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **condition
+                )
+            except ClientError as error:
+                if if_absent and _code(error) in _STANDS_THERE:
+                    return False
+                raise
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        with self._mapped(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield item["Key"].removeprefix(self._prefix)
+
+    def delete(self, key: str) -> None:
+        with self._mapped(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
+
+    def check_writable(self) -> None:
+        probe = "runs/.writable"
+        self.put(probe, b"")
+        self.delete(probe)
+
+    def _key(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    @contextmanager
+    def _mapped(self, key: str) -> Iterator[None]:
+        where = f"store {self.url}" + (f" at {self._endpoint}" if self._endpoint else "")
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise StoreError(f"{where}: no credentials; export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except ClientError as error:
+            code = _code(error)
+            if code in _TRANSIENT:
+                raise TransientError(f"{where}: {key}: {code}") from error
+            if code == "NoSuchBucket":
+                raise StoreError(f"{where}: no bucket {self._bucket!r}; create it or correct store.url") from error
+            if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken"}:
+                raise StoreError(f"{where}: credentials refused ({code}); check AWS_* in the environment") from error
+            reason = "no such object" if code in _MISSING else code
+            raise StoreError(f"{where}: {key}: {reason}") from error
+        except EndpointConnectionError as error:
+            raise TransientError(f"{where}: can't be reached; check store.endpoint_url and the network") from error
+        except (BotoCoreError, ValueError) as error:
+            raise TransientError(f"{where}: {key}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))

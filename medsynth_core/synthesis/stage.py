@@ -1,0 +1,176 @@
+"""The synthesis stage: prompts and models in, finished shards in the store and their list on disk out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.errors import IncompleteRunError, InputError
+from medsynth_core.progress import Progress
+from medsynth_core.quality.agreement import AgreementFilter, calibrate
+from medsynth_core.quality.degenerate import DegenerateFilter
+from medsynth_core.quality.duplicate import ShardCopyFilter, Signatures, TrainingCopyFilter, signatures
+from medsynth_core.quality.filters import Filter
+from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards
+from medsynth_core.storage.store import ObjectStore
+from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
+from medsynth_core.synthesis.inputs import read_prompts
+from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, models_folder
+from medsynth_core.synthesis.worker import ShardWorker
+
+STAGE_VERSION = 1
+
+
+class ShardList(BaseModel):
+    """What a run made: its identity, its shards and the totals (``shards.json``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    spec_hash: str
+    run_id: str
+    model_digests: dict[str, str]
+    shards: tuple[CompletionRecord, ...]
+    counts: Counts
+
+    def save(self, folder: Path) -> None:
+        """Writes ``shards.json`` into ``folder``."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        (folder / "shards.json").write_text(text + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, stage: str) -> ShardList:
+        """Returns the list that ``medsynth STAGE`` wrote.
+
+        Raises:
+            InputError: it isn't there.
+        """
+        try:
+            return cls.model_validate_json((folder / "shards.json").read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{folder / 'shards.json'}: not found; run `medsynth {stage}` first") from error
+
+
+@dataclass(frozen=True)
+class SynthesisReport:
+    """Totals of a synthesis run; ``made`` shards are new, ``resumed`` ones stood in the store."""
+
+    run_id: str
+    made: int
+    resumed: int
+    counts: Counts
+
+
+def plan(config: Config, paths: Paths) -> ShardPlan:
+    """Returns the shard plan of the workspace's prompts and models.
+
+    Raises:
+        InputError: prompts or models are missing.
+    """
+    prompts = read_prompts(paths.prompts)
+    spec = spec_hash([p.identity() for p in prompts], model_digests(config, paths), config.synthesis)
+    return plan_shards(spec, [p.prompt_id for p in prompts], config.synthesis, config.quality)
+
+
+def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker:
+    """Returns a worker with its models and filters loaded.
+
+    Raises:
+        InputError: prompts, models or the corpus are missing.
+    """
+    synthesiser = Synthesiser.load(config, paths)
+    filters = _filters(config, paths, synthesiser)
+    return ShardWorker(
+        config,
+        plan(config, paths),
+        read_prompts(paths.prompts),
+        synthesiser,
+        model_digests(config, paths),
+        filters,
+        store,
+    )
+
+
+def missing_shards(plan: ShardPlan, store: ObjectStore) -> list[int]:
+    """Returns the shards without a completion record."""
+    done = finished_shards(store, plan.run_id, plan.n_shards)
+    return [shard for shard in range(plan.n_shards) if shard not in done]
+
+
+def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
+    """Makes the missing shards one after the other and writes ``paths.synthesis``.
+
+    Raises:
+        InputError: prompts, models or the corpus are missing.
+        StoreError, TransientError: the store fails.
+    """
+    store.check_writable()
+    worker = open_worker(config, paths, store)
+    missing = missing_shards(worker.plan, store)
+    for done, shard in enumerate(missing):
+        progress(worker.plan.n_shards - len(missing) + done, worker.plan.n_shards)
+        worker.make(shard)
+    progress(worker.plan.n_shards, worker.plan.n_shards)
+    return collect(config, paths, store, made=len(missing))
+
+
+def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> SynthesisReport:
+    """Writes ``paths.synthesis`` from the completion records, never from memory.
+
+    Raises:
+        IncompleteRunError: a shard has no record.
+    """
+    plan_ = plan(config, paths)
+    records = finished_shards(store, plan_.run_id, plan_.n_shards)
+    missing = [shard for shard in range(plan_.n_shards) if shard not in records]
+    if missing:
+        raise IncompleteRunError(
+            f"{len(missing)} of {plan_.n_shards} shards are missing (first: {missing[0]}); run again to make them"
+        )
+    ordered = tuple(records[shard] for shard in range(plan_.n_shards))
+    counts = reduce(add, (record.counts for record in ordered))
+    with replace_directory(paths.synthesis) as folder:
+        ShardList(
+            spec_hash=plan_.spec_hash,
+            run_id=plan_.run_id,
+            model_digests=model_digests(config, paths),
+            shards=ordered,
+            counts=counts,
+        ).save(folder)
+    return SynthesisReport(plan_.run_id, made, plan_.n_shards - made, counts)
+
+
+def _filters(config: Config, paths: Paths, synthesiser: Synthesiser) -> list[Filter]:
+    quality = config.quality
+    available: Iterable[Filter] = (
+        DegenerateFilter(quality),
+        ShardCopyFilter(quality.duplicate_distance),
+        TrainingCopyFilter(_training_signatures(paths), quality.training_copy_distance),
+        AgreementFilter(synthesiser.agreement, _agreement_bound(config, paths)),
+    )
+    return [each for each in available if each.name in quality.enabled]
+
+
+def _training_signatures(paths: Paths, batch_size: int = 1024) -> Signatures:
+    corpus = Corpus.open(paths.corpus)
+    rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)
+    marks = [signatures(corpus.images(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
+    return np.concatenate(marks) if marks else signatures(np.zeros((0, 1, 1), dtype=np.uint8))
+
+
+def _agreement_bound(config: Config, paths: Paths) -> float:
+    """Returns the quantile of the scores of real held-out pairs that were stored with the alignment model."""
+    path = models_folder(config, paths) / "alignment" / "calibration.json"
+    try:
+        scores = json.loads(path.read_text("utf-8"))["agreement"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; retrain the alignment model") from error
+    return calibrate(np.array(scores, dtype=np.float32), config.quality.agreement_quantile)

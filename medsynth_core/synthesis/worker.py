@@ -1,0 +1,162 @@
+"""The shard worker: synthesise, judge, pack, upload, record."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from medsynth_core import __version__
+from medsynth_core.config import Config
+from medsynth_core.errors import ConfigError
+from medsynth_core.models.codebook import Keypatch
+from medsynth_core.quality.duplicate import signatures
+from medsynth_core.quality.filters import Filter, Verdict, judge_images
+from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
+from medsynth_core.storage.content import put_content
+from medsynth_core.storage.manifest import parquet_bytes, table_of
+from medsynth_core.storage.shard import ShardWriter
+from medsynth_core.storage.store import ObjectStore
+from medsynth_core.synthesis.identity import ImageRequest, ShardPlan, image_seed
+from medsynth_core.synthesis.inputs import PromptRow
+from medsynth_core.synthesis.synthesiser import Synthesiser
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShardWorker:
+    """Makes shards of one run; everything it needs comes in as arguments."""
+
+    config: Config
+    plan: ShardPlan
+    prompts: Sequence[PromptRow]
+    synthesiser: Synthesiser
+    digests: dict[str, str]
+    filters: Sequence[Filter]
+    store: ObjectStore
+
+    def make(self, shard: int) -> CompletionRecord:
+        """Returns the completion record of a shard, made and uploaded; written last, so that a kill before it
+        leaves nothing that counts.
+
+        Raises:
+            ConfigError: the shard outgrows synthesis.max_shard_bytes.
+            StoreError, TransientError: the store fails.
+        """
+        requests = self.plan.requests(shard)
+        prompts = [self.prompts[request.prompt_index] for request in requests]
+        keypatches = self._keypatches(requests)
+        images = self.synthesiser.images([request.image_id for request in requests], prompts, keypatches)
+        verdicts = judge_images(self.filters, images, [prompt.query for prompt in prompts])
+        marks = signatures(images)
+        pngs = [encode_png(image) for image in images]
+        writer = ShardWriter()
+        for request, prompt, verdict, png in zip(requests, prompts, verdicts, pngs, strict=True):
+            if verdict.accepted:
+                label = {"prompt": prompt.text, "labels": list(prompt.findings), "view": prompt.view, "synthetic": True}
+                writer.add(request.image_id, png, label)
+        tar, places = writer.finish()
+        if len(tar) > self.config.synthesis.max_shard_bytes:
+            raise ConfigError(
+                f"shard {shard} has {len(tar)} bytes, more than synthesis.max_shard_bytes="
+                f"{self.config.synthesis.max_shard_bytes}; lower synthesis.shard_images"
+            )
+        tar_name = f"shards/shard-{shard:05d}.tar"
+        rows = [
+            self._row(request, prompt, patches, verdict, png, image.shape, mark)
+            | _location(places.get(request.image_id), tar_name, png)
+            for request, prompt, patches, verdict, png, image, mark in zip(
+                requests, prompts, keypatches, verdicts, pngs, images, marks, strict=True
+            )
+        ]
+        rows.sort(key=lambda row: str(row["image_id"]))
+        accepted = [row for row in rows if row["verdict"] == "accepted"]
+        rejected = [row for row in rows if row["verdict"] == "rejected"]
+        record = CompletionRecord(
+            run_id=self.plan.run_id,
+            shard=shard,
+            n_shards=self.plan.n_shards,
+            tar=put_content(self.store, tar_name, tar) if accepted else None,
+            manifest=put_content(self.store, f"manifest/part-{shard:05d}.parquet", parquet_bytes(table_of(accepted))),
+            rejected=put_content(self.store, f"rejected/part-{shard:05d}.parquet", parquet_bytes(table_of(rejected))),
+            counts=Counts(
+                requested=len(requests),
+                accepted=len(accepted),
+                rejected=dict(sorted(Counter(verdict.reasons[0] for verdict in verdicts if verdict.reasons).items())),
+            ),
+        )
+        log.info("shard %d of %d: %d of %d accepted", shard, self.plan.n_shards, len(accepted), len(requests))
+        return write_record(self.store, record)
+
+    def _keypatches(self, requests: Sequence[ImageRequest]) -> list[list[Keypatch]]:
+        distinct = sorted({request.prompt_index for request in requests})
+        found = dict(zip(distinct, self.synthesiser.keypatches([self.prompts[i] for i in distinct]), strict=True))
+        return [found[request.prompt_index] for request in requests]
+
+    def _row(
+        self,
+        request: ImageRequest,
+        prompt: PromptRow,
+        keypatches: Sequence[Keypatch],
+        verdict: Verdict,
+        png: bytes,
+        shape: tuple[int, ...],
+        mark: npt.NDArray[np.uint8],
+    ) -> dict[str, Any]:
+        settings = self.config.synthesis
+        return {
+            "image_id": request.image_id,
+            "split": self.config.release.split,
+            "sha256": hashlib.sha256(png).hexdigest(),
+            "width": shape[1],
+            "height": shape[0],
+            "prompt_id": prompt.prompt_id,
+            "prompt": prompt.text,
+            "anatomy": prompt.anatomy,
+            "pathology": prompt.pathology,
+            "labels": list(prompt.findings),
+            "view": prompt.view,
+            "sample": request.sample,
+            "seed": image_seed(request.image_id),
+            "keypatch_ids": [patch.entry for patch in keypatches],
+            "keypatch_scores": [patch.score for patch in keypatches],
+            "keypatch_words": [patch.word for patch in keypatches],
+            "vqgan_sha256": self.digests["vqgan"],
+            "alignment_sha256": self.digests["alignment"],
+            "llm_sha256": self.digests["llm"],
+            "sampling": settings.model_dump(include={"temperature", "top_p", "top_k", "guidance"}),
+            **verdict.scores,
+            "signature": mark.tobytes(),
+            "verdict": "accepted" if verdict.accepted else "rejected",
+            "reasons": verdict.reasons,
+            "synthetic": True,
+            "generator": "medsynth",
+            "generator_version": __version__,
+            "spec_hash": self.plan.spec_hash,
+        }
+
+
+def encode_png(image_u8: npt.NDArray[np.uint8]) -> bytes:
+    """Returns an image as PNG with a text chunk that says it is synthetic."""
+    about = PngInfo()
+    about.add_text("Software", f"medsynth {__version__}")
+    about.add_text("Comment", "synthetic chest radiograph, not for diagnosis")
+    sink = io.BytesIO()
+    Image.fromarray(image_u8).save(sink, format="PNG", pnginfo=about)
+    return sink.getvalue()
+
+
+def _location(place: tuple[int, int] | None, tar_name: str, png: bytes) -> dict[str, Any]:
+    if place is None:
+        return {"shard": None, "offset": None, "size": len(png)}
+    return {"shard": tar_name, "offset": place[0], "size": place[1]}
