@@ -21,8 +21,11 @@ class ShardWriter:
 
     def add(self, image_id: str, png: bytes, label: Mapping[str, Any]) -> None:
         """Adds ``<image_id>.png`` and ``<image_id>.json``."""
-        text = json.dumps(dict(label), sort_keys=True, ensure_ascii=False).encode()
-        self._members[image_id] = (png, text)
+        self.add_raw(image_id, png, json.dumps(dict(label), sort_keys=True, ensure_ascii=False).encode())
+
+    def add_raw(self, image_id: str, png: bytes, label: bytes) -> None:
+        """Adds an image with its label as JSON bytes."""
+        self._members[image_id] = (png, label)
 
     def finish(self) -> tuple[bytes, dict[str, tuple[int, int]]]:
         """Returns the tar and, by image id, (offset, size) of the PNG's bytes in it."""

@@ -7,11 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
-
 from medsynth_core.config import Config, Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import IncompleteRunError, InputError
@@ -21,7 +18,8 @@ from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import ShardCopyFilter, Signatures, TrainingCopyFilter, signatures
 from medsynth_core.quality.filters import Filter
 from medsynth_core.storage.atomic import replace_directory
-from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards
+from medsynth_core.storage.completion import Counts, finished_shards
+from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
 from medsynth_core.synthesis.inputs import read_prompts
@@ -29,34 +27,6 @@ from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, mode
 from medsynth_core.synthesis.worker import ShardWorker
 
 STAGE_VERSION = 1
-
-
-class ShardList(BaseModel):
-    """What a run made: its identity, its shards and the totals (``shards.json``)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    spec_hash: str
-    run_id: str
-    model_digests: dict[str, str]
-    shards: tuple[CompletionRecord, ...]
-    counts: Counts
-
-    def save(self, folder: Path) -> None:
-        """Writes ``shards.json`` into ``folder``."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
-        (folder / "shards.json").write_text(text + "\n", "utf-8")
-
-    @classmethod
-    def load(cls, folder: Path, stage: str) -> ShardList:
-        """Returns the list that ``medsynth STAGE`` wrote.
-
-        Raises:
-            InputError: it isn't there.
-        """
-        try:
-            return cls.model_validate_json((folder / "shards.json").read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(f"{folder / 'shards.json'}: not found; run `medsynth {stage}` first") from error
 
 
 @dataclass(frozen=True)

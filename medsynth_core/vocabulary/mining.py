@@ -15,12 +15,39 @@ _SIDES = {"left": "left", "right": "right", "bilateral": "bilateral", "bilateral
           "bibasilar": "bilateral", "biapical": "bilateral", "bibasal": "bilateral"}  # fmt: skip
 _SEVERITIES = {
     **dict.fromkeys(
-        ["mild", "mildly", "minimal", "minimally", "small", "tiny", "slight", "slightly", "trace", "subtle", "minor", "borderline", "faint", "little"],
+        [
+            "mild",
+            "mildly",
+            "minimal",
+            "minimally",
+            "small",
+            "tiny",
+            "slight",
+            "slightly",
+            "trace",
+            "subtle",
+            "minor",
+            "borderline",
+            "faint",
+            "little",
+        ],
         "mild",
     ),
     **dict.fromkeys(["moderate", "moderately"], "moderate"),
     **dict.fromkeys(
-        ["severe", "severely", "large", "marked", "markedly", "extensive", "massive", "gross", "significant", "significantly", "advanced"],
+        [
+            "severe",
+            "severely",
+            "large",
+            "marked",
+            "markedly",
+            "extensive",
+            "massive",
+            "gross",
+            "significant",
+            "significantly",
+            "advanced",
+        ],
         "severe",
     ),
 }

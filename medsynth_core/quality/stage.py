@@ -1,0 +1,115 @@
+"""The quality stage: what only the whole release can show, near-duplicates across shards.
+
+Signatures are the one thing that is held for all images. The earlier image (by shard, then image id) stays; a
+shard that loses images is packed anew, every other object stays as it is.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pyarrow as pa
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.progress import Progress
+from medsynth_core.quality.duplicate import SIDE, Signatures, first_of_copies
+from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.storage.completion import CompletionRecord, Counts
+from medsynth_core.storage.content import get_content, put_content
+from medsynth_core.storage.manifest import SCHEMA, parquet_bytes, read_parquet
+from medsynth_core.storage.run import ShardList
+from medsynth_core.storage.shard import ShardWriter
+from medsynth_core.storage.store import ObjectStore
+
+STAGE_VERSION = 1
+_REASON = "duplicate:release"
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Totals after the pass; ``across_shards`` images were copies of one in an earlier shard."""
+
+    counts: Counts
+    across_shards: int
+    repacked_shards: int
+
+
+def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> QualityReport:
+    """Rejects near-duplicates across shards and writes ``paths.quality``.
+
+    Raises:
+        InputError: there is no synthesis to judge.
+        CorruptObjectError: a shard's bytes don't match its record.
+    """
+    made = ShardList.load(paths.synthesis, "synthesis")
+    ids, marks = [], []
+    for done, record in enumerate(made.shards):
+        part = read_parquet(get_content(store, record.manifest), ["image_id", "signature"])
+        ids.append(part["image_id"].to_pylist())
+        marks.append(_signatures(part["signature"]))
+        progress(done, len(made.shards), "signatures")
+    copies = np.zeros(0, dtype=bool)
+    if "duplicate" in config.quality.enabled:
+        copies, _ = first_of_copies(np.concatenate(marks), config.quality.duplicate_distance)
+    flagged = {identity for identity, copy in zip(sum(ids, []), copies, strict=False) if copy}
+    records = []
+    for record, members in zip(made.shards, ids, strict=True):
+        dropped = flagged.intersection(members)
+        records.append(_repack(record, dropped, store) if dropped else record)
+    counts = reduce(add, (record.counts for record in records))
+    repacked = sum(new is not old for new, old in zip(records, made.shards, strict=True))
+    with replace_directory(paths.quality) as folder:
+        made.model_copy(update={"shards": tuple(records), "counts": counts}).save(folder)
+    progress(len(made.shards), len(made.shards))
+    return QualityReport(counts, len(flagged), repacked)
+
+
+def _signatures(column: pa.ChunkedArray) -> Signatures:
+    joined = b"".join(column.to_pylist())
+    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, SIDE * SIDE)
+
+
+def _repack(record: CompletionRecord, dropped: set[str], store: ObjectStore) -> CompletionRecord:
+    """Returns the record of a shard without some of its images, the new objects uploaded."""
+    assert record.tar is not None
+    writer = ShardWriter()
+    with tarfile.open(fileobj=io.BytesIO(get_content(store, record.tar))) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    for name, data in files.items():
+        identity, _, suffix = name.rpartition(".")
+        if suffix == "png" and identity not in dropped:
+            writer.add_raw(identity, data, files[f"{identity}.json"])
+    tar_bytes, places = writer.finish()
+    rows = read_parquet(get_content(store, record.manifest)).to_pylist()
+    kept = [row | {"offset": places[row["image_id"]][0]} for row in rows if row["image_id"] not in dropped]
+    lost = [
+        row | {"shard": None, "offset": None, "verdict": "rejected", "reasons": [_REASON]}
+        for row in rows
+        if row["image_id"] in dropped
+    ]
+    before = read_parquet(get_content(store, record.rejected)).to_pylist()
+    rejected = sorted(before + lost, key=lambda row: row["image_id"])
+    reasons = Counter(record.counts.rejected) + Counter({_REASON: len(lost)})
+    return record.model_copy(
+        update={
+            "tar": put_content(store, record.tar.relpath, tar_bytes) if kept else None,
+            "manifest": put_content(store, record.manifest.relpath, _part(kept)),
+            "rejected": put_content(store, record.rejected.relpath, _part(rejected)),
+            "counts": Counts(
+                requested=record.counts.requested,
+                accepted=len(kept),
+                rejected=dict(sorted(reasons.items())),
+                failed=record.counts.failed,
+            ),
+        }
+    )
+
+
+def _part(rows: list[dict[str, object]]) -> bytes:
+    return parquet_bytes(pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -1,0 +1,39 @@
+"""The list of a run's shards, as the synthesis and quality stages leave it on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from medsynth_core.errors import InputError
+from medsynth_core.storage.completion import CompletionRecord, Counts
+
+
+class ShardList(BaseModel):
+    """What a run made: its identity, its shards and the totals (``shards.json``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    spec_hash: str
+    run_id: str
+    model_digests: dict[str, str]
+    shards: tuple[CompletionRecord, ...]
+    counts: Counts
+
+    def save(self, folder: Path) -> None:
+        """Writes ``shards.json`` into ``folder``."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        (folder / "shards.json").write_text(text + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, stage: str) -> ShardList:
+        """Returns the list that ``medsynth STAGE`` wrote.
+
+        Raises:
+            InputError: it isn't there.
+        """
+        try:
+            return cls.model_validate_json((folder / "shards.json").read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{folder / 'shards.json'}: not found; run `medsynth {stage}` first") from error
