@@ -41,6 +41,10 @@ class Paths:
         return self.root / "data" / "release"
 
     @property
+    def report(self) -> Path:
+        return self.root / "data" / "report"
+
+    @property
     def models(self) -> Path:
         return self.root / "models"
 

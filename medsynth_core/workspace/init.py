@@ -1,0 +1,72 @@
+"""Making of a workspace: the git and DVC repository in which a team's runs and releases are recorded."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from medsynth_core.config import Config, dump_config
+from medsynth_core.errors import InputError
+from medsynth_core.workspace.repository import commit, dvc, git
+
+_GIT_IGNORED = ("/data/", "/models/", "/dataset", "/store/", "/.medsynth/", "__pycache__/")
+_DVC_IGNORED = ("__pycache__/", "/store/", "/.medsynth/")
+
+
+def init_workspace(root: Path, config: Config) -> bool:
+    """Makes ``root`` a workspace with this configuration; returns False, touching nothing, when it is one.
+
+    A local store is the DVC remote and the DVC cache at once, so that nothing is stored twice.
+
+    Raises:
+        InputError: the folder has other contents.
+        StateError: git or DVC fails.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if (root / "params.yaml").is_file() and (root / ".dvc" / "config").is_file():
+        return False
+    if any(root.iterdir()):
+        raise InputError(f"{root}: not empty and not a workspace; name a new folder")
+    git(root, "init", "--quiet", "--initial-branch", "main")
+    dvc(root, "init", "--quiet")
+    (root / "params.yaml").write_text(dump_config(config), "utf-8")
+    (root / "dvc.yaml").write_text(_template("dvc.yaml"), "utf-8")
+    (root / ".gitignore").write_text("\n".join(_GIT_IGNORED) + "\n", "utf-8")
+    (root / ".dvcignore").write_text("\n".join(_DVC_IGNORED) + "\n", "utf-8")
+    configure_store(root, config)
+    commit(root, "New medsynth workspace", ["."])
+    return True
+
+
+def configure_store(root: Path, config: Config) -> None:
+    """Points the DVC remote (and, for a local store, the DVC cache) to ``store.url``.
+
+    Raises:
+        StateError: DVC fails.
+    """
+    store = config.store
+    lines = ["[core]", "    analytics = false", "    remote = store"]
+    remote = ["['remote \"store\"']"]
+    if store.url.startswith("s3://"):
+        remote.append(f"    url = {store.url}")
+        if store.endpoint_url:
+            remote.append(f"    endpointurl = {store.endpoint_url}")
+        if store.region:
+            remote.append(f"    region = {store.region}")
+    else:
+        place = Path(store.url).expanduser()
+        url = str(place) if place.is_absolute() else f"../{place.as_posix()}"
+        remote.append(f"    url = {url}")
+        lines += ["[cache]", f"    dir = {url}", '    type = "reflink,hardlink,copy"']
+    text = "\n".join([*lines, *remote]) + "\n"
+    path = root / ".dvc" / "config"
+    if not path.is_file() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
+
+
+def _template(name: str) -> str:
+    """Returns a file of the project's root: shipped in a wheel, read from the checkout in an editable install."""
+    shipped = resources.files("medsynth_core.workspace").joinpath("template", name)
+    if shipped.is_file():
+        return shipped.read_text("utf-8")
+    return (Path(__file__).parents[2] / name).read_text("utf-8")

@@ -1,0 +1,81 @@
+"""Recording of runs and releases in the workspace's git and DVC repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medsynth_core.errors import StateError
+from medsynth_core.workspace.repository import annotate, commit, dvc, git
+
+STAGES = (
+    "corpus", "vocabulary", "prompts", "vqgan", "alignment", "llm", "synthesis", "quality", "release", "report",
+)  # fmt: skip
+
+
+def record_stages(root: Path) -> None:
+    """Writes dvc.lock as ``dvc repro`` would have, from the stages' outputs on disk.
+
+    Raises:
+        StateError: DVC fails.
+    """
+    dvc(root, "commit", "--quiet", "--force", *STAGES)
+
+
+def record_release(root: Path, local_store: bool) -> str:
+    """Checks the dataset out (links, for a local store), commits and tags it, and returns the tag.
+
+    The newest tag is returned unchanged when it already names this dataset.
+
+    Raises:
+        StateError: git or DVC fails, or no release was made.
+    """
+    path = root / "data" / "release" / "release.json"
+    if not path.is_file():
+        raise StateError(f"{path}: not found; run `medsynth release` first")
+    about = json.loads(path.read_text("utf-8"))
+    if local_store:
+        dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
+    changed = commit(
+        root, f"Release {about['name']}", ["dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", ".dvc/config"]
+    )
+    tags = _tags(root, about["name"])
+    if tags and not changed:
+        return tags[-1]
+    if tags and _pointer_at(root, tags[-1]) == _pointer(root):
+        return tags[-1]
+    newest = int(tags[-1].rpartition("-v")[2]) if tags else 0
+    tag = f"{about['name']}-v{newest + 1}"
+    annotate(root, tag, _message(tag, about))
+    return tag
+
+
+def _tags(root: Path, name: str) -> list[str]:
+    """Returns the release tags of a dataset, oldest first."""
+    tags = git(root, "tag", "--list", f"{name}-v*").split()
+    numbered = [(int(tag.rpartition("-v")[2]), tag) for tag in tags if tag.rpartition("-v")[2].isdigit()]
+    return [tag for _, tag in sorted(numbered)]
+
+
+def _pointer(root: Path) -> Any:
+    return yaml.safe_load((root / "dataset.dvc").read_text("utf-8"))["outs"][0]["md5"]
+
+
+def _pointer_at(root: Path, tag: str) -> Any:
+    return yaml.safe_load(git(root, "show", f"{tag}:dataset.dvc"))["outs"][0]["md5"]
+
+
+def _message(tag: str, about: Mapping[str, Any]) -> str:
+    counts = about["counts"]
+    lines = [
+        f"{tag}: {counts['accepted']} images of {counts['requested']} requested",
+        "",
+        *(f"rejected {reason}: {n}" for reason, n in counts["rejected"].items()),
+        *(f"failed {reason}: {n}" for reason, n in counts["failed"].items()),
+        f"spec {about['spec_hash']}",
+    ]
+    return "\n".join(lines)
