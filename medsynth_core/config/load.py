@@ -48,6 +48,18 @@ def load_config(path: Path, overrides: Iterable[str] = (), preset: str | None = 
     return parse_config(tree, str(path))
 
 
+def configure(overrides: Iterable[str], preset: str | None = None) -> Config:
+    """Returns the defaults with a preset and then overrides laid over them.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    tree: dict[str, Any] = {} if preset is None else preset_tree(preset)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, "--set")
+
+
 def preset_tree(name: str) -> dict[str, Any]:
     """Returns the values that a preset changes.
 

@@ -9,6 +9,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+
 from medsynth_core.config import Config, Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import IncompleteRunError, InputError

@@ -12,18 +12,20 @@ import yaml
 from medsynth_core.errors import StateError
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
 
-STAGES = (
-    "corpus", "vocabulary", "prompts", "vqgan", "alignment", "llm", "synthesis", "quality", "release", "report",
-)  # fmt: skip
+STAGES = ("corpus", "vocabulary", "prompts", "synthesis", "quality", "release", "report")
+MODEL_STAGES = ("vqgan", "alignment", "llm")
 
 
-def record_stages(root: Path) -> None:
+def record_stages(root: Path, with_models: bool) -> None:
     """Writes dvc.lock as ``dvc repro`` would have, from the stages' outputs on disk.
+
+    Args:
+        with_models: whether the workspace trained its own models; without, ``models.path`` named some.
 
     Raises:
         StateError: DVC fails.
     """
-    dvc(root, "commit", "--quiet", "--force", *STAGES)
+    dvc(root, "commit", "--quiet", "--force", *STAGES, *(MODEL_STAGES if with_models else ()))
 
 
 def record_release(root: Path, local_store: bool) -> str:

@@ -1,0 +1,87 @@
+"""The flow ``augment``: from reports to a versioned dataset.
+
+``python -m flows.augment --workspace DIR`` runs it here; deployments name the entrypoint ``flows.augment.augment``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.futures import PrefectFuture, as_completed
+
+from flows.launch import main
+from flows.runner import task_runner
+from flows.train import train
+from medsynth_core.config import Config
+from tasks.artifacts import show_counts, show_release
+from tasks.progress import shown
+from tasks.shards import make_shard, plan_shards
+from tasks.stages import (
+    collect_shards,
+    judge_release,
+    mine_vocabulary,
+    publish_release,
+    read_corpus,
+    record,
+    write_prompts,
+    write_report,
+)
+
+
+@flow(name="augment", validate_parameters=False)
+def augment(root: str, config: Config) -> str:
+    """Makes a release in the workspace ``root`` and returns its tag.
+
+    Prompts are written before models are trained: they need no image, and what an LLM server refuses is known
+    early. Run again after a kill, it goes on: fresh stages are skipped, training resumes from its checkpoint,
+    and only missing shards are made.
+    """
+    read_corpus(root, config)
+    mine_vocabulary(root, config)
+    write_prompts(root, config)
+    if config.models.path is None:
+        train(root, config)
+    made = synthesise.with_options(task_runner=task_runner(config.runner))(root, config)
+    collect_shards(root, config, made)
+    judge_release(root, config)
+    release = publish_release(root, config)
+    write_report(root, config)
+    tag = record(root, config)
+    show_release(root, tag, release)
+    return tag
+
+
+@flow(name="synthesise", validate_parameters=False)
+def synthesise(root: str, config: Config) -> int:
+    """Makes the missing shards, ``runner.in_flight`` at a time, and returns how many were made.
+
+    A shard that fails doesn't stop the others; what is missing in the end is seen from the store, not from here.
+    """
+    log = get_run_logger()
+    n_shards, missing = plan_shards(root, config)
+    attempt = make_shard.with_options(retries=config.runner.retries)
+    waiting = list(reversed(missing))
+    in_flight: list[PrefectFuture[dict[str, Any]]] = []
+    rows: list[dict[str, Any]] = []
+    failures: list[BaseException] = []
+    with shown("synthesis", log) as progress:
+        while waiting or in_flight:
+            while waiting and len(in_flight) < config.runner.in_flight:
+                in_flight.append(attempt.submit(root, config, waiting.pop()))
+            done = next(iter(as_completed(in_flight)))
+            in_flight.remove(done)
+            result = done.result(raise_on_failure=False)
+            if isinstance(result, BaseException):
+                failures.append(result)
+            else:
+                rows.append(result)
+            progress(n_shards - len(waiting) - len(in_flight), n_shards)
+    show_counts(rows)
+    if failures:
+        raise failures[0]
+    return len(rows)
+
+
+if __name__ == "__main__":
+    main(augment)

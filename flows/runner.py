@@ -1,0 +1,30 @@
+"""Prefect's task runners by name (contract C10)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from medsynth_core.config.tree import RunnerConfig
+from medsynth_core.errors import ConfigError
+
+
+def task_runner(config: RunnerConfig) -> Any:
+    """Returns the runner that ``runner.kind`` names.
+
+    Raises:
+        ConfigError: its package isn't installed.
+    """
+    if config.kind == "threads":
+        return ThreadPoolTaskRunner(max_workers=config.in_flight)
+    try:
+        if config.kind == "ray":
+            from prefect_ray import RayTaskRunner
+
+            return RayTaskRunner(address=config.address)
+        from prefect_dask import DaskTaskRunner
+
+        return DaskTaskRunner(address=config.address)
+    except ImportError as error:
+        raise ConfigError(f"runner.kind {config.kind} needs the package prefect-{config.kind}; install it") from error

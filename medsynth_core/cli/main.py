@@ -1,0 +1,228 @@
+"""The command line. Heavy imports wait until a command needs them, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medsynth_core import __version__
+from medsynth_core.errors import MedsynthError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Synthesises chest radiographs from anatomy-pathology prompts and publishes versioned datasets.",
+)
+
+Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter; kept in params.yaml."),
+]
+Preset = Annotated[str | None, typer.Option("--preset", help="demo or gpu, laid over params.yaml and kept there.")]
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="New folder.")], overrides: Overrides = None, preset: Preset = None
+) -> None:
+    """Make a workspace: a git and DVC repository for runs and releases."""
+    from medsynth_core.config.load import configure
+    from medsynth_core.workspace.init import init_workspace
+
+    made = init_workspace(folder.resolve(), configure(overrides or (), preset))
+    print(f"{'new workspace' if made else 'already a workspace, left as it is:'} {folder}")
+
+
+@app.command()
+def run(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
+    """Run the whole flow: reports in, versioned dataset out. Run again after a kill: it goes on."""
+    _flow("flows.augment", workspace, overrides, preset)
+
+
+@app.command()
+def train(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
+    """Run the flow that trains the three models."""
+    _flow("flows.train", workspace, overrides, preset)
+
+
+@app.command()
+def corpus(workspace: Workspace = Path()) -> None:
+    """Stage: normalise the corpus."""
+    from medsynth_core.corpus import stage
+
+    _stage("corpus", workspace, stage.run)
+
+
+@app.command()
+def vocabulary(workspace: Workspace = Path()) -> None:
+    """Stage: mine anatomy and pathology terms."""
+    from medsynth_core.vocabulary import stage
+
+    _stage("vocabulary", workspace, stage.run)
+
+
+@app.command()
+def prompts(workspace: Workspace = Path()) -> None:
+    """Stage: write anatomy-pathology prompts."""
+    from medsynth_core.prompts import stage
+
+    _stage("prompts", workspace, stage.run)
+
+
+@app.command("train-vqgan")
+def train_vqgan(workspace: Workspace = Path()) -> None:
+    """Stage: train the image tokeniser."""
+    from medsynth_core.training import vqgan
+
+    _stage("vqgan", workspace, vqgan.run)
+
+
+@app.command("train-alignment")
+def train_alignment(workspace: Workspace = Path()) -> None:
+    """Stage: train word-patch alignment and build the visual codebook."""
+    from medsynth_core.training import alignment
+
+    _stage("alignment", workspace, alignment.run)
+
+
+@app.command("train-llm")
+def train_llm(workspace: Workspace = Path()) -> None:
+    """Stage: train the language model."""
+    from medsynth_core.training import llm
+
+    _stage("llm", workspace, llm.run)
+
+
+@app.command()
+def synthesis(workspace: Workspace = Path()) -> None:
+    """Stage: make the missing shards."""
+    from medsynth_core.synthesis import stage
+
+    _stage("synthesis", workspace, stage.run, with_store=True)
+
+
+@app.command()
+def quality(workspace: Workspace = Path()) -> None:
+    """Stage: reject near-duplicates across shards."""
+    from medsynth_core.quality import stage
+
+    _stage("quality", workspace, stage.run, with_store=True)
+
+
+@app.command()
+def release(workspace: Workspace = Path()) -> None:
+    """Stage: publish the dataset to the store and write dataset.dvc."""
+    from medsynth_core.release import publish
+
+    _stage("release", workspace, publish.run, with_store=True)
+
+
+@app.command()
+def report(workspace: Workspace = Path()) -> None:
+    """Stage: draw the contact sheet and the HTML report."""
+    from medsynth_core.evaluation import stage
+
+    _stage("report", workspace, stage.run)
+
+
+@app.command()
+def record(workspace: Workspace = Path()) -> None:
+    """Commit and tag what `dvc repro` released."""
+    from medsynth_core.config import load_config
+    from medsynth_core.workspace.record import record_release
+
+    config = load_config(workspace / "params.yaml")
+    print(record_release(workspace.resolve(), local_store=not config.store.url.startswith("s3://")))
+
+
+@app.command()
+def inspect(
+    repo: Annotated[Path, typer.Argument(help="Workspace, clone or dataset folder.")] = Path(),
+    rev: Annotated[str | None, typer.Option(help="git tag, branch or commit.")] = None,
+) -> None:
+    """Show a release: what is in it, what was rejected, where it comes from."""
+    from medsynth_core.cli.tables import release_tables
+    from medsynth_core.release.reader import open_release
+
+    release_tables(open_release(repo, rev))
+
+
+@app.command()
+def verify(
+    repo: Annotated[Path, typer.Argument(help="Workspace, clone or dataset folder.")] = Path(),
+    rev: Annotated[str | None, typer.Option(help="git tag, branch or commit.")] = None,
+) -> None:
+    """Check a release against its hashes and its accounting; exits with 4 when something is wrong."""
+    from medsynth_core.cli.bar import bar
+    from medsynth_core.release.reader import open_release
+    from medsynth_core.release.verify import verify as check
+
+    with bar("verify") as progress:
+        found = check(open_release(repo, rev), progress)
+    for problem in found.problems:
+        print(problem)
+    print(f"{found.n_files} files, {found.n_images} images, {len(found.problems)} problems")
+    if found.problems:
+        raise typer.Exit(4)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Runs a command; an error meant for the user is one line and an exit code."""
+    try:
+        app()
+    except MedsynthError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _stage(name: str, workspace: Path, core: Any, with_store: bool = False) -> None:
+    """Runs one core function in a workspace, as dvc.yaml does, and prints its report."""
+    from medsynth_core.cli.bar import bar
+    from medsynth_core.config import Paths, load_config
+    from medsynth_core.storage.store import open_store
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    root = workspace.resolve()
+    config = load_config(root / "params.yaml")
+    arguments = (open_store(config.store, root),) if with_store else ()
+    with bar(name) as progress:
+        done = core(config, Paths(root), *arguments, progress)
+    for field in fields(done):
+        print(f"{name}.{field.name}: {getattr(done, field.name)}")
+
+
+def _flow(module: str, workspace: Path, overrides: list[str] | None, preset: str | None) -> None:
+    """Starts a flow in a process of its own: the core doesn't know its orchestrator."""
+    command = [sys.executable, "-m", module]
+    for override in overrides or ():
+        command += ["--set", override]
+    if preset is not None:
+        command += ["--preset", preset]
+    environment = {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        **os.environ,
+    }
+    if not workspace.is_dir():
+        raise typer.BadParameter(f"{workspace} is not a folder", param_hint="--workspace")
+    raise typer.Exit(subprocess.run(command, cwd=workspace, env=environment, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""Which failures are tried again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medsynth_core.errors import TransientError
+
+
+def is_transient(task: Any, run: Any, state: Any) -> bool:
+    """Returns whether a failed task run may succeed when tried again: only after a TransientError."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
