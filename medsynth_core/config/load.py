@@ -74,13 +74,13 @@ def preset_tree(name: str) -> dict[str, Any]:
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:
-    """Returns the validated tree.
+    """Returns the validated tree; keys that it doesn't name keep their defaults.
 
     Raises:
         ConfigError: names every wrong key in one line, with the nearest known key.
     """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_merged(Config().model_dump(mode="json"), tree))
     except ValidationError as error:
         problems = "; ".join(_describe(item) for item in error.errors()[:5])
         raise ConfigError(f"{source}: {problems}") from None

@@ -60,9 +60,8 @@ def sample(logits_BK: Tensor, uniform_B: Tensor, settings: SynthesisConfig) -> T
 
     Temperature comes first, then top-k, then top-p (the smallest set of best codes whose mass reaches top_p).
     """
-    probability_BK, order_BK = torch.softmax(logits_BK / settings.temperature, -1).sort(
-        -1, descending=True, stable=True
-    )
+    scaled_BK = torch.softmax(logits_BK / settings.temperature, -1)
+    probability_BK, order_BK = torch.sort(scaled_BK, dim=-1, descending=True, stable=True)
     if settings.top_k:
         probability_BK[:, settings.top_k :] = 0.0
         probability_BK = probability_BK / probability_BK.sum(-1, keepdim=True)
