@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,7 @@ def found_table(
 def _network() -> nn.Module:
     channels = (1, 24, 48, 96)
     blocks: list[nn.Module] = []
-    for inner, outer in zip(channels, channels[1:], strict=False):
+    for inner, outer in pairwise(channels):
         blocks += [nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.ReLU()]
     return nn.Sequential(
         *blocks,

@@ -83,7 +83,7 @@ class VisualCodebook:
         """
         words = model.encode_words(queries)
         features_ED = self.features_ED.to(model.device)
-        found = []
+        found: list[list[Keypatch]] = []
         for index in range(len(queries)):
             voters = words.votes_TW[index].nonzero().flatten()
             if top == 0 or len(voters) == 0:

@@ -11,6 +11,7 @@ import tarfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from operator import add
 
 import numpy as np
@@ -57,7 +58,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     copies = np.zeros(0, dtype=bool)
     if "duplicate" in config.quality.enabled:
         copies, _ = first_of_copies(np.concatenate(marks), config.quality.duplicate_distance)
-    flagged = {identity for identity, copy in zip(sum(ids, []), copies, strict=False) if copy}
+    flagged = {identity for identity, copy in zip(chain.from_iterable(ids), copies, strict=False) if copy}
     records = []
     for record, members in zip(made.shards, ids, strict=True):
         dropped = flagged.intersection(members)

@@ -1,5 +1,6 @@
 """The dataset card: Hugging Face front matter and what a user must know."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -183,7 +183,7 @@ def _modifier(words: list[str], span: _Span, findings: list[_Span], table: dict[
         if words[position] in table:
             return table[words[position]]
     low = max((other.end for other in findings if other.end <= span.start), default=0)
-    if low and "and" in words[low : span.start] + ["or"] and span.start - low <= 2:
+    if low and "and" in words[low : span.start] and span.start - low <= 2:
         low = 0  # "small left effusion and atelectasis" shares its modifiers
     for position in range(span.start - 1, max(low, span.start - _REACH_BEFORE) - 1, -1):
         if words[position] in table:

@@ -68,7 +68,7 @@ def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
         blocked[start:end] = [True] * (end - start)
     stops = sorted(start for start, _ in _matches(words, _TERMINATOR_TABLE))
     for name, before, after in _RULES:
-        for start, end in _matches(words, after):
+        for start, _ in _matches(words, after):
             if not blocked[start]:
                 low = max((stop for stop in stops if stop < start), default=-1) + 1
                 _mark(flags[name], low, start)

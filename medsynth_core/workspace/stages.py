@@ -1,4 +1,4 @@
-"""Is a stage's output up to date? Read off dvc.yaml, so that the flow and ``dvc repro`` agree on what depends on what."""
+"""Is a stage's output up to date? Read off dvc.yaml, so that the flow and ``dvc repro`` agree on dependencies."""
 
 from __future__ import annotations
 

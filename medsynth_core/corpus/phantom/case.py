@@ -139,7 +139,7 @@ def case_with(findings: tuple[Finding, ...], seed: int, index: int) -> Case:
 
 def _draw_patient(seed: int, patient_index: int) -> Patient:
     draw = np.random.default_rng([seed, patient_index, 11])
-    unit = draw.standard_normal(13).clip(-2, 2) / 2
+    unit = (draw.standard_normal(13).clip(-2, 2) / 2).tolist()
     return Patient(
         width=0.33 + 0.035 * unit[0],
         height=0.60 + 0.05 * unit[1],

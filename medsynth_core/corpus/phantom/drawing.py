@@ -15,7 +15,7 @@ import numpy.typing as npt
 from medsynth_core.corpus.phantom.case import Case, Finding, Patient
 from medsynth_core.corpus.records import ImageU8
 
-Field = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating]
 """float32 [size, size]."""
 
 _EXTENT = {"mild": 0.0, "moderate": 0.5, "severe": 1.0}
@@ -45,7 +45,7 @@ def render(case: Case, size: int) -> ImageU8:
     both = lungs[0] + lungs[1]
     film = _body(x, y) - shape.lung_air * both
     film += (0.035 * both + 0.02) * _ribs(patient, x, y) * (np.abs(x) < 0.85)
-    film += 0.13 * np.exp(-np.square(x / 0.11)) * (y > -0.95)
+    film = film + 0.13 * np.exp(-np.square(x / 0.11)) * (y > -0.95)
     film += 0.06 * _band(y - patient.clavicle_y - 0.22 * np.square(np.abs(x) - 0.1), 0.028) * (np.abs(x) < 0.72)
     for sign in (-1, 1):
         film += 0.09 * _blob(x - sign * 0.17, y + 0.10, 0.075, 0.11)

@@ -22,8 +22,8 @@ from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _INSTRUCTION = (
     "You write the findings section of chest radiograph reports for synthetic images. For each request write two to "
-    f"four sentences, at most {MAX_WORDS - 30} words, in the prose of a radiologist. Assert each requested finding with "
-    "its side, place and severity, using the given term for it. Assert no other abnormality; you may deny others or "
+    f"four sentences, at most {MAX_WORDS - 30} words, in the prose of a radiologist. Assert each requested finding "
+    "with its side, place and severity, using the given term for it. Assert no other abnormality; you may deny others or "
     "call anatomy normal, using only the given vocabulary. No names, dates, numbers, measurements, comparisons with "
     "earlier studies or recommendations. Answer with JSON: "
     '{"prompts": [{"id": "...", "text": "..."}]}, one item a request.'
@@ -155,10 +155,11 @@ class OpenAIProvider:
             "temperature": self._config.temperature,
         }
         if self._structured:
-            schema = {"name": "prompts", "strict": True, "schema": _Answer.model_json_schema()}
+            schema: Any = {"name": "prompts", "strict": True, "schema": _Answer.model_json_schema()}
             try:
                 return self._client.chat.completions.create(
-                    **common, response_format={"type": "json_schema", "json_schema": schema}
+                    **common,
+                    response_format={"type": "json_schema", "json_schema": schema},  # type: ignore[call-overload]
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 self._structured = False
