@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from typing import Literal
 
 import yaml
 
-Kind = Literal["anatomy", "pathology", "device"]
+Kind = Literal["anatomy", "pathology", "device", "other"]
 
 _IRREGULAR = {
     "apices": "apex",
@@ -25,10 +25,8 @@ _IRREGULAR = {
     "axillae": "axilla",
     "bronchi": "bronchus",
     "scapulae": "scapula",
-    "has": "has",
-    "was": "was",
-    "as": "as",
-    "appears": "appear",
+    "granulomata": "granuloma",
+    "sulci": "sulcus",
     "oedema": "edema",
     "tumour": "tumor",
 }
@@ -40,14 +38,19 @@ class Term:
 
     Attributes:
         name: what it is called in vocabularies, prompts and labels.
+        kind: ``other`` is a phrase that only looks like a finding.
         anatomy: where a pathology is when its sentence doesn't say.
         parent: a broader term, or None.
+        side: of an anatomy that exists on one side only.
+        refined: anatomy -> what the pathology is called there.
     """
 
     name: str
     kind: Kind
     anatomy: str | None = None
     parent: str | None = None
+    side: str | None = None
+    refined: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Node(dict[str, "Node"]):
@@ -98,7 +101,9 @@ def load_ontology() -> Ontology:
     patterns = []
     for kind, entries in yaml.safe_load(text).items():
         for name, entry in entries.items():
-            term = Term(name, kind, entry.get("anatomy"), entry.get("parent"))
+            term = Term(
+                name, kind, entry.get("anatomy"), entry.get("parent"), entry.get("side"), entry.get("refined", {})
+            )
             terms[name] = term
             for wording in (name, *entry["synonyms"]):
                 node = trie

@@ -7,7 +7,8 @@ import re
 from medsynth_core.vocabulary.ontology import fold
 
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(\"'X_])|\n+|;\s+|(?<=[a-z]{3})\.(?=[A-Z])|(?:^|\s)\d{1,2}[.)]\s+(?=[A-Z])")
-_WORD = re.compile(r"[A-Za-z][A-Za-z]*(?:'s)?|\d+(?:\.\d+)?|[,:]")
+_LIST_NUMBER = re.compile(r"\d{1,2}[.)]")
+_WORD = re.compile(r"[A-Za-z][A-Za-z]*(?:'s)?|\d+(?:\.\d+)?|[,:?]")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -15,7 +16,7 @@ def split_sentences(text: str) -> list[str]:
     sentences: list[str] = []
     for part in _END.split(text):
         part = (part or "").strip()
-        if not part:
+        if not part or _LIST_NUMBER.fullmatch(part):
             continue
         if sentences and _ends_in_abbreviation(sentences[-1]):
             sentences[-1] += " " + part
@@ -25,7 +26,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def fold_words(sentence: str) -> list[str]:
-    """Returns lower-case words with plurals folded; commas and colons stay as words of their own."""
+    """Returns lower-case words with plurals folded; commas, colons and question marks are words of their own."""
     return [fold(word) for word in _WORD.findall(sentence)]
 
 

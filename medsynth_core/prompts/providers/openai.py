@@ -23,8 +23,8 @@ from medsynth_core.vocabulary.vocabulary import Vocabulary
 _INSTRUCTION = (
     "You write the findings section of chest radiograph reports for synthetic images. For each request write two to "
     f"four sentences, at most {MAX_WORDS - 30} words, in the prose of a radiologist. Assert each requested finding "
-    "with its side, place and severity, using the given term for it. Assert no other abnormality; you may deny others or "
-    "call anatomy normal, using only the given vocabulary. No names, dates, numbers, measurements, comparisons with "
+    "with its side, place and severity, using the given term for it. Assert no other abnormality; you may deny others "
+    "or call anatomy normal, using only the given vocabulary. No names, dates, numbers, measurements, comparisons with "
     "earlier studies or recommendations. Answer with JSON: "
     '{"prompts": [{"id": "...", "text": "..."}]}, one item a request.'
 )

@@ -1,0 +1,80 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.load import parse_config
+from medsynth_core.progress import silent
+
+TINY: dict[str, Any] = {
+    "corpus": {"n_studies": 260, "image_size": 32, "val_fraction": 0.1, "test_fraction": 0.1},
+    "vocabulary": {"min_studies": 3},
+    "prompts": {"n": 6},
+    "models": {
+        "vqgan": {
+            "channels": [8, 8, 16],
+            "codes": 32,
+            "code_dim": 8,
+            "adversarial_start": 3,
+            "train": {"steps": 6, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2},
+        },
+        "alignment": {
+            "dim": 16,
+            "text_layers": 1,
+            "text_heads": 2,
+            "image_channels": [8, 16],
+            "codebook_size": 200,
+            "codebook_min_patients": 2,
+            "train": {"steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},
+        },
+        "llm": {
+            "hidden": 16,
+            "layers": 1,
+            "heads": 2,
+            "keypatches": 4,
+            "train": {"steps": 4, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2},
+        },
+    },
+    "synthesis": {"samples_per_prompt": 4, "shard_images": 6, "batch_size": 8},
+    "quality": {"min_contrast": 0.0, "max_clipped_fraction": 1.0, "duplicate_distance": 0.0, "agreement_quantile": 0.0},
+}
+"""A pipeline that runs in seconds and learns nothing."""
+
+
+def tiny(**changes: Mapping[str, Any]) -> Config:
+    """Returns the tiny configuration with some sections changed."""
+    return parse_config({key: {**TINY.get(key, {}), **changes.get(key, {})} for key in {*TINY, *changes}}, "test")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Paths]:
+    """A workspace folder with corpus, vocabulary, prompts and trained tiny models; not to be changed."""
+    from medsynth_core.corpus import stage as corpus
+    from medsynth_core.prompts import stage as prompts
+    from medsynth_core.training import alignment, llm, vqgan
+    from medsynth_core.vocabulary import stage as vocabulary
+
+    config, paths = tiny(), Paths(tmp_path_factory.mktemp("trained"))
+    for stage in (corpus, vocabulary, prompts, vqgan, alignment, llm):
+        stage.run(config, paths, silent)
+    return config, paths
+
+
+@pytest.fixture
+def png_folder(tmp_path: Path) -> Path:
+    """A folder with three small grayscale PNG files."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 255, (40, 50), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder

@@ -1,0 +1,115 @@
+"""One suite for both stores."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from medsynth_core.config.tree import StoreConfig
+from medsynth_core.errors import ConfigError, CorruptObjectError, MedsynthError, SpecMismatchError, StoreError
+from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, write_record
+from medsynth_core.storage.content import content_key, get_content, put_content
+from medsynth_core.storage.store import ObjectStore, open_store
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "local":
+        return open_store(StoreConfig(url="store"), tmp_path)
+    return open_store(request.getfixturevalue("s3_store"), tmp_path)
+
+
+def record(store: ObjectStore, accepted: int = 2, run_id: str = "run", n_shards: int = 3) -> CompletionRecord:
+    part = put_content(store, "manifest/part-00000.parquet", b"rows")
+    return CompletionRecord(
+        run_id=run_id,
+        shard=1,
+        n_shards=n_shards,
+        tar=put_content(store, "shards/shard-00001.tar", b"tar"),
+        manifest=part,
+        rejected=part,
+        counts=Counts(requested=2, accepted=accepted, rejected={"duplicate:release": 2 - accepted}),
+    )
+
+
+def test_objects_are_written_read_listed_and_deleted(store: ObjectStore) -> None:
+    store.check_writable()
+    assert store.put("a/one.bin", b"0123456789")
+    assert store.get("a/one.bin") == b"0123456789"
+    assert store.get_range("a/one.bin", 3, 4) == b"3456"
+    assert store.size("a/one.bin") == 10
+    assert store.size("a/none.bin") is None
+    store.put("a/two.bin", b"")
+    store.put("ab.bin", b"")
+    assert list(store.list("a/")) == ["a/one.bin", "a/two.bin"]
+    store.delete("a/one.bin")
+    store.delete("a/one.bin")
+    with pytest.raises(StoreError, match="no such object"):
+        store.get("a/one.bin")
+
+
+def test_of_many_racing_writers_one_wins(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: store.put("race", str(i).encode(), if_absent=True), range(16)))
+    assert won.count(True) == 1
+    assert store.get("race") == str(won.index(True)).encode()
+
+
+@pytest.mark.parametrize("key", ["../up", "/abs", "", "a//b", "a/../b"])
+def test_a_key_that_leaves_the_store_is_refused(store: ObjectStore, key: str) -> None:
+    with pytest.raises(StoreError, match="invalid object key"):
+        store.put(key, b"x")
+
+
+def test_content_is_stored_once_and_checked_when_read(store: ObjectStore) -> None:
+    first = put_content(store, "a.txt", b"hello")
+    assert put_content(store, "a.txt", b"hello") == first
+    assert content_key(first.md5) == "files/md5/5d/41402abc4b2a76b9719d911017c592"
+    store.put(content_key(first.md5), b"hellO")
+    with pytest.raises(CorruptObjectError, match=r"a\.txt"):
+        get_content(store, first)
+
+
+def test_two_workers_on_one_shard_leave_one_result(store: ObjectStore) -> None:
+    first, second = record(store, accepted=2), record(store, accepted=1)
+    assert write_record(store, first) == first
+    assert write_record(store, second) == first, "the loser takes the winner's"
+    assert finished_shards(store, "run", 3) == {1: first}
+
+
+def test_a_record_of_another_plan_is_never_mixed_in(store: ObjectStore) -> None:
+    write_record(store, record(store))
+    with pytest.raises(SpecMismatchError, match="shard 1 of 3; expected run, shard 1 of 4"):
+        finished_shards(store, "run", 4)
+    store.put(record_key("run", 1), b"{}")
+    with pytest.raises(CorruptObjectError):
+        finished_shards(store, "run", 3)
+
+
+def test_a_store_that_cannot_be_used_says_so_in_one_line(tmp_path: Path, s3_store: StoreConfig) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = [
+        (StoreConfig(url="file/below"), "can't be written"),
+        (StoreConfig(url="s3://no-such-bucket-here/x", endpoint_url=s3_store.endpoint_url), "no bucket"),
+        (StoreConfig(url="s3://b/x", endpoint_url="http://127.0.0.1:9"), "can't be reached"),
+    ]
+    for config, message in wrong:
+        with pytest.raises(MedsynthError, match=message) as caught:
+            open_store(config, tmp_path).check_writable()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="s3://bucket/prefix"):
+        open_store(StoreConfig(url="gs://b"), tmp_path)
+
+
+def test_missing_credentials_are_named(tmp_path: Path, s3_store: StoreConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID"):
+        open_store(s3_store, tmp_path).check_writable()

@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.load import parse_config
+from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels, to_u8
+from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.corpus.sections import parse_sections
+from medsynth_core.corpus.stage import run, split_of
+from medsynth_core.errors import InputError
+from medsynth_core.progress import silent
+
+
+def table_config(path: Path, **corpus: object) -> Config:
+    return parse_config({"corpus": {"kind": "table", "path": str(path), "image_size": 32, **corpus}}, "test")
+
+
+def write_table(folder: Path, **columns: list[str]) -> Path:
+    path = folder / "studies.csv"
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def test_pixel_ranges_are_inverse() -> None:
+    every = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(to_u8(to_pixels(every)), every)
+    assert to_pixels(every).min() == -1.0
+    assert to_pixels(every).max() == 1.0
+    with pytest.raises(TypeError, match="uint8"):
+        to_pixels(every.astype(np.float32))  # type: ignore[arg-type]
+
+
+def test_sixteen_bit_images_are_stretched(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[1000, 3000], [2000, 1000]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert load_grey(tmp_path / "a.png", 100).tolist() == [[0, 255], [128, 0]]
+
+
+def test_an_image_above_the_limit_is_refused_before_it_is_decoded(png_folder: Path) -> None:
+    with pytest.raises(InputError, match="max_image_pixels"):
+        load_grey(png_folder / "0.png", 1999)
+
+
+def test_crop_is_central_and_square() -> None:
+    wide = np.zeros((10, 30), dtype=np.uint8)
+    wide[:, 10:20] = 200
+    assert (resize_and_crop(wide, 10) == 200).all()
+
+
+def test_a_table_with_images_is_normalised(tmp_path: Path, png_folder: Path) -> None:
+    path = write_table(
+        tmp_path, text=["Clear lungs."] * 3, filename=["0.png", "1.png", "2.png"], patient=["a", "a", "b"]
+    )
+    report = run(table_config(path, columns={"patient": "patient"}), Paths(tmp_path / "w"), silent)
+    corpus = Corpus.open(tmp_path / "w" / "data" / "corpus")
+    assert sum(report.studies.values()) == sum(report.views.values()) == 3
+    assert corpus.images(np.array([2, 0])).shape == (2, 32, 32)
+    by_patient = {(row["patient_id"], row["split"]) for row in corpus.studies().to_pylist()}
+    assert len(by_patient) == 2, "one patient, one split"
+
+
+def test_reports_without_images_are_read(tmp_path: Path) -> None:
+    path = write_table(tmp_path, text=["Clear lungs.", "Effusion."], filename=["", ""])
+    assert run(table_config(path), Paths(tmp_path), silent).views == {"train": 0, "val": 0, "test": 0}
+
+
+def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
+    path = write_table(tmp_path, report_text=["x"], filename=[""])
+    with pytest.raises(InputError, match=r"no column 'text'; did you mean 'report_text'"):
+        run(table_config(path), Paths(tmp_path), silent)
+
+
+def test_a_few_bad_images_are_listed_and_many_are_an_error(tmp_path: Path, png_folder: Path) -> None:
+    (png_folder / "bad.png").write_bytes(b"not an image")
+    path = write_table(tmp_path, text=["Clear."] * 4, filename=["0.png", "1.png", "2.png", "bad.png"])
+    with pytest.raises(InputError, match=r"bad\.png.*1 of 8 rows and images"):
+        run(table_config(path), Paths(tmp_path / "w"), silent)
+    assert not (tmp_path / "w" / "data" / "corpus").exists(), "a failed stage leaves nothing half written"
+    assert run(table_config(path, max_bad_fraction=0.5), Paths(tmp_path / "w"), silent).skipped == 1
+    assert "bad.png" in (tmp_path / "w" / "data" / "corpus" / "skipped.csv").read_text()
+
+
+def test_an_image_path_that_leaves_its_folder_is_refused(tmp_path: Path, png_folder: Path) -> None:
+    (tmp_path / "secret.png").write_bytes((png_folder / "0.png").read_bytes())
+    path = write_table(tmp_path, text=["Clear."], filename=["../secret.png"])
+    with pytest.raises(InputError, match="leaves its folder"):
+        run(table_config(path), Paths(tmp_path / "w"), silent)
+
+
+def test_openi_without_images_keeps_its_reports(tmp_path: Path) -> None:
+    pd.DataFrame({"uid": ["1", "2"], "findings": ["Clear.", ""], "impression": ["", ""]}).to_csv(
+        tmp_path / "indiana_reports.csv", index=False
+    )
+    pd.DataFrame({"uid": ["1"], "filename": ["a.png"], "projection": ["Frontal"]}).to_csv(
+        tmp_path / "indiana_projections.csv", index=False
+    )
+    config = parse_config({"corpus": {"kind": "openi", "path": str(tmp_path), "max_bad_fraction": 0.5}}, "test")
+    report = run(config, Paths(tmp_path / "w"), silent)
+    assert (sum(report.studies.values()), report.skipped) == (1, 1)
+
+
+def test_the_split_ignores_order_and_size() -> None:
+    corpus = Config().corpus
+    splits = [split_of(f"p{i}", 0, corpus) for i in range(2000)]
+    assert splits[::-1] == [split_of(f"p{i}", 0, corpus) for i in reversed(range(2000))]
+    assert 60 < splits.count("test") < 140
+
+
+def test_sections_keep_findings_and_impression_only() -> None:
+    text = "EXAM: Chest PA.\nHISTORY: Cough.\nFINDINGS: Heart is large.\nNo effusion.\nIMPRESSION: Cardiomegaly."
+    assert parse_sections(text) == ("Heart is large. No effusion.", "Cardiomegaly.")
+    assert parse_sections("Lungs are clear.") == ("Lungs are clear.", "")
+
+
+def test_the_phantom_corpus_holds_a_patient_in_one_split(trained: tuple[Config, Paths]) -> None:
+    rows = Corpus.open(trained[1].corpus).studies().to_pylist()
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row["patient_id"], set()).add(row["split"])
+    assert all(len(names) == 1 for names in splits.values())
+    assert json.loads((trained[1].corpus / "corpus.json").read_text())["kind"] == "phantom"

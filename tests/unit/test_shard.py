@@ -1,0 +1,47 @@
+import io
+import json
+import tarfile
+
+import pytest
+
+from medsynth_core.storage.completion import Counts
+from medsynth_core.storage.manifest import SCHEMA, parquet_bytes, read_parquet, table_of
+from medsynth_core.storage.shard import ShardWriter
+
+
+def shard(order: list[str]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    writer = ShardWriter()
+    for name in order:
+        writer.add(name, name.encode() * 50, {"prompt": name})
+    return writer.finish()
+
+
+def test_the_same_images_give_the_same_bytes() -> None:
+    assert shard(["b", "a", "c"]) == shard(["c", "b", "a"])
+
+
+def test_offsets_point_at_the_png_and_the_tar_is_plain() -> None:
+    data, places = shard(["b", "a"])
+    for name, (offset, size) in places.items():
+        assert data[offset : offset + size] == name.encode() * 50
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["a.json", "a.png", "b.json", "b.png"]
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in tar} == {(0, 0, 0, "")}
+        assert json.loads(tar.extractfile("a.json").read()) == {"prompt": "a"}  # type: ignore[union-attr]
+
+
+def test_a_manifest_round_trips_and_refuses_unknown_columns() -> None:
+    rows = [{"image_id": "a", "pathology": ["mass"], "synthetic": True, "labels": []}]
+    table = read_parquet(parquet_bytes(table_of(rows)))
+    assert table.schema.names == SCHEMA.names
+    assert table.to_pylist()[0]["pathology"] == ["mass"]
+    assert all(field.metadata[b"description"] for field in SCHEMA)
+    with pytest.raises(KeyError, match="colour"):
+        table_of([{"colour": 1}])
+
+
+def test_counts_must_add_up() -> None:
+    with pytest.raises(ValueError, match="requested 3"):
+        Counts(requested=3, accepted=1, rejected={"a": 1})
+    total = Counts(requested=2, accepted=1, rejected={"a": 1}) + Counts(requested=1, accepted=0, rejected={"a": 1})
+    assert total == Counts(requested=3, accepted=1, rejected={"a": 2})

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import LLMConfig, SynthesisConfig
+from medsynth_core.models.codebook import Keypatch
+from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.text import load_tokenizer
+from medsynth_core.synthesis.engine import decode_image_tokens, sample
+from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
+from medsynth_core.synthesis.synthesiser import Synthesiser
+
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+FAMILIES = {
+    "gpt-neox": GPTNeoXConfig(**SHAPE),
+    "llama": LlamaConfig(**SHAPE),
+    "qwen": Qwen2Config(**SHAPE, num_key_value_heads=2, tie_word_embeddings=True),
+}
+
+
+def language_model(name: str, trained: tuple[Config, Paths], folder: Path) -> ImageLanguageModel:
+    """Returns an extended model of a family, loaded from a folder as a pretrained one is."""
+    torch.manual_seed(0)
+    base: PreTrainedModel = AutoModelForCausalLM.from_config(FAMILIES[name])
+    base.save_pretrained(folder)
+    tokenizer = load_tokenizer(trained[1].alignment / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    model = ImageLanguageModel.fresh(LLMConfig(base=str(folder), keypatches=4), 16, 32, tokenizer)
+    for weights in model.lm.get_output_embeddings().parameters():
+        weights.data.normal_()
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_decoding_equals_the_plain_forward_pass(name: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    model = language_model(name, trained, tmp_path)
+    patch = Keypatch(0, 3, 5, 0.5, "effusion")
+    prefixes = [model.prefix("Small left pleural effusion.", "frontal", [patch]), model.prefix("Clear.", "frontal", [])]
+    greedy = SynthesisConfig(top_k=1, top_p=1.0)
+    codes = decode_image_tokens(model, prefixes, [], torch.full((2, 16), 0.5), greedy)
+    for prefix, row in zip(prefixes, codes, strict=True):
+        ids = list(prefix)
+        for code in row.tolist():
+            logits = model.lm(input_ids=torch.tensor([ids])).logits[0, -1]
+            first = model.layout.first_code
+            assert int(logits[first : first + 32].argmax()) == code
+            ids.append(first + code)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_saved_language_model_loads_with_the_same_weights(
+    name: str, trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    model = language_model(name, trained, tmp_path / "base")
+    model.save(tmp_path / "saved")
+    again = ImageLanguageModel.load(tmp_path / "saved")
+    for (key, left), (_, right) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(left, right), key
+
+
+def test_the_sampled_distribution_is_the_softmax() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    draws = torch.linspace(0, 1, 20_001)[:-1]
+    picked = sample(logits.expand(len(draws), 4).contiguous(), draws, SynthesisConfig(top_p=1.0))
+    shares = torch.bincount(picked, minlength=4) / len(draws)
+    assert torch.allclose(shares, torch.softmax(logits[0], 0), atol=2e-4)
+    kept = sample(logits.expand(len(draws), 4).contiguous(), draws, SynthesisConfig(top_p=0.7))
+    assert set(kept.tolist()) == {0, 1}, "the smallest set whose mass reaches 0.7"
+    assert set(sample(logits.expand(9, 4).contiguous(), draws[:9], SynthesisConfig(top_k=1)).tolist()) == {0}
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 50))
+def test_a_plan_is_a_partition_and_ids_ignore_it(n_prompts: int, samples: int, shard_images: int) -> None:
+    prompts = tuple(f"p{i}" for i in range(n_prompts))
+    plan = ShardPlan("spec", "run", prompts, samples, shard_images)
+    ids = [request.image_id for shard in range(plan.n_shards) for request in plan.requests(shard)]
+    assert ids == [image_id("spec", prompt, sample) for prompt in prompts for sample in range(samples)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_streams_belong_to_images() -> None:
+    together, alone = uniforms(["ab" * 12, "cd" * 12], 8), uniforms(["cd" * 12], 8)
+    assert np.array_equal(together[1:], alone)
+    assert together.min() >= 0.0
+    assert together.max() < 1.0
+
+
+def test_the_spec_ignores_what_it_must_and_changes_with_the_rest() -> None:
+    prompts, models = [{"id": "p0", "text": "Clear."}], {"llm": "a"}
+    base = spec_hash(prompts, models, SynthesisConfig())
+    assert base == spec_hash(prompts, models, SynthesisConfig(shard_images=7, batch_size=3, samples_per_prompt=9))
+    assert base != spec_hash(prompts, models, SynthesisConfig(temperature=0.9))
+    assert base != spec_hash(prompts, {"llm": "b"}, SynthesisConfig())
+    assert base != spec_hash([{"id": "p0", "text": "Effusion."}], models, SynthesisConfig())
+
+
+def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) -> None:
+    """In float32 on a CPU; the docs state how far a batch shape may move a pixel."""
+    from medsynth_core.synthesis.inputs import read_prompts
+
+    synthesiser = Synthesiser.load(*trained)
+    prompts = read_prompts(trained[1].prompts)[:4]
+    ids = [image_id("s", prompt.prompt_id, 0) for prompt in prompts]
+    keypatches = synthesiser.keypatches(prompts)
+    together = synthesiser.images(ids, prompts, keypatches)
+    alone = synthesiser.images(ids[2:3], prompts[2:3], keypatches[2:3])
+    assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
