@@ -47,7 +47,7 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
-    n_studies: PositiveInt = 4000
+    n_studies: PositiveInt = 10000
     """Phantom only: how many studies are drawn."""
     max_studies: PositiveInt | None = None
     """Read at most this many studies; null reads all."""
@@ -155,9 +155,9 @@ class VQGANConfig(Section):
     """Weight of the commitment term."""
     adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
-    adversarial_start: Count = 500
+    adversarial_start: Count = 250
     """First step of the adversarial term."""
-    train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=16, learning_rate=1.5e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=350, batch_size=16, learning_rate=1.5e-3)
 
     @property
     def downsampling(self) -> int:
@@ -193,7 +193,7 @@ class AlignmentConfig(Section):
     """Patches kept in the visual codebook."""
     codebook_min_patients: PositiveInt = 3
     """A patch enters only when look-alikes from this many patients exist (privacy)."""
-    train: OptimiserConfig = OptimiserConfig(steps=500, batch_size=64, learning_rate=1e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=32, learning_rate=1e-3)
 
 
 class LLMConfig(Section):
@@ -201,16 +201,16 @@ class LLMConfig(Section):
 
     base: str | None = None
     """Name or folder of a pretrained causal LM; null trains a small Llama from scratch."""
-    hidden: PositiveInt = 192
+    hidden: PositiveInt = 128
     layers: PositiveInt = 4
     heads: PositiveInt = 4
     max_text_tokens: PositiveInt = 112
     """Prompt text is cut to this many tokens."""
-    keypatches: Count = 16
+    keypatches: Count = 8
     """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
     text_dropout: Fraction = 0.1
     """Share of training samples whose conditioning is dropped, so that guidance works."""
-    train: OptimiserConfig = OptimiserConfig(steps=900, batch_size=32, learning_rate=2e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=32, learning_rate=3e-3)
 
 
 class ModelsConfig(Section):
@@ -232,13 +232,13 @@ class SynthesisConfig(Section):
     """Images requested a shard; a shard is the unit of work, of retry and of resume."""
     max_shard_bytes: PositiveInt = 512_000_000
     """A shard that grows beyond this is an error that names shard_images."""
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 64
     """Images decoded together; changes no image but by floating-point rounding."""
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
     top_k: Count = 0
     """0: no top-k."""
-    guidance: Annotated[float, Field(ge=1.0)] = 1.0
+    guidance: Annotated[float, Field(ge=1.0)] = 2.0
     """Classifier-free guidance scale on the logits; 1 is none."""
     view: Literal["frontal", "lateral"] = "frontal"
     """Projection that is asked for."""

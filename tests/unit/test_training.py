@@ -18,7 +18,7 @@ from medsynth_core.training.loop import batch_indices
 from medsynth_core.training.pairs import read_pairs
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a SIGKILL between two steps."""
 
 
@@ -33,11 +33,11 @@ def test_a_resumed_training_ends_in_the_same_weights(
 
     def until_five(self: vqgan._Trainer, number: int) -> object:
         if number == 5:
-            raise Killed
+            raise KilledError
         return step(self, number)
 
     monkeypatch.setattr(vqgan._Trainer, "step", until_five)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         vqgan.run(config, again, silent)
     assert not again.vqgan.exists()
     monkeypatch.undo()

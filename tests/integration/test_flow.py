@@ -1,0 +1,164 @@
+"""The whole flow on a tiny configuration: killed, resumed, compared, released, read, damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medsynth_core.config import Config, Paths, dump_config
+from medsynth_core.errors import InputError
+from medsynth_core.progress import silent
+from medsynth_core.release import open_release
+from medsynth_core.release.verify import verify
+from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.repository import dvc, git
+
+pytestmark = pytest.mark.integration
+
+ENVIRONMENT = {
+    **os.environ,
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "OMP_NUM_THREADS": "2",
+}
+N_SHARDS = 12
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.augment", "--workspace", str(root)]
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def records(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Returns (time of writing, bytes) of each completion record."""
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in (root / "store" / "runs").glob("*/shards/*.json")}
+
+
+@pytest.fixture(scope="module")
+def config(trained: tuple[Config, Paths]) -> Config:
+    tiny = trained[0]
+    return tiny.model_copy(
+        update={
+            "synthesis": tiny.synthesis.model_copy(update={"shard_images": 2}),
+            "runner": tiny.runner.model_copy(update={"in_flight": 1}),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(
+    config: Config, trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, str]:
+    """(uninterrupted workspace, workspace that was killed in synthesis and run again, output of that run)."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole, killed = folder / "whole", folder / "killed"
+    for root in (whole, killed):
+        init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
+        shutil.copytree(trained[1].models, root / "trained")
+    process = start(killed)
+    deadline = time.monotonic() + 300
+    while not records(killed):
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = records(killed)
+    assert 0 < len(before) < N_SHARDS, "the kill must fall into synthesis for this test to say anything"
+    output = finish(start(killed))
+    after = records(killed)
+    assert {name: after[name] for name in before} == before, "a finished shard was made again"
+    assert len(after) == N_SHARDS
+    finish(start(whole))
+    return whole, killed, output
+
+
+def test_a_killed_run_releases_the_same_images(runs: tuple[Path, Path, str]) -> None:
+    whole, killed, _ = runs
+    tables = [open_release(root).manifest(["image_id", "sha256", "shard", "offset"]) for root in (whole, killed)]
+    assert tables[0].equals(tables[1])
+    assert open_release(whole).dir_md5 == open_release(killed).dir_md5
+
+
+def test_the_last_lines_say_where_the_release_is(runs: tuple[Path, Path, str]) -> None:
+    lines = [line for line in runs[2].splitlines() if line.startswith(("release ", "look ", "load "))]
+    assert len(lines) == 3
+    assert "phantom-v1" in lines[0]
+    code = lines[2].removeprefix("load").strip()
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == 0, "the printed line must run as it is"
+
+
+def test_git_and_dvc_know_the_release(runs: tuple[Path, Path, str], tmp_path: Path) -> None:
+    whole, _, _ = runs
+    assert git(whole, "tag").split() == ["phantom-v1"]
+    assert "accepted" in git(whole, "tag", "-n5") or "images of" in git(whole, "tag", "-n5")
+    assert git(whole, "status", "--porcelain", "--untracked-files=no") == ""
+    assert "up to date" in dvc(whole, "status", "corpus", "vocabulary", "prompts", "quality", "release", "dataset.dvc")
+    dvc(whole.parent, "get", str(whole), "dataset", "--rev", "phantom-v1", "-o", str(tmp_path / "got"))
+    assert len(open_release(tmp_path / "got").dataset()) == len(open_release(whole).dataset())
+
+
+def test_accounting_and_items(runs: tuple[Path, Path, str]) -> None:
+    release = open_release(runs[0], rev="phantom-v1")
+    counts = release.info["counts"]
+    assert counts["requested"] == 24 == counts["accepted"] + sum(counts["rejected"].values())
+    assert len(release.manifest()) == counts["accepted"]
+    assert len(release.rejected()) == sum(counts["rejected"].values())
+    item = release.dataset()[0]
+    assert item["image"].shape == (1, 32, 32)
+    assert item["prompt"]
+    assert set(release.manifest()["release"].to_pylist()) == {release.name}
+
+
+def test_verify_finds_a_flipped_bit_and_a_missing_object(runs: tuple[Path, Path, str], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "copy", symlinks=True)
+    release = open_release(tmp_path / "copy")
+    assert verify(release, silent).problems == ()
+    tar = tmp_path / "copy" / "store" / release.files["shards/shard-00000.tar"]
+    original = tar.read_bytes()
+    tar.unlink()
+    assert any(p.startswith("missing object: shards/shard-00000.tar") for p in verify(release, silent).problems)
+    tar.write_bytes(original[:600] + bytes([original[600] ^ 1]) + original[601:])
+    assert any(p.startswith("changed bytes: shards/shard-00000.tar") for p in verify(release, silent).problems)
+
+
+def test_the_report_needs_no_network(runs: tuple[Path, Path, str]) -> None:
+    page = (runs[0] / "data" / "report" / "report.html").read_text()
+    assert "synthetic" in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert (runs[0] / "data" / "report" / "contact_sheet.png").stat().st_size > 10_000
+    assert json.loads((runs[0] / "data" / "report" / "oracle.json").read_text())
+
+
+def test_there_is_no_release_in_a_new_workspace(tmp_path: Path, config: Config) -> None:
+    init_workspace(tmp_path / "w", config)
+    assert not init_workspace(tmp_path / "w", config), "a second init leaves it as it is"
+    assert (tmp_path / "w" / "params.yaml").read_text() == dump_config(config)
+    with pytest.raises(InputError, match=r"no dataset\.dvc"):
+        open_release(tmp_path / "w")
+    with pytest.raises(InputError, match="at revision 'v9'"):
+        open_release(tmp_path / "w", rev="v9")
