@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -52,11 +52,21 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log.close()
 
 
+@pytest.fixture(scope="session")
+def new_bucket(s3_endpoint: str) -> Callable[[pytest.MonkeyPatch], StoreConfig]:
+    """Returns a function that makes a fresh bucket and puts credentials into the environment of its argument."""
+
+    def make(patch: pytest.MonkeyPatch) -> StoreConfig:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        bucket = f"b{uuid4().hex[:12]}"
+        boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
+        return StoreConfig(url=f"s3://{bucket}/team/data", endpoint_url=s3_endpoint, region="us-east-1")
+
+    return make
+
+
 @pytest.fixture
-def s3_store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> StoreConfig:
+def s3_store(new_bucket: Callable[[pytest.MonkeyPatch], StoreConfig], monkeypatch: pytest.MonkeyPatch) -> StoreConfig:
     """A fresh bucket, with credentials in the environment."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    bucket = f"b{uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
-    return StoreConfig(url=f"s3://{bucket}/team/data", endpoint_url=s3_endpoint, region="us-east-1")
+    return new_bucket(monkeypatch)
