@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,21 @@ import yaml
 from medsynth_core.errors import StateError
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
 
-STAGES = ("corpus", "vocabulary", "prompts", "synthesis", "quality", "release", "report")
-MODEL_STAGES = ("vqgan", "alignment", "llm")
+STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "report")
+MODEL_STAGES = ("vqgan", "alignment", "llm", "synthesis")
 
 
 def record_stages(root: Path, with_models: bool) -> None:
     """Writes dvc.lock as ``dvc repro`` would have, from the stages' outputs on disk.
 
     Args:
-        with_models: whether the workspace trained its own models; without, ``models.path`` named some.
+        with_models: whether the workspace trained its own models. Without, ``models.path`` named some, which DVC
+            knows nothing of: the stages that read or make models aren't recorded.
 
     Raises:
         StateError: DVC fails.
     """
-    dvc(root, "commit", "--quiet", "--force", *STAGES, *(MODEL_STAGES if with_models else ()))
+    dvc(root, "commit", "--force", *STAGES, *(MODEL_STAGES if with_models else ()))
 
 
 def record_release(root: Path, local_store: bool) -> str:
@@ -42,12 +44,8 @@ def record_release(root: Path, local_store: bool) -> str:
     about = json.loads(path.read_text("utf-8"))
     if local_store:
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
-    changed = commit(
-        root, f"Release {about['name']}", ["dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", ".dvc/config"]
-    )
+    commit(root, f"Release {about['name']}", ["dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", ".dvc/config"])
     tags = _tags(root, about["name"])
-    if tags and not changed:
-        return tags[-1]
     if tags and _pointer_at(root, tags[-1]) == _pointer(root):
         return tags[-1]
     newest = int(tags[-1].rpartition("-v")[2]) if tags else 0
@@ -59,8 +57,8 @@ def record_release(root: Path, local_store: bool) -> str:
 def _tags(root: Path, name: str) -> list[str]:
     """Returns the release tags of a dataset, oldest first."""
     tags = git(root, "tag", "--list", f"{name}-v*").split()
-    numbered = [(int(tag.rpartition("-v")[2]), tag) for tag in tags if tag.rpartition("-v")[2].isdigit()]
-    return [tag for _, tag in sorted(numbered)]
+    numbers = [found[1] for tag in tags if (found := re.fullmatch(re.escape(name) + r"-v(\d+)", tag))]
+    return [f"{name}-v{number}" for number in sorted(numbers, key=int)]
 
 
 def _pointer(root: Path) -> Any:
