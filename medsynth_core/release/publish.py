@@ -17,7 +17,7 @@ import yaml
 
 from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
-from medsynth_core.errors import IncompleteRunError
+from medsynth_core.errors import IncompleteRunError, InputError
 from medsynth_core.progress import Progress
 from medsynth_core.release.card import write_card
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
@@ -50,11 +50,12 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     """Checks the accounting, writes the dataset's small files to the store and the pointer to the workspace.
 
     Raises:
-        InputError: there is no judged run.
-        IncompleteRunError: the sums are off, objects are missing, or no image was accepted.
+        InputError: there is no judged run, corpus or prompt account.
+        IncompleteRunError: the sums are off, shards, rows or objects are missing, or no image was accepted.
+        CorruptObjectError: a manifest part's bytes don't match its record.
     """
     judged = ShardList.load(paths.quality, "quality")
-    prompts = json.loads((paths.prompts / "account.json").read_text("utf-8"))
+    prompts = _account(paths.prompts / "account.json", "prompts")
     _check_accounting(judged)
     files = [ref for record in judged.shards for ref in _files(record)]
     for done, ref in enumerate(files):
@@ -76,7 +77,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "counts": judged.counts.model_dump(mode="json"),
         "prompts": {key: prompts[key] for key in ("provider", "requested", "accepted", "rejected")},
         "corpus": _corpus(paths),
-        "pathologies": _pathologies(judged, store),
+        "pathologies": _count_rows(judged, store),
         "image_size": config.corpus.image_size,
         "sampling": config.synthesis.model_dump(mode="json"),
         "quality": config.quality.model_dump(mode="json"),
@@ -99,6 +100,13 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
 
 def _check_accounting(judged: ShardList) -> None:
     """Every record's own sum was checked when it was read; here they must add up to the total."""
+    numbers = [record.shard for record in judged.shards]
+    expected = judged.shards[0].n_shards if judged.shards else 1
+    if numbers != list(range(expected)) or any(record.run_id != judged.run_id for record in judged.shards):
+        raise IncompleteRunError(
+            f"run {judged.run_id}: shards.json lists shards {numbers} of {expected}; expected each once and of this "
+            f"run; run `medsynth synthesis` and `medsynth quality` again"
+        )
     requested = sum(record.counts.requested for record in judged.shards)
     accepted = sum(record.counts.accepted for record in judged.shards)
     if (requested, accepted) != (judged.counts.requested, judged.counts.accepted):
@@ -115,17 +123,37 @@ def _files(record: CompletionRecord) -> list[ObjectRef]:
     return [ref for ref in (record.tar, record.manifest, record.rejected) if ref is not None]
 
 
-def _pathologies(judged: ShardList, store: ObjectStore) -> dict[str, int]:
+def _count_rows(judged: ShardList, store: ObjectStore) -> dict[str, int]:
+    """Returns the accepted images a pathology, having held every part's rows against its record's counts."""
     counts: Counter[str] = Counter()
     for record in judged.shards:
-        part = read_parquet(get_content(store, record.manifest), ["pathology"])
-        for terms in part["pathology"].to_pylist():
+        accepted = read_parquet(get_content(store, record.manifest), ["pathology"])
+        rejected = read_parquet(get_content(store, record.rejected), ["image_id"])
+        _check_rows(record.manifest.relpath, len(accepted), record.counts.accepted)
+        _check_rows(record.rejected.relpath, len(rejected), sum(record.counts.rejected.values()))
+        for terms in accepted["pathology"].to_pylist():
             counts.update(terms or ["no finding"])
     return dict(counts.most_common())
 
 
+def _check_rows(part: str, n_rows: int, counted: int) -> None:
+    if n_rows != counted:
+        raise IncompleteRunError(
+            f"accounting is off: {part} holds {n_rows} rows, its record says {counted}; "
+            f"delete the completion record of the shard and run again"
+        )
+
+
+def _account(path: Path, stage: str) -> dict[str, Any]:
+    try:
+        account: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; run `medsynth {stage}` first") from error
+    return account
+
+
 def _corpus(paths: Paths) -> dict[str, Any]:
-    about = json.loads((paths.corpus / "corpus.json").read_text("utf-8"))
+    about = _account(paths.corpus / "corpus.json", "corpus")
     return {key: about[key] for key in ("kind", "licence", "studies", "views")}
 
 

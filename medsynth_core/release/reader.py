@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import io
 import json
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 
 from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import CorruptObjectError, InputError
-from medsynth_core.storage.content import content_key
+from medsynth_core.storage.content import check_content, content_key, md5_of_key
 from medsynth_core.storage.manifest import read_parquet
 from medsynth_core.storage.store import ObjectStore, open_store
 
@@ -56,12 +57,14 @@ class Release:
         return f"{self.info['name']}@{(self.dir_md5 or 'folder')[:8]}"
 
     def read(self, path: str) -> bytes:
-        """Returns the bytes of one file of the dataset.
+        """Returns the bytes of one file of the dataset, checked unless it is of a folder without pointer.
 
         Raises:
-            CorruptObjectError: the release has no such file.
+            CorruptObjectError: the release has no such file, or its bytes don't match its MD5.
         """
-        return self.store.get(self._key(path))
+        key = self._key(path)
+        data = self.store.get(key)
+        return data if self.dir_md5 is None else check_content(data, md5_of_key(key), f"{self.where}: {path}")
 
     def manifest(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Returns the rows of all accepted images, in order of shard and image id, with a ``release`` column."""
@@ -83,7 +86,7 @@ class Release:
             if image.width * image.height > _MAX_PIXELS:
                 raise CorruptObjectError(f"{self.where}: {shard} at {offset}: {image.width}x{image.height} pixels")
             return image.convert("L")
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise CorruptObjectError(f"{self.where}: {shard} at {offset}: not a PNG; run `medsynth verify`") from error
 
     def dataset(self, transform: Callable[[torch.Tensor], torch.Tensor] | None = None) -> ReleaseDataset:
@@ -138,7 +141,8 @@ def open_release(repo_or_path: str | Path, rev: str | None = None) -> Release:
         rev: git tag, branch or commit; the working tree when None.
 
     Raises:
-        InputError: there is no release, or no such revision.
+        InputError: there is no release, or no such revision, or the store isn't where a clone can see it.
+        CorruptObjectError: the pointer or the list of files is damaged.
     """
     root = Path(repo_or_path).expanduser().resolve()
     if not root.is_dir():
@@ -146,10 +150,9 @@ def open_release(repo_or_path: str | Path, rev: str | None = None) -> Release:
     if rev is None and (root / "release.json").is_file() and not (root / _POINTER).exists():
         return _open_folder(root)
     where = f"{root}@{rev}" if rev else str(root)
-    pointer = _read(root, rev, _POINTER)
-    dir_md5 = yaml.safe_load(pointer)["outs"][0]["md5"]
+    dir_md5 = _pointed_at(_read(root, rev, _POINTER), where)
     store = _remote(root, _read(root, rev, ".dvc/config"))
-    entries = json.loads(store.get(content_key(dir_md5)))
+    entries = json.loads(check_content(store.get(content_key(dir_md5)), dir_md5, f"{where}: list of files"))
     files = {_inside(entry["relpath"], where): content_key(entry["md5"]) for entry in entries}
     return Release(where, store, files, dir_md5)
 
@@ -174,7 +177,10 @@ def _read(root: Path, rev: str | None, name: str) -> str:
             )
         return path.read_text("utf-8")
     done = subprocess.run(
-        ["git", "-C", str(root), "show", f"{rev}:{name}"], capture_output=True, text=True, check=False
+        ["git", "-C", str(root), "show", "--end-of-options", f"{rev}:./{name}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "unknown reason"
@@ -182,15 +188,34 @@ def _read(root: Path, rev: str | None, name: str) -> str:
     return done.stdout
 
 
+def _pointed_at(pointer: str, where: str) -> str:
+    try:
+        md5 = yaml.safe_load(pointer)["outs"][0]["md5"]
+    except (yaml.YAMLError, TypeError, LookupError) as error:
+        raise CorruptObjectError(f"{where}: {_POINTER} names no dataset; restore it with git") from error
+    if not re.fullmatch(r"[0-9a-f]{32}\.dir", str(md5)):
+        raise CorruptObjectError(f"{where}: {_POINTER} names {md5!r}; expected an MD5 with .dir")
+    return str(md5)
+
+
 def _remote(root: Path, text: str) -> ObjectStore:
-    """Returns the store of the default DVC remote; relative paths are relative to ``.dvc``."""
+    """Returns the store of the default DVC remote, ``.dvc/config.local`` over ``.dvc/config`` as in DVC.
+
+    Relative paths are relative to ``.dvc``.
+    """
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(text)
+    parser.read(root / ".dvc" / "config.local", "utf-8")
     name = parser.get("core", "remote", fallback=None)
     section = f"'remote \"{name}\"'"
     if name is None or not parser.has_section(section):
         raise InputError(f"{root}/.dvc/config: no default remote; set one with `dvc remote default`")
     remote = parser[section]
+    if "://" not in remote["url"] and not (folder := root / ".dvc" / remote["url"]).is_dir():
+        raise InputError(
+            f"{folder.resolve()}: no store there; in a clone, run "
+            f"`dvc remote modify --local {name} url PATH` with the path of the first workspace's store"
+        )
     return open_store(
         StoreConfig(url=remote["url"], endpoint_url=remote.get("endpointurl"), region=remote.get("region")),
         root / ".dvc",

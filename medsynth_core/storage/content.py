@@ -24,6 +24,23 @@ def content_key(md5: str) -> str:
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
+def md5_of_key(key: str) -> str:
+    """Returns the MD5 that ``content_key`` made a key of; keeps a ``.dir``."""
+    return key.removeprefix("files/md5/").replace("/", "")
+
+
+def check_content(data: bytes, md5: str, where: str) -> bytes:
+    """Returns ``data``.
+
+    Raises:
+        CorruptObjectError: its MD5 is another.
+    """
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != md5.removesuffix(".dir"):
+        raise CorruptObjectError(f"{where}: MD5 is {found}, expected {md5}; fetch or make the object again")
+    return data
+
+
 def put_content(store: ObjectStore, relpath: str, data: bytes) -> ObjectRef:
     """Uploads ``data`` to its final place and returns its reference; a repeated upload is a no-op."""
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -39,7 +56,4 @@ def get_content(store: ObjectStore, ref: ObjectRef) -> bytes:
     Raises:
         CorruptObjectError: they don't match the reference.
     """
-    data = store.get(content_key(ref.md5))
-    if hashlib.md5(data, usedforsecurity=False).hexdigest() != ref.md5:
-        raise CorruptObjectError(f"{store.url}: {ref.relpath} ({content_key(ref.md5)}): bytes don't match the MD5")
-    return data
+    return check_content(store.get(content_key(ref.md5)), ref.md5, f"{store.url}: {ref.relpath}")

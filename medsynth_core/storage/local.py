@@ -37,18 +37,20 @@ class LocalStore:
             return self._path(key).stat().st_size
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._refusal(key, error) from error
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new.")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
             temporary = Path(name)
             try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
                 temporary.chmod(0o644)
                 if not if_absent:
                     temporary.replace(path)
@@ -70,7 +72,10 @@ class LocalStore:
                     yield path.relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refusal(key, error) from error
 
     def check_writable(self) -> None:
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medsynth_core.errors import InputError
+from medsynth_core.errors import CorruptObjectError, InputError
 from medsynth_core.storage.completion import CompletionRecord, Counts
 
 
@@ -32,8 +32,13 @@ class ShardList(BaseModel):
 
         Raises:
             InputError: it isn't there.
+            CorruptObjectError: it can't be read or its counts don't add up.
         """
+        path = folder / "shards.json"
         try:
-            return cls.model_validate_json((folder / "shards.json").read_text("utf-8"))
+            return cls.model_validate_json(path.read_text("utf-8"))
         except FileNotFoundError as error:
-            raise InputError(f"{folder / 'shards.json'}: not found; run `medsynth {stage}` first") from error
+            raise InputError(f"{path}: not found; run `medsynth {stage}` first") from error
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise CorruptObjectError(f"{path}: {reason}; run `medsynth {stage}` again") from error

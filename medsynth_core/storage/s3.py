@@ -14,9 +14,13 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from medsynth_core.errors import StoreError, TransientError
 from medsynth_core.storage.store import check_key
@@ -24,7 +28,10 @@ from medsynth_core.storage.store import check_key
 _TRANSIENT = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "503", "500"}
 )
-_STANDS_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_STANDS_THERE = frozenset({"PreconditionFailed", "412"})
+_CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
+"""Another writer is at it and may yet fail: neither ours nor there, so it is asked again."""
+_PASSING = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -83,9 +90,11 @@ class S3Store:
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         with self._mapped(key):
             try:
-                self._client.put_object(
-                    Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **condition
-                )
+                for attempt in _until_decided():
+                    with attempt:
+                        self._client.put_object(
+                            Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **condition
+                        )
             except ClientError as error:
                 if if_absent and _code(error) in _STANDS_THERE:
                     return False
@@ -122,7 +131,7 @@ class S3Store:
             raise StoreError(f"{where}: no credentials; export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
         except ClientError as error:
             code = _code(error)
-            if code in _TRANSIENT:
+            if code in _TRANSIENT or code in _CONFLICT:
                 raise TransientError(f"{where}: {key}: {code}") from error
             if code == "NoSuchBucket":
                 raise StoreError(f"{where}: no bucket {self._bucket!r}; create it or correct store.url") from error
@@ -132,8 +141,24 @@ class S3Store:
             raise StoreError(f"{where}: {key}: {reason}") from error
         except EndpointConnectionError as error:
             raise TransientError(f"{where}: can't be reached; check store.endpoint_url and the network") from error
+        except _PASSING as error:
+            raise TransientError(f"{where}: {key}: {_line(error)}") from error
         except (BotoCoreError, ValueError) as error:
-            raise TransientError(f"{where}: {key}: {' '.join(str(error).split())[:200]}") from error
+            raise StoreError(f"{where}: {_line(error)}; check store.url, store.endpoint_url and AWS_*") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _until_decided() -> Retrying:
+    """Attempts at a conditional put, for as long as another writer's is undecided."""
+    return Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, ClientError) and _code(error) in _CONFLICT),
+        stop=stop_after_attempt(6),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    )
 
 
 def _code(error: ClientError) -> str:

@@ -64,6 +64,8 @@ def open_store(config: StoreConfig, root: Path) -> ObjectStore:
         from medsynth_core.storage.s3 import S3Store
 
         bucket, _, prefix = rest.partition("/")
+        if not bucket:
+            raise ConfigError(f"store.url {config.url!r} names no bucket; expected s3://bucket/prefix")
         return S3Store(bucket, prefix.strip("/"), config.endpoint_url, config.region)
     raise ConfigError(f"store.url {config.url!r}: expected a local path or s3://bucket/prefix")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medsynth_core.config import Config, dump_config
 from medsynth_core.errors import InputError
+from medsynth_core.storage.atomic import write_bytes_atomically
 from medsynth_core.workspace.repository import commit, dvc, git
 
 _GIT_IGNORED = ("/data/", "/models/", "/dataset", "/store/", "/.medsynth/", "__pycache__/")
@@ -25,15 +26,16 @@ def init_workspace(root: Path, config: Config) -> bool:
     root.mkdir(parents=True, exist_ok=True)
     if (root / "params.yaml").is_file() and (root / ".dvc" / "config").is_file():
         return False
-    if any(root.iterdir()):
+    if any(root.iterdir()) and not _is_unfinished(root):
         raise InputError(f"{root}: not empty and not a workspace; name a new folder")
     git(root, "init", "--quiet", "--initial-branch", "main")
-    dvc(root, "init", "--quiet")
-    (root / "params.yaml").write_text(dump_config(config), "utf-8")
+    if not (root / ".dvc" / ".gitignore").is_file():
+        dvc(root, "init", "--quiet", "--force")
     (root / "dvc.yaml").write_text(_template("dvc.yaml"), "utf-8")
     (root / ".gitignore").write_text("\n".join(_GIT_IGNORED) + "\n", "utf-8")
     (root / ".dvcignore").write_text("\n".join(_DVC_IGNORED) + "\n", "utf-8")
     configure_store(root, config)
+    write_bytes_atomically(root / "params.yaml", dump_config(config).encode())
     commit(root, "New medsynth workspace", ["."])
     return True
 
@@ -62,6 +64,16 @@ def configure_store(root: Path, config: Config) -> None:
     path = root / ".dvc" / "config"
     if not path.is_file() or path.read_text("utf-8") != text:
         path.write_text(text, "utf-8")
+
+
+def _is_unfinished(root: Path) -> bool:
+    """Returns whether all there is may be from an init that was killed: params.yaml and the commit come last."""
+    names = {path.name for path in root.iterdir()}
+    if ".git" not in names or names - {".git", ".dvc", ".dvcignore", ".gitignore", "dvc.yaml"}:
+        return False
+    if "dvc.yaml" in names and (root / "dvc.yaml").read_text("utf-8") != _template("dvc.yaml"):
+        return False
+    return not git(root, "rev-list", "--all", "--max-count=1").strip()
 
 
 def _template(name: str) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from medsynth_core.config.tree import StoreConfig
-from medsynth_core.errors import ConfigError, CorruptObjectError, MedsynthError, SpecMismatchError, StoreError
+from medsynth_core.errors import (
+    ConfigError,
+    CorruptObjectError,
+    MedsynthError,
+    SpecMismatchError,
+    StoreError,
+    TransientError,
+)
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, write_record
 from medsynth_core.storage.content import content_key, get_content, put_content
 from medsynth_core.storage.store import ObjectStore, open_store
@@ -96,13 +107,18 @@ def test_a_store_that_cannot_be_used_says_so_in_one_line(tmp_path: Path, s3_stor
         (StoreConfig(url="file/below"), "can't be written"),
         (StoreConfig(url="s3://no-such-bucket-here/x", endpoint_url=s3_store.endpoint_url), "no bucket"),
         (StoreConfig(url="s3://b/x", endpoint_url="http://127.0.0.1:9"), "can't be reached"),
+        (StoreConfig(url="s3://bucket/x", endpoint_url="localhost:9000"), "Invalid endpoint"),
+        (StoreConfig(url="s3://no such bucket/x", endpoint_url=s3_store.endpoint_url), "Invalid bucket name"),
     ]
     for config, message in wrong:
         with pytest.raises(MedsynthError, match=message) as caught:
             open_store(config, tmp_path).check_writable()
         assert "\n" not in str(caught.value)
+        assert isinstance(caught.value, TransientError) == ("can't be reached" in message), "only that may pass"
     with pytest.raises(ConfigError, match="s3://bucket/prefix"):
         open_store(StoreConfig(url="gs://b"), tmp_path)
+    with pytest.raises(ConfigError, match="names no bucket"):
+        open_store(StoreConfig(url="s3:///prefix"), tmp_path)
 
 
 def test_missing_credentials_are_named(tmp_path: Path, s3_store: StoreConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +129,41 @@ def test_missing_credentials_are_named(tmp_path: Path, s3_store: StoreConfig, mo
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID"):
         open_store(s3_store, tmp_path).check_writable()
+
+
+def test_an_undecided_conditional_put_is_asked_again(s3_store: StoreConfig, tmp_path: Path) -> None:
+    """A server answers 409 while another writer is at it; the stub says so, since no real server does so on demand."""
+    store = open_store(s3_store, tmp_path)
+    client: Any = store._client  # type: ignore[attr-defined]
+    answers = iter([409, 409])
+
+    def conflict(request: Any, **_: Any) -> AWSResponse | None:
+        if next(answers, None) is None:
+            return None
+        body = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
+        response = AWSResponse("http://stub", 409, {}, io.BytesIO(body))
+        response._content = body
+        return response
+
+    client.meta.events.register("before-send.s3.PutObject", conflict)
+    assert store.put("record", b"mine", if_absent=True), "a conflict isn't a lost race"
+    assert store.get("record") == b"mine"
+    assert not store.put("record", b"other", if_absent=True)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(StoreConfig(url="store"), tmp_path)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        store.put("a/b", b"data")
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_a_client_is_not_sent_to_workers_with_its_connections(s3_store: StoreConfig, tmp_path: Path) -> None:
+    store = open_store(s3_store, tmp_path)
+    store.put("a", b"1")
+    assert pickle.loads(pickle.dumps(store)).get("a") == b"1"
