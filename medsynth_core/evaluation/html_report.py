@@ -12,6 +12,8 @@ from jinja2 import Environment
 
 from medsynth_core.release.reader import Release
 
+_REJECTED_ROWS = 100
+
 
 def write_html(
     release: Release,
@@ -26,7 +28,7 @@ def write_html(
         oracle: rows of the phantom oracle's table; empty for a real corpus.
     """
     template = resources.files("medsynth_core.evaluation").joinpath("report.html.j2").read_text("utf-8")
-    rejected = release.rejected(["prompt", "reasons"]).to_pylist()
+    rejected = release.rejected(["prompt", "reasons"])
     page = (
         Environment(autoescape=True)
         .from_string(template)
@@ -34,10 +36,10 @@ def write_html(
             name=release.name,
             about=release.info,
             gallery=[{**row, "png": base64.b64encode(png).decode()} for row, png in gallery],
-            rejected=rejected[:100],
+            rejected=rejected.slice(0, _REJECTED_ROWS).to_pylist(),
             n_rejected=len(rejected),
             oracle=oracle,
-            most=max(release.info["pathologies"].values()),
+            most=max(release.info["pathologies"].values(), default=1),
         )
     )
     path.write_text(page, "utf-8")

@@ -1,8 +1,10 @@
 """The near-duplicate filter: copies of training images and copies inside a release.
 
 A signature is a 16 x 16 thumbnail, uint8. The distance of two is the mean absolute difference over 255 after
-each was brought to the same mean, so that brightness doesn't hide a copy: 0 is the same picture, real chest
-films of different patients lie well above 0.02.
+each was brought to the same mean, so that brightness doesn't hide a copy: 0 is the same picture. How close
+different patients come depends on the corpus and grows with its size, so a bound is to be read against
+``nearest`` of held-out images: 0.05 was the least among 85 real films, 0.008 the first percentile of phantoms
+to 9,000 others.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from medsynth_core.quality.filters import Images, Judgement
@@ -19,7 +22,9 @@ from medsynth_core.quality.filters import Images, Judgement
 SIDE = 16
 Signatures = npt.NDArray[np.uint8]
 """uint8 [N, 256]."""
+_SCALE = 255.0 * SIDE * SIDE
 _ROWS_A_BLOCK = 8192
+_SETTLED_AT_ONCE = 512
 
 
 def signatures(images_u8: Images) -> Signatures:
@@ -36,7 +41,7 @@ def nearest(query: Signatures, reference: Signatures) -> tuple[npt.NDArray[np.fl
     row = np.full(len(query), -1, dtype=np.int64)
     centred = _centred(query)
     for start in range(0, len(reference), _ROWS_A_BLOCK):
-        block = cdist(centred, _centred(reference[start : start + _ROWS_A_BLOCK]), "cityblock") / (255.0 * SIDE * SIDE)
+        block = cdist(centred, _centred(reference[start : start + _ROWS_A_BLOCK]), "cityblock") / _SCALE
         best = block.argmin(axis=1)
         value = block[np.arange(len(query)), best].astype(np.float32)
         closer = value < distance
@@ -46,18 +51,44 @@ def nearest(query: Signatures, reference: Signatures) -> tuple[npt.NDArray[np.fl
 
 
 def first_of_copies(marks: Signatures, bound: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Returns (is a copy of an earlier kept one, distance to the nearest earlier kept one), in order."""
+    """Returns (is a copy of an earlier kept one, distance to the nearest earlier kept one), in order.
+
+    The distance is 1 for an image with no kept one before it. Compares all pairs: for the images of one shard.
+    """
     kept: list[int] = []
     copies = np.zeros(len(marks), dtype=bool)
     distances = np.ones(len(marks), dtype=np.float32)
-    for index in range(len(marks)):
-        if kept:
-            distance, _ = nearest(marks[index : index + 1], marks[kept])
-            distances[index] = distance[0]
-            copies[index] = distance[0] <= bound
-        if not copies[index]:
-            kept.append(index)
+    for start in range(0, len(marks), _SETTLED_AT_ONCE):
+        block = marks[start : start + _SETTLED_AT_ONCE]
+        earlier, _ = nearest(block, marks[kept])
+        stop = start + len(block)
+        copies[start:stop], distances[start:stop] = _settle(block, earlier, bound)
+        kept.extend(start + np.flatnonzero(~copies[start:stop]))
     return copies, distances
+
+
+def find_copies(marks: Signatures, bound: float) -> dict[int, float]:
+    """Returns the rows that are copies of an earlier kept one, with the distance to the nearest such.
+
+    Gives the copies of ``first_of_copies`` exactly, for as many images as fit into memory: sums over blocks of
+    4 x 4 cells of two signatures can't lie further apart than the signatures do, so a tree of these sums finds
+    the few kept ones that are worth comparing. A release of one image repeated keeps one and stays cheap.
+    """
+    copies: dict[int, float] = {}
+    sums = _block_sums(marks)
+    kept = np.zeros(0, dtype=np.int64)
+    radius = bound * _SCALE + 1e-3
+    for start in range(0, len(marks), _SETTLED_AT_ONCE):
+        block = marks[start : start + _SETTLED_AT_ONCE]
+        earlier = np.ones(len(block), dtype=np.float32)
+        if len(kept):
+            close = cKDTree(sums[kept]).query_ball_point(sums[start : start + len(block)], radius, p=1.0)
+            for index, candidates in enumerate(close):
+                earlier[index] = nearest(block[index : index + 1], marks[kept[candidates]])[0][0]
+        is_copy, distance = _settle(block, earlier, bound)
+        copies.update((start + int(index), float(distance[index])) for index in np.flatnonzero(is_copy))
+        kept = np.concatenate([kept, start + np.flatnonzero(~is_copy)])
+    return copies
 
 
 class TrainingCopyFilter:
@@ -93,6 +124,28 @@ class ShardCopyFilter:
             Judgement({"score_release_distance": float(d)}, "duplicate:release" if copy else None)
             for copy, d in zip(copies, distances, strict=True)
         ]
+
+
+def _settle(
+    block: Signatures, earlier: npt.NDArray[np.float32], bound: float
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Returns (is a copy, distance) in a block, given each row's distance to the kept ones before the block."""
+    centred = _centred(block)
+    inside = (cdist(centred, centred, "cityblock") / _SCALE).astype(np.float32)
+    distance = earlier.copy()
+    is_copy = np.zeros(len(block), dtype=bool)
+    for index in range(len(block)):
+        is_copy[index] = distance[index] <= bound
+        if not is_copy[index]:
+            np.minimum(distance[index + 1 :], inside[index, index + 1 :], out=distance[index + 1 :])
+    return is_copy, distance
+
+
+def _block_sums(marks: Signatures) -> npt.NDArray[np.float64]:
+    cells = marks.reshape(len(marks), SIDE // 4, 4, SIDE // 4, 4)
+    sums = cells.sum(axis=(2, 4), dtype=np.float64).reshape(len(marks), (SIDE // 4) ** 2)
+    centred: npt.NDArray[np.float64] = sums - sums.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _centred(marks: Signatures) -> npt.NDArray[np.float64]:

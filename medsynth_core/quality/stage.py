@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.progress import Progress
-from medsynth_core.quality.duplicate import SIDE, Signatures, first_of_copies
+from medsynth_core.quality.duplicate import SIDE, Signatures, find_copies
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
@@ -49,26 +50,27 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         CorruptObjectError: a shard's bytes don't match its record.
     """
     made = ShardList.load(paths.synthesis, "synthesis")
-    ids, marks = [], []
+    ids: list[list[str]] = []
+    marks = [np.zeros((0, SIDE * SIDE), dtype=np.uint8)]
     for done, record in enumerate(made.shards):
         part = read_parquet(get_content(store, record.manifest), ["image_id", "signature"])
         ids.append(part["image_id"].to_pylist())
         marks.append(_signatures(part["signature"]))
         progress(done, len(made.shards), "signatures")
-    copies = np.zeros(0, dtype=bool)
-    if "duplicate" in config.quality.enabled:
-        copies, _ = first_of_copies(np.concatenate(marks), config.quality.duplicate_distance)
-    flagged = {identity for identity, copy in zip(chain.from_iterable(ids), copies, strict=False) if copy}
+    enabled = "duplicate" in config.quality.enabled
+    copies = find_copies(np.concatenate(marks), config.quality.duplicate_distance) if enabled else {}
+    everyone = list(chain.from_iterable(ids))
+    distances = {everyone[index]: distance for index, distance in copies.items()}
     records = []
     for record, members in zip(made.shards, ids, strict=True):
-        dropped = flagged.intersection(members)
+        dropped = {identity: distances[identity] for identity in members if identity in distances}
         records.append(_repack(record, dropped, store) if dropped else record)
-    counts = reduce(add, (record.counts for record in records))
+    counts = reduce(add, (record.counts for record in records), Counts(requested=0, accepted=0))
     repacked = sum(new is not old for new, old in zip(records, made.shards, strict=True))
     with replace_directory(paths.quality) as folder:
         made.model_copy(update={"shards": tuple(records), "counts": counts}).save(folder)
     progress(len(made.shards), len(made.shards))
-    return QualityReport(counts, len(flagged), repacked)
+    return QualityReport(counts, len(copies), repacked)
 
 
 def _signatures(column: pa.ChunkedArray) -> Signatures:
@@ -76,8 +78,12 @@ def _signatures(column: pa.ChunkedArray) -> Signatures:
     return np.frombuffer(joined, dtype=np.uint8).reshape(-1, SIDE * SIDE)
 
 
-def _repack(record: CompletionRecord, dropped: set[str], store: ObjectStore) -> CompletionRecord:
-    """Returns the record of a shard without some of its images, the new objects uploaded."""
+def _repack(record: CompletionRecord, dropped: Mapping[str, float], store: ObjectStore) -> CompletionRecord:
+    """Returns the record of a shard without some of its images, the new objects uploaded.
+
+    Args:
+        dropped: distance to the nearest kept image by the id of a dropped one.
+    """
     assert record.tar is not None
     writer = ShardWriter()
     with tarfile.open(fileobj=io.BytesIO(get_content(store, record.tar))) as tar:
@@ -90,7 +96,9 @@ def _repack(record: CompletionRecord, dropped: set[str], store: ObjectStore) -> 
     rows = read_parquet(get_content(store, record.manifest)).to_pylist()
     kept = [row | {"offset": places[row["image_id"]][0]} for row in rows if row["image_id"] not in dropped]
     lost = [
-        row | {"shard": None, "offset": None, "verdict": "rejected", "reasons": [_REASON]}
+        row
+        | {"shard": None, "offset": None, "verdict": "rejected", "reasons": [_REASON]}
+        | {"score_release_distance": dropped[row["image_id"]]}
         for row in rows
         if row["image_id"] in dropped
     ]

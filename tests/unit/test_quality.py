@@ -1,11 +1,23 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medsynth_core.config.tree import QualityConfig
 from medsynth_core.corpus.phantom import phantom_study
+from medsynth_core.errors import StateError
+from medsynth_core.quality import duplicate
 from medsynth_core.quality.agreement import AgreementFilter, calibrate
 from medsynth_core.quality.degenerate import DegenerateFilter
-from medsynth_core.quality.duplicate import ShardCopyFilter, TrainingCopyFilter, nearest, signatures
+from medsynth_core.quality.duplicate import (
+    SIDE,
+    ShardCopyFilter,
+    TrainingCopyFilter,
+    find_copies,
+    first_of_copies,
+    nearest,
+    signatures,
+)
 from medsynth_core.quality.filters import judge_images
 
 PHANTOMS = np.stack([phantom_study(0, index, 64).views[0].load() for index in range(40)])
@@ -61,3 +73,44 @@ def test_a_rejected_image_is_not_scored_further() -> None:
 def test_the_bound_is_a_quantile_of_real_pairs() -> None:
     assert calibrate(np.arange(101, dtype=np.float32), 0.02) == 2.0
     assert calibrate(np.zeros(0, dtype=np.float32), 0.5) == -1.0
+
+
+def test_a_score_that_is_no_number_is_low_and_breaks_calibration() -> None:
+    broken = AgreementFilter(lambda images, prompts: np.array([np.nan], dtype=np.float32), -1.0)
+    assert broken.judge(PHANTOMS[:1], ["x"])[0].reason == "agreement:low"
+    with pytest.raises(StateError, match="1 of 2 agreement scores"):
+        calibrate(np.array([0.1, np.nan], dtype=np.float32), 0.02)
+
+
+def greedy(marks: np.ndarray, bound: float) -> dict[int, float]:
+    """The law itself: an image is a copy when it lies within the bound of an earlier one that isn't."""
+    kept: list[int] = []
+    copies: dict[int, float] = {}
+    for index in range(len(marks)):
+        distance = float(nearest(marks[index : index + 1], marks[kept])[0][0])
+        if distance <= np.float32(bound):
+            copies[index] = distance
+        else:
+            kept.append(index)
+    return copies
+
+
+@given(seed=st.integers(0, 10_000), bound=st.sampled_from([0.0, 0.003, 0.01, 0.05, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_both_searches_are_the_greedy_one(seed: int, bound: float) -> None:
+    random = np.random.default_rng(seed)
+    centres = random.integers(40, 200, (6, SIDE * SIDE))
+    marks = np.clip(centres[random.integers(0, 6, 60)] + random.integers(-4, 5, (60, SIDE * SIDE)), 0, 255)
+    marks = marks.astype(np.uint8)
+    expected = greedy(marks, bound)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicate, "_SETTLED_AT_ONCE", 16)
+        assert find_copies(marks, bound) == expected
+        copies, distances = first_of_copies(marks, bound)
+    assert {int(i): float(distances[i]) for i in np.flatnonzero(copies)} == expected
+
+
+def test_one_image_repeated_keeps_one() -> None:
+    marks = np.repeat(signatures(PHANTOMS[:1]), 3000, axis=0)
+    assert len(find_copies(marks, 0.0)) == 2999
+    assert find_copies(marks[:0], 0.0) == {}
