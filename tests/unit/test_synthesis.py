@@ -48,7 +48,7 @@ def test_decoding_equals_the_plain_forward_pass(name: str, trained: tuple[Config
     model = language_model(name, trained, tmp_path)
     patch = Keypatch(0, 3, 5, 0.5, "effusion")
     prefixes = [model.prefix("Small left pleural effusion.", "frontal", [patch]), model.prefix("Clear.", "frontal", [])]
-    greedy = SynthesisConfig(top_k=1, top_p=1.0)
+    greedy = SynthesisConfig(top_k=1, top_p=1.0, guidance=1.0)
     codes = decode_image_tokens(model, prefixes, [], torch.full((2, 16), 0.5), greedy)
     for prefix, row in zip(prefixes, codes, strict=True):
         ids = list(prefix)
