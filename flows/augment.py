@@ -1,6 +1,6 @@
 """The flow ``augment``: from reports to a versioned dataset.
 
-``python -m flows.augment --workspace DIR`` runs it here; deployments name the entrypoint ``flows.augment.augment``.
+``python -m flows.launch augment --workspace DIR`` runs it here; deployments name ``flows.augment.augment``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 
-from flows.launch import main
 from flows.runner import task_runner
 from flows.train import train
 from medsynth_core.config import Config
@@ -81,7 +80,3 @@ def synthesise(root: str, config: Config) -> int:
     if failures:
         raise failures[0]
     return len(rows)
-
-
-if __name__ == "__main__":
-    main(augment)

@@ -1,4 +1,8 @@
-"""Starting a flow from the command line: checks before anything expensive, one line for what a user can mend."""
+"""Starting a flow from the command line: checks before anything expensive, one line for what a user can mend.
+
+``python -m flows.launch augment --workspace DIR`` runs it here. The flow's module, and with it torch and Prefect,
+is imported once the input is known to be good.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,21 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from medsynth_core.config import Config, dump_config, load_config
 from medsynth_core.errors import InputError, MedsynthError
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import configure_store
 
+_FLOWS = ("augment", "train")
 
-def main(flow: Callable[[str, Config], Any]) -> None:
+
+def main() -> None:
     """Parses the command line, checks the inputs, runs the flow and exits with its code."""
-    parser = argparse.ArgumentParser(description=f"Runs the flow {getattr(flow, 'name', '')} in a workspace.")
+    parser = argparse.ArgumentParser(description="Runs a flow in a workspace.")
+    parser.add_argument("flow", choices=_FLOWS)
     parser.add_argument("--workspace", type=Path, default=Path())
     parser.add_argument("--preset")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
@@ -29,6 +35,8 @@ def main(flow: Callable[[str, Config], Any]) -> None:
         check(root, config)
         if arguments.overrides or arguments.preset:
             (root / "params.yaml").write_text(dump_config(config), "utf-8")
+        sys.stderr.write("input checked; starting Prefect\n")
+        flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
         _quiet_tracebacks()
         tag = flow(str(root), config)
     except MedsynthError as error:
@@ -79,3 +87,7 @@ def _say_where(root: Path, config: Config, tag: str) -> None:
     print(f"release  {tag} in {root} (store: {config.store.url})")
     print(f"look     {root / 'data' / 'report' / 'report.html'} and contact_sheet.png beside it")
     print(f'load     from medsynth_core.release import open_release; open_release("{root}", rev="{tag}").dataset()[0]')
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,6 @@ from typing import Any
 
 from prefect import flow
 
-from flows.launch import main
 from medsynth_core.config import Config
 from tasks.stages import mine_vocabulary, read_corpus, train_alignment, train_llm, train_vqgan
 
@@ -21,7 +20,3 @@ def train(root: str, config: Config) -> dict[str, Any]:
         "alignment": train_alignment(root, config),
         "llm": train_llm(root, config),
     }
-
-
-if __name__ == "__main__":
-    main(train)

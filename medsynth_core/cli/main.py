@@ -45,13 +45,13 @@ def init(
 @app.command()
 def run(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
     """Run the whole flow: reports in, versioned dataset out. Run again after a kill: it goes on."""
-    _flow("flows.augment", workspace, overrides, preset)
+    _flow("augment", workspace, overrides, preset)
 
 
 @app.command()
 def train(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
     """Run the flow that trains the three models."""
-    _flow("flows.train", workspace, overrides, preset)
+    _flow("train", workspace, overrides, preset)
 
 
 @app.command()
@@ -206,9 +206,9 @@ def _stage(name: str, workspace: Path, core: Any, with_store: bool = False) -> N
         print(f"{name}.{field.name}: {getattr(done, field.name)}")
 
 
-def _flow(module: str, workspace: Path, overrides: list[str] | None, preset: str | None) -> None:
+def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None) -> None:
     """Starts a flow in a process of its own: the core doesn't know its orchestrator."""
-    command = [sys.executable, "-m", module]
+    command = [sys.executable, "-m", "flows.launch", name]
     for override in overrides or ():
         command += ["--set", override]
     if preset is not None:

@@ -33,7 +33,7 @@ N_SHARDS = 12
 
 
 def start(root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.augment", "--workspace", str(root)]
+    command = [sys.executable, "-m", "flows.launch", "augment", "--workspace", str(root)]
     return subprocess.Popen(
         command,
         cwd=root,
