@@ -47,7 +47,7 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
-    n_studies: PositiveInt = 10000
+    n_studies: PositiveInt = 6000
     """Phantom only: how many studies are drawn."""
     max_studies: PositiveInt | None = None
     """Read at most this many studies; null reads all."""
@@ -157,7 +157,7 @@ class VQGANConfig(Section):
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
     adversarial_start: Count = 250
     """First step of the adversarial term."""
-    train: OptimiserConfig = OptimiserConfig(steps=350, batch_size=16, learning_rate=1.5e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=300, batch_size=16, learning_rate=1.5e-3)
 
     @property
     def downsampling(self) -> int:
@@ -210,7 +210,7 @@ class LLMConfig(Section):
     """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
     text_dropout: Fraction = 0.1
     """Share of training samples whose conditioning is dropped, so that guidance works."""
-    train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=32, learning_rate=3e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=600, batch_size=32, learning_rate=3e-3)
 
 
 class ModelsConfig(Section):

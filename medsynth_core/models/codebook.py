@@ -94,16 +94,13 @@ class VisualCodebook:
         return found
 
     def _ranked(self, score_E: Tensor, choice_E: Tensor, voters: list[str], top: int) -> list[Keypatch]:
-        order = torch.sort(score_E, descending=True, stable=True).indices.tolist()
-        chosen: list[Keypatch] = []
-        cells: set[int] = set()
-        for entry in order:
-            cell = int(self.cells_E[entry])
-            if cell in cells:
-                continue
-            cells.add(cell)
-            word = voters[int(choice_E[entry])]
-            chosen.append(Keypatch(entry, cell, int(self.codes_E[entry]), float(score_E[entry]), word))
-            if len(chosen) == top:
-                break
-        return chosen
+        order_E = torch.sort(score_E.cpu(), descending=True, stable=True).indices
+        first_C = torch.full((int(self.cells_E.max()) + 1,), len(self))
+        first_C.scatter_reduce_(0, self.cells_E[order_E], torch.arange(len(self)), "amin")
+        ranks = first_C.sort().values[:top]
+        entries = order_E[ranks[ranks < len(self)]]
+        picked = (entries, self.cells_E[entries], self.codes_E[entries], score_E[entries], choice_E[entries])
+        return [
+            Keypatch(entry, cell, code, score, voters[choice])
+            for entry, cell, code, score, choice in zip(*(column.tolist() for column in picked), strict=True)
+        ]

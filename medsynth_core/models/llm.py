@@ -207,7 +207,7 @@ def _small_llama(config: LLMConfig, layout: TokenLayout) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=layout.size,
         hidden_size=config.hidden,
-        intermediate_size=4 * config.hidden,
+        intermediate_size=3 * config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         max_position_embeddings=config.max_text_tokens + 2 * config.keypatches + layout.cells + len(_MARKERS),

@@ -125,7 +125,7 @@ def held_out_agreement(model: AlignmentModel, pairs: Pairs, limit: int = 512, ba
 
 @torch.inference_mode()
 def build_codebook(
-    model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, settings: AlignmentConfig, batch_size: int = 64
+    model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, settings: AlignmentConfig, batch_size: int = 32
 ) -> VisualCodebook:
     """Returns the training patches that answer best to their own report's findings.
 

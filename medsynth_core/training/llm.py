@@ -91,7 +91,7 @@ class _Examples:
         alignment: AlignmentModel,
         codebook: VisualCodebook,
         top: int,
-        batch_size: int = 64,
+        batch_size: int = 32,
     ) -> None:
         self.pairs = pairs
         codes = []
