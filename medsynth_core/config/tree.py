@@ -47,7 +47,7 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
-    n_studies: PositiveInt = 6000
+    n_studies: PositiveInt = 5000
     """Phantom only: how many studies are drawn."""
     max_studies: PositiveInt | None = None
     """Read at most this many studies; null reads all."""
@@ -155,9 +155,9 @@ class VQGANConfig(Section):
     """Weight of the commitment term."""
     adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
-    adversarial_start: Count = 250
+    adversarial_start: Count = 320
     """First step of the adversarial term."""
-    train: OptimiserConfig = OptimiserConfig(steps=300, batch_size=16, learning_rate=1.5e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=1.5e-3)
 
     @property
     def downsampling(self) -> int:
@@ -210,7 +210,7 @@ class LLMConfig(Section):
     """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
     text_dropout: Fraction = 0.1
     """Share of training samples whose conditioning is dropped, so that guidance works."""
-    train: OptimiserConfig = OptimiserConfig(steps=600, batch_size=32, learning_rate=3e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=800, batch_size=16, learning_rate=3e-3)
 
 
 class ModelsConfig(Section):
@@ -253,10 +253,9 @@ class QualityConfig(Section):
     """Degenerate: standard deviation in grey levels (0..255) below which an image is blank."""
     max_clipped_fraction: Fraction = 0.6
     """Degenerate: share of pixels that are exactly 0 or 255."""
-    duplicate_distance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
-    """Near-duplicate: normalised distance to another image of the release at or below which one is a copy."""
-    training_copy_distance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
-    """Near-duplicate of a training image, at or below this distance."""
+    copy_quantile: Fraction = 0.01
+    """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
+    nearer to it than all but this share of real held-out images come to their nearest training image."""
     agreement_quantile: Fraction = 0.02
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
     enabled: tuple[Literal["degenerate", "duplicate", "agreement"], ...] = (

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.errors import StateError
 from medsynth_core.quality.filters import Images, Judgement
 
 Scorer = Callable[[Images, Sequence[str]], npt.NDArray[np.float32]]
@@ -29,15 +28,3 @@ class AgreementFilter:
             Judgement({"score_agreement": float(s)}, None if s >= self.bound else "agreement:low")
             for s in self._scorer(images_u8, prompts)
         ]
-
-
-def calibrate(scores: npt.NDArray[np.float32], quantile: float) -> float:
-    """Returns the bound: the given quantile of real held-out pairs' scores; -1 (no bound) without any.
-
-    Raises:
-        StateError: a score isn't finite, so the alignment model is broken.
-    """
-    if not np.isfinite(scores).all():
-        broken = int((~np.isfinite(scores)).sum())
-        raise StateError(f"{broken} of {len(scores)} agreement scores of real pairs aren't finite; retrain alignment")
-    return float(np.quantile(scores, quantile)) if len(scores) else -1.0

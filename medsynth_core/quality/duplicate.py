@@ -2,14 +2,17 @@
 
 A signature is a 16 x 16 thumbnail, uint8. The distance of two is the mean absolute difference over 255 after
 each was brought to the same mean, so that brightness doesn't hide a copy: 0 is the same picture. How close
-different patients come depends on the corpus and grows with its size, so a bound is to be read against
-``nearest`` of held-out images: 0.05 was the least among 85 real films, 0.008 the first percentile of phantoms
-to 9,000 others.
+different patients come depends on the corpus and its size (0.05 was the least among 85 real films, 0.008 the
+first percentile of phantoms to 9,000 others), so the bound is a quantile of held-out images' distances.
+
+Training images are compared as the VQ-GAN renders them, since a generator that has memorised one emits its codes:
+a copy then lies at 0, where the original lies at up to 0.03, farther than the next patient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from medsynth_core.errors import InputError
 from medsynth_core.quality.filters import Images, Judgement
 
 SIDE = 16
@@ -25,6 +29,7 @@ Signatures = npt.NDArray[np.uint8]
 _SCALE = 255.0 * SIDE * SIDE
 _ROWS_A_BLOCK = 8192
 _SETTLED_AT_ONCE = 512
+_REFERENCE = "training_signatures.npy"
 
 
 def signatures(images_u8: Images) -> Signatures:
@@ -33,6 +38,24 @@ def signatures(images_u8: Images) -> Signatures:
         return np.zeros((0, SIDE * SIDE), dtype=np.uint8)
     small = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images_u8]
     return np.stack(small).reshape(len(images_u8), -1)
+
+
+def save_reference(folder: Path, training: Signatures) -> None:
+    """Writes the signatures of the training images into a model's folder."""
+    np.save(folder / _REFERENCE, training, allow_pickle=False)
+
+
+def load_reference(folder: Path) -> Signatures:
+    """Returns the signatures of the images that a model was trained on.
+
+    Raises:
+        InputError: there are none, or they can't be read.
+    """
+    try:
+        marks: Signatures = np.load(folder / _REFERENCE, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / _REFERENCE}: no signatures of training images; retrain the model") from error
+    return marks
 
 
 def nearest(query: Signatures, reference: Signatures) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -92,7 +115,7 @@ def find_copies(marks: Signatures, bound: float) -> dict[int, float]:
 
 
 class TrainingCopyFilter:
-    """Rejects near-copies of training images."""
+    """Rejects near-copies of training images, given the signatures of their reconstructions."""
 
     name = "duplicate"
 

@@ -58,7 +58,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         marks.append(_signatures(part["signature"]))
         progress(done, len(made.shards), "signatures")
     enabled = "duplicate" in config.quality.enabled
-    copies = find_copies(np.concatenate(marks), config.quality.duplicate_distance) if enabled else {}
+    copies = find_copies(np.concatenate(marks), made.bounds["copy"]) if enabled else {}
     everyone = list(chain.from_iterable(ids))
     distances = {everyone[index]: distance for index, distance in copies.items()}
     records = []

@@ -18,6 +18,8 @@ class ShardList(BaseModel):
     spec_hash: str
     run_id: str
     model_digests: dict[str, str]
+    bounds: dict[str, float]
+    """What ``copy_quantile`` and ``agreement_quantile`` came to."""
     shards: tuple[CompletionRecord, ...]
     counts: Counts
 

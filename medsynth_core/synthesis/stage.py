@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-import numpy as np
-
 from medsynth_core.config import Config, Paths
-from medsynth_core.corpus.normalised import Corpus
-from medsynth_core.errors import IncompleteRunError, InputError
+from medsynth_core.errors import IncompleteRunError
 from medsynth_core.progress import Progress
-from medsynth_core.quality.agreement import AgreementFilter, calibrate
+from medsynth_core.quality.agreement import AgreementFilter
+from medsynth_core.quality.calibration import read_bound
 from medsynth_core.quality.degenerate import DegenerateFilter
-from medsynth_core.quality.duplicate import ShardCopyFilter, Signatures, TrainingCopyFilter, signatures
+from medsynth_core.quality.duplicate import ShardCopyFilter, TrainingCopyFilter, load_reference
 from medsynth_core.quality.filters import Filter
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import Counts, finished_shards
@@ -55,7 +52,7 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
     """Returns a worker with its models and filters loaded.
 
     Raises:
-        InputError: prompts, models or the corpus are missing.
+        InputError: prompts or models are missing.
     """
     synthesiser = Synthesiser.load(config, paths)
     filters = _filters(config, paths, synthesiser)
@@ -80,7 +77,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     """Makes the missing shards one after the other and writes ``paths.synthesis``.
 
     Raises:
-        InputError: prompts, models or the corpus are missing.
+        InputError: prompts or models are missing.
         StoreError, TransientError: the store fails.
     """
     store.check_writable()
@@ -113,6 +110,7 @@ def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> Synt
             spec_hash=plan_.spec_hash,
             run_id=plan_.run_id,
             model_digests=model_digests(config, paths),
+            bounds=bounds(config, paths),
             shards=ordered,
             counts=counts,
         ).save(folder)
@@ -120,28 +118,24 @@ def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> Synt
 
 
 def _filters(config: Config, paths: Paths, synthesiser: Synthesiser) -> list[Filter]:
-    quality = config.quality
+    quality, limits = config.quality, bounds(config, paths)
     available: Iterable[Filter] = (
         DegenerateFilter(quality),
-        ShardCopyFilter(quality.duplicate_distance),
-        TrainingCopyFilter(_training_signatures(paths), quality.training_copy_distance),
-        AgreementFilter(synthesiser.agreement, _agreement_bound(config, paths)),
+        ShardCopyFilter(limits["copy"]),
+        TrainingCopyFilter(load_reference(models_folder(config, paths) / "llm"), limits["copy"]),
+        AgreementFilter(synthesiser.agreement, limits["agreement"]),
     )
     return [each for each in available if each.name in quality.enabled]
 
 
-def _training_signatures(paths: Paths, batch_size: int = 1024) -> Signatures:
-    corpus = Corpus.open(paths.corpus)
-    rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)
-    marks = [signatures(corpus.images(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
-    return np.concatenate(marks) if marks else signatures(np.zeros((0, 1, 1), dtype=np.uint8))
+def bounds(config: Config, paths: Paths) -> dict[str, float]:
+    """Returns the filters' bounds: the configured quantiles of what real held-out data scored.
 
-
-def _agreement_bound(config: Config, paths: Paths) -> float:
-    """Returns the quantile of the scores of real held-out pairs that were stored with the alignment model."""
-    path = models_folder(config, paths) / "alignment" / "calibration.json"
-    try:
-        scores = json.loads(path.read_text("utf-8"))["agreement"]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; retrain the alignment model") from error
-    return calibrate(np.array(scores, dtype=np.float32), config.quality.agreement_quantile)
+    Raises:
+        InputError: a model has no scores stored with it.
+    """
+    folder, quality = models_folder(config, paths), config.quality
+    return {
+        "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
+        "copy": read_bound(folder / "llm", "copy", quality.copy_quantile, without=0.0),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.text import load_tokenizer, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
+from medsynth_core.quality.calibration import save_scores
 from medsynth_core.training.loop import (
     Losses,
     TrainingReport,
@@ -90,7 +90,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     def save(folder: Path) -> None:
         model.save(folder)
         codebook.save(folder / "codebook")
-        (folder / "calibration.json").write_text(json.dumps({"agreement": calibration}) + "\n", "utf-8")
+        save_scores(folder, "agreement", calibration)
 
     return finish("alignment", save, paths.alignment, checkpoint, settings.train.steps, resumed, metrics)
 
@@ -115,12 +115,12 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
 
 @torch.inference_mode()
 def held_out_agreement(model: AlignmentModel, pairs: Pairs, limit: int = 512, batch_size: int = 64) -> list[float]:
-    """Returns the sorted agreement scores of at most ``limit`` real held-out pairs: what quality calibrates on."""
+    """Returns the agreement scores of at most ``limit`` real held-out pairs: what quality calibrates on."""
     scores: list[float] = []
     for start in range(0, min(limit, len(pairs)), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
         scores += model.agreement(pixels, pairs.queries[start : start + batch_size]).tolist()
-    return sorted(round(score, 6) for score in scores)
+    return scores
 
 
 @torch.inference_mode()

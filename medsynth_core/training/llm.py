@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from medsynth_core.config import Config, Paths, config_digest
+from medsynth_core.corpus.images import to_u8
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest, pick_device
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
@@ -13,6 +16,8 @@ from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
+from medsynth_core.quality.calibration import save_scores
+from medsynth_core.quality.duplicate import Signatures, nearest, save_reference, signatures
 from medsynth_core.training.loop import (
     Losses,
     TrainingReport,
@@ -77,8 +82,17 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         checkpoint=checkpoint,
         progress=progress,
     )
-    metrics = evaluate(model, _Examples(held_out, vqgan, alignment, codebook, settings.keypatches))
-    return finish("llm", model.save, paths.llm, checkpoint, settings.train.steps, resumed, metrics)
+    held_out_examples = _Examples(held_out, vqgan, alignment, codebook, settings.keypatches)
+    metrics = evaluate(model, held_out_examples)
+    seen = decoded_signatures(vqgan, examples.codes_NT)
+    distances, _ = nearest(decoded_signatures(vqgan, held_out_examples.codes_NT), seen)
+
+    def save(folder: Path) -> None:
+        model.save(folder)
+        save_reference(folder, seen)
+        save_scores(folder, "copy", distances.tolist())
+
+    return finish("llm", save, paths.llm, checkpoint, settings.train.steps, resumed, metrics)
 
 
 class _Examples:
@@ -108,6 +122,18 @@ class _Examples:
 
     def prefix(self, model: ImageLanguageModel, index: int) -> list[int]:
         return model.prefix(self.pairs.texts[index], self.pairs.views[index], self.keypatches[index])
+
+
+def decoded_signatures(vqgan: VQGAN, codes_NT: torch.Tensor, batch_size: int = 32) -> Signatures:
+    """Returns the signatures of images as the VQ-GAN renders them from their codes, int64 [N, T]."""
+    side = round(codes_NT.shape[1] ** 0.5)
+    device = vqgan.codebook_KD.device
+    return np.concatenate(
+        [
+            signatures(to_u8(vqgan.decode_codes(codes.view(-1, side, side).to(device))[:, 0].cpu().numpy()))
+            for codes in codes_NT.split(batch_size)
+        ]
+    )
 
 
 @torch.inference_mode()

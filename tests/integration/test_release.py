@@ -83,6 +83,7 @@ def judge(paths: Paths, records: list[CompletionRecord]) -> None:
         spec_hash="spec",
         run_id="spec-plan",
         model_digests={"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64},
+        bounds={"agreement": -1.0, "copy": 0.0},
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),
     ).save(paths.quality)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,9 +7,10 @@ from hypothesis import strategies as st
 
 from medsynth_core.config.tree import QualityConfig
 from medsynth_core.corpus.phantom import phantom_study
-from medsynth_core.errors import StateError
+from medsynth_core.errors import InputError, StateError
 from medsynth_core.quality import duplicate
-from medsynth_core.quality.agreement import AgreementFilter, calibrate
+from medsynth_core.quality.agreement import AgreementFilter
+from medsynth_core.quality.calibration import read_bound, save_scores
 from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import (
     SIDE,
@@ -37,7 +40,7 @@ def test_good_phantoms_pass() -> None:
 
 def test_a_copy_of_a_training_image_is_found_in_spite_of_brightness() -> None:
     copied = np.clip(PHANTOMS[3].astype(int) + 12, 0, 255).astype(np.uint8)
-    judge = TrainingCopyFilter(signatures(PHANTOMS), QualityConfig().training_copy_distance)
+    judge = TrainingCopyFilter(signatures(PHANTOMS), 0.005)
     fresh = phantom_study(5, 999, 64).views[0].load()
     reasons = [j.reason for j in judge.judge(np.stack([copied, fresh]), ["x", "x"])]
     assert reasons == ["duplicate:training", None]
@@ -70,16 +73,21 @@ def test_a_rejected_image_is_not_scored_further() -> None:
     assert "score_agreement" not in verdicts[0].scores
 
 
-def test_the_bound_is_a_quantile_of_real_pairs() -> None:
-    assert calibrate(np.arange(101, dtype=np.float32), 0.02) == 2.0
-    assert calibrate(np.zeros(0, dtype=np.float32), 0.5) == -1.0
+def test_the_bound_is_a_quantile_of_held_out_scores(tmp_path: Path) -> None:
+    save_scores(tmp_path, "copy", range(100, -1, -1))
+    assert read_bound(tmp_path, "copy", 0.02, without=0.0) == 2.0
+    save_scores(tmp_path, "copy", [])
+    assert read_bound(tmp_path, "copy", 0.02, without=-1.0) == -1.0
+    with pytest.raises(InputError, match=r"calibration.json: no agreement scores"):
+        read_bound(tmp_path, "agreement", 0.02, without=-1.0)
 
 
-def test_a_score_that_is_no_number_is_low_and_breaks_calibration() -> None:
+def test_a_score_that_is_no_number_is_low_and_breaks_calibration(tmp_path: Path) -> None:
     broken = AgreementFilter(lambda images, prompts: np.array([np.nan], dtype=np.float32), -1.0)
     assert broken.judge(PHANTOMS[:1], ["x"])[0].reason == "agreement:low"
+    save_scores(tmp_path, "agreement", [0.1, np.nan])
     with pytest.raises(StateError, match="1 of 2 agreement scores"):
-        calibrate(np.array([0.1, np.nan], dtype=np.float32), 0.02)
+        read_bound(tmp_path, "agreement", 0.02, without=-1.0)
 
 
 def greedy(marks: np.ndarray, bound: float) -> dict[int, float]:

@@ -59,7 +59,9 @@ def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tupl
     records = [make_shard(store, number, seeds, len(shards)) for number, seeds in enumerate(shards)]
     paths.synthesis.mkdir(parents=True, exist_ok=True)
     total = reduce(add, (record.counts for record in records))
-    made = ShardList(spec_hash="s", run_id="run", model_digests={}, shards=tuple(records), counts=total)
+    made = ShardList(
+        spec_hash="s", run_id="run", model_digests={}, bounds={"copy": 0.01}, shards=tuple(records), counts=total
+    )
     made.save(paths.synthesis)
     report = stage.run(config, paths, store, silent)
     return ShardList.load(paths.quality, "quality"), report

@@ -15,12 +15,17 @@ from transformers import (
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import LLMConfig, SynthesisConfig
+from medsynth_core.corpus.images import to_u8
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import load_tokenizer
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
 from medsynth_core.synthesis.engine import decode_image_tokens, sample
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
+from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.training.pairs import read_pairs
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 FAMILIES = {
@@ -117,3 +122,13 @@ def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) ->
     together = synthesiser.images(ids, prompts, keypatches)
     alone = synthesiser.images(ids[2:3], prompts[2:3], keypatches[2:3])
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
+
+
+def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -> None:
+    """A generator that has memorised an image emits its codes, which the VQ-GAN never renders exactly."""
+    config, paths = trained
+    vqgan = VQGAN.load(paths.vqgan)
+    pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
+    copied = to_u8(vqgan.decode_codes(vqgan.encode_to_codes(pixels))[:, 0].numpy())
+    judge = TrainingCopyFilter(load_reference(paths.llm), bounds(config, paths)["copy"])
+    assert [j.reason for j in judge.judge(copied, ["x"] * 4)] == ["duplicate:training"] * 4

@@ -1,0 +1,40 @@
+"""Bounds as quantiles of what real held-out data score, so that a setting means the same on every corpus.
+
+Training measures the scores and stores them with the model (``calibration.json``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from medsynth_core.errors import InputError, StateError
+
+_FILE = "calibration.json"
+
+
+def save_scores(folder: Path, name: str, scores: Iterable[float]) -> None:
+    """Writes the scores of real held-out data under ``name``, sorted and rounded to six digits."""
+    text = json.dumps({name: sorted(round(float(score), 6) for score in scores)})
+    (folder / _FILE).write_text(text + "\n", "utf-8")
+
+
+def read_bound(folder: Path, name: str, quantile: float, without: float) -> float:
+    """Returns the quantile of the scores that training stored; ``without`` when the corpus held nothing out.
+
+    Raises:
+        InputError: no scores are stored.
+        StateError: a score isn't finite, so the model is broken.
+    """
+    path = folder / _FILE
+    try:
+        scores = np.array(json.loads(path.read_text("utf-8"))[name], dtype=np.float64)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: no {name} scores of held-out data; retrain the {folder.name} model") from error
+    broken = int((~np.isfinite(scores)).sum())
+    if broken:
+        raise StateError(f"{path}: {broken} of {len(scores)} {name} scores aren't finite; retrain {folder.name}")
+    return float(np.quantile(scores, quantile)) if len(scores) else without
