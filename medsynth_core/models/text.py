@@ -78,6 +78,11 @@ def finding_phrase(finding: Mapping[str, str | None]) -> str:
     return " ".join(words)
 
 
+def query_of(findings: Iterable[Mapping[str, str | None]]) -> str:
+    """Returns the positive findings in words, what the alignment is asked for; ``normal chest`` without any."""
+    return ", ".join(finding_phrase(finding) for finding in findings) or "normal chest"
+
+
 def train_tokenizer(texts: Iterable[str], min_count: int, max_words: int = 8000) -> PreTrainedTokenizerFast:
     """Returns a lower-casing whole-word tokenizer of the words seen at least ``min_count`` times.
 

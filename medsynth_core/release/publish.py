@@ -81,6 +81,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "image_size": config.corpus.image_size,
         "sampling": config.synthesis.model_dump(mode="json"),
         "quality": config.quality.model_dump(mode="json"),
+        "bounds": judged.bounds,
     }
     text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
     files.append(put_content(store, "release.json", text))

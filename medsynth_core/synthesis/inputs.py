@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from medsynth_core.errors import InputError
-from medsynth_core.models.text import finding_phrase
+from medsynth_core.models.text import query_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class PromptRow:
     """One accepted prompt.
 
     Attributes:
-        query: its findings in words, which choose the keypatches; the whole text for a normal chest.
+        query: its findings in words, which choose the keypatches and which the image must agree with.
     """
 
     prompt_id: str
@@ -27,7 +27,7 @@ class PromptRow:
 
     @property
     def query(self) -> str:
-        return ", ".join(finding_phrase(finding) for finding in self.findings) or self.text
+        return query_of(self.findings)
 
     @property
     def anatomy(self) -> list[str]:

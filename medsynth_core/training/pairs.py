@@ -12,7 +12,7 @@ from medsynth_core.config.paths import Paths
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
-from medsynth_core.models.text import finding_phrase, strip_marks
+from medsynth_core.models.text import query_of, strip_marks
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pairs:
         patients: patient ids.
         views: frontal or lateral.
         texts: reports without de-identification marks.
-        queries: the positive findings in words; the whole report where there is none (a normal study).
+        queries: the positive findings in words, as of a prompt.
         label_keys: equal for views that show the same findings on the same sides.
     """
 
@@ -70,12 +70,11 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
                 f"{paths.vocabulary}: no labels of study {view['study_id']}; run `medsynth vocabulary` again"
             )
         found = labels[view["study_id"]]
-        phrases = [finding_phrase(finding) for finding in found]
         rows.append(view["row"])
         patients.append(view["patient_id"])
         views.append("lateral" if view["view"] == "lateral" else "frontal")
         texts.append(text)
-        queries.append(", ".join(phrases) if phrases else text)
+        queries.append(query_of(found))
         keys.append("|".join(sorted({f"{f['pathology']}:{f['side']}" for f in found})))
     if not rows:
         raise InputError(
