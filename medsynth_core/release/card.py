@@ -34,8 +34,8 @@ The models were trained on {{ corpus.kind }} studies ({{ corpus.licence }}).
 - Labels are what was *prompted*, not what an observer found.
 - Images were filtered for degenerate output, near-duplicates and prompt-image agreement; rejected ones keep a row in
   `rejected/` with the reason. Bounds are quantiles of real held-out images: a copy is one within
-  {{ "%.4f" | format(bounds.copy) }} of a training image or of another image here (mean absolute difference of 16 x 16 thumbnails),
-  agreement is at least {{ "%.2f" | format(bounds.agreement) }}.
+  {{ "%.4f" | format(bounds["copy"]) }} of a training image or of another image here (mean absolute difference of 16 x 16 thumbnails),
+  agreement is at least {{ "%.2f" | format(bounds["agreement"]) }}.
 
 ## Contents
 
