@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,39 +19,55 @@ import pytest
 
 from medsynth_core.config.tree import StoreConfig
 
+_FREE_CALLS = 3
+"""Calls of ``guarded`` before the server starts to check signatures: user, policy, key."""
 
-@pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a ministack server that verifies checksums and conditional puts."""
+
+@contextmanager
+def serving(program: str, folder: Path, health: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Runs an S3-protocol server beside this interpreter on a free port and yields its address.
+
+    Args:
+        health: path that answers as soon as the server is ready.
+        environment: variables to set; ``{port}`` stands for the port.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
-    log = (tmp_path_factory.mktemp("s3") / "server.log").open("w")
-    environment = {**os.environ, "SERVICES": "s3", "GATEWAY_PORT": str(port), "EDGE_PORT": str(port)}
-    server = subprocess.Popen(
-        [str(Path(sys.executable).parent / "ministack")],
-        env=environment,
-        stdout=log,
-        stderr=log,
-        cwd=Path(log.name).parent,
-    )
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=1).close()
-                break
-            except OSError:
-                if server.poll() is not None:
-                    pytest.fail(f"ministack ended: {Path(log.name).read_text()[-2000:]}")
-                time.sleep(0.5)
-        else:
-            pytest.fail(f"ministack did not start: {Path(log.name).read_text()[-2000:]}")
+    log = folder / "server.log"
+    settings = {name: value.format(port=port) for name, value in environment.items()}
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [str(Path(sys.executable).parent / program)],
+            env={**os.environ, **settings},
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+        )
+        try:
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(f"{endpoint}{health}", timeout=1).close()
+                    break
+                except OSError:
+                    if server.poll() is not None:
+                        pytest.fail(f"{program} ended: {log.read_text()[-2000:]}")
+                    time.sleep(0.5)
+            else:
+                pytest.fail(f"{program} did not start: {log.read_text()[-2000:]}")
+            yield endpoint
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a ministack server that verifies checksums and conditional puts."""
+    environment = {"SERVICES": "s3", "GATEWAY_PORT": "{port}", "EDGE_PORT": "{port}"}
+    with serving("ministack", tmp_path_factory.mktemp("s3"), "/_ministack/health", environment) as endpoint:
         yield endpoint
-    finally:
-        server.terminate()
-        server.wait(10)
-        log.close()
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +88,22 @@ def new_bucket(s3_endpoint: str) -> Callable[[pytest.MonkeyPatch], StoreConfig]:
 def s3_store(new_bucket: Callable[[pytest.MonkeyPatch], StoreConfig], monkeypatch: pytest.MonkeyPatch) -> StoreConfig:
     """A fresh bucket, with credentials in the environment."""
     return new_bucket(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StoreConfig, str, str]]:
+    """A bucket of a moto server that checks signatures, with the one pair of keys that opens it."""
+    environment = {"MOTO_PORT": "{port}", "INITIAL_NO_AUTH_ACTION_COUNT": str(_FREE_CALLS)}
+    with serving("moto_server", tmp_path_factory.mktemp("moto"), "/moto-api/data.json", environment) as endpoint:
+        iam = boto3.client(
+            "iam", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+        )
+        iam.create_user(UserName="user")
+        everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        iam.put_user_policy(UserName="user", PolicyName="all", PolicyDocument=json.dumps(everything))
+        keys = iam.create_access_key(UserName="user")["AccessKey"]
+        key, secret = keys["AccessKeyId"], keys["SecretAccessKey"]
+        boto3.client(
+            "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=key, aws_secret_access_key=secret
+        ).create_bucket(Bucket="bucket")
+        yield StoreConfig(url="s3://bucket/data", endpoint_url=endpoint, region="us-east-1"), key, secret
