@@ -135,7 +135,8 @@ class OptimiserConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     """Gradient clipping."""
     checkpoint_every: PositiveInt = 200
-    """Steps between checkpoints; a killed training resumes from the last."""
+    """Steps between checkpoints; a killed training resumes from the last. Of the LLM's, the one with the lowest
+    held-out loss is kept in the end."""
 
 
 class VQGANConfig(Section):
@@ -210,7 +211,7 @@ class LLMConfig(Section):
     """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
     text_dropout: Fraction = 0.1
     """Share of training samples whose conditioning is dropped, so that guidance works."""
-    train: OptimiserConfig = OptimiserConfig(steps=800, batch_size=16, learning_rate=3e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=800, batch_size=16, learning_rate=3e-3, checkpoint_every=50)
 
 
 class ModelsConfig(Section):
@@ -278,7 +279,7 @@ class StoreConfig(Section):
 class ReleaseConfig(Section):
     """Name of the release."""
 
-    name: str = Field(default="phantom", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    name: str = Field(default="synthetic-cxr", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     """Dataset name; tags are NAME-vN."""
     split: Literal["train", "val", "test"] = "train"
     """Value of the manifest's split column."""

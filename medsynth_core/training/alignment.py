@@ -71,7 +71,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
 
     key = config_digest(STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus), model_digest(paths.vqgan))
     checkpoint = paths.checkpoints / "alignment.safetensors"
-    resumed = train(
+    trained = train(
         step,
         settings.train,
         key=key,
@@ -92,7 +92,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         codebook.save(folder / "codebook")
         save_scores(folder, "agreement", calibration)
 
-    return finish("alignment", save, paths.alignment, checkpoint, settings.train.steps, resumed, metrics)
+    return finish("alignment", save, paths.alignment, checkpoint, settings.train.steps, trained, metrics)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from medsynth_core.training.loop import (
 from medsynth_core.training.pairs import Pairs, read_pairs
 
 STAGE_VERSION = 1
+_JUDGED = 64
+"""Held-out pairs that judge a checkpoint."""
 
 
 def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
@@ -71,8 +74,9 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         return {"image": loss.detach()}
 
     key = config_digest(STAGE_VERSION, config.seed, settings, model_digest(paths.alignment))
+    held_out_examples = _Examples(held_out, vqgan, alignment, codebook, settings.keypatches)
     checkpoint = paths.checkpoints / "llm.safetensors"
-    resumed = train(
+    trained = train(
         step,
         settings.train,
         key=key,
@@ -81,8 +85,8 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         optimisers={"llm": optimiser},
         checkpoint=checkpoint,
         progress=progress,
+        validate=lambda: image_loss(model, held_out_examples, lambda i: held_out_examples.prefix(model, i), _JUDGED),
     )
-    held_out_examples = _Examples(held_out, vqgan, alignment, codebook, settings.keypatches)
     metrics = evaluate(model, held_out_examples)
     seen = decoded_signatures(vqgan, examples.codes_NT)
     distances, _ = nearest(decoded_signatures(vqgan, held_out_examples.codes_NT), seen)
@@ -92,7 +96,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         save_reference(folder, seen)
         save_scores(folder, "copy", distances.tolist())
 
-    return finish("llm", save, paths.llm, checkpoint, settings.train.steps, resumed, metrics)
+    return finish("llm", save, paths.llm, checkpoint, settings.train.steps, trained, metrics)
 
 
 class _Examples:
@@ -136,18 +140,30 @@ def decoded_signatures(vqgan: VQGAN, codes_NT: torch.Tensor, batch_size: int = 3
     )
 
 
+def image_loss(
+    model: ImageLanguageModel,
+    examples: _Examples,
+    prefix: Callable[[int], list[int]],
+    limit: int | None = None,
+    batch_size: int = 32,
+) -> float:
+    """Returns nats an image token over at most ``limit`` pairs, each after the prefix that its index gives."""
+    n = min(limit or len(examples.pairs), len(examples.pairs))
+    total = 0.0
+    for start in range(0, n, batch_size):
+        stop = min(n, start + batch_size)
+        loss = model.image_loss([prefix(index) for index in range(start, stop)], examples.codes_NT[start:stop])
+        total += float(loss) * (stop - start)
+    return total / n
+
+
 @torch.inference_mode()
-def evaluate(model: ImageLanguageModel, examples: _Examples, batch_size: int = 32) -> dict[str, float]:
+def evaluate(model: ImageLanguageModel, examples: _Examples) -> dict[str, float]:
     """Returns nats an image token on held-out pairs, with their own conditioning, without any, and with that of
     another study: the gaps say how much text and keypatches tell."""
-    n = len(examples.pairs)
-    sums = {"loss": 0.0, "loss_unconditional": 0.0, "loss_shuffled": 0.0}
-    for start in range(0, n, batch_size):
-        picks = np.arange(start, min(n, start + batch_size))
-        codes = examples.codes_NT[picks]
-        own = [examples.prefix(model, i) for i in picks.tolist()]
-        others = [examples.prefix(model, (i + n // 2) % n) for i in picks.tolist()]
-        empty = [model.empty_prefix(examples.pairs.views[i]) for i in picks.tolist()]
-        for name, prefixes in zip(sums, (own, empty, others), strict=True):
-            sums[name] += float(model.image_loss(prefixes, codes)) * len(picks)
-    return {name: value / n for name, value in sums.items()}
+    n, views = len(examples.pairs), examples.pairs.views
+    return {
+        "loss": image_loss(model, examples, lambda index: examples.prefix(model, index)),
+        "loss_unconditional": image_loss(model, examples, lambda index: model.empty_prefix(views[index])),
+        "loss_shuffled": image_loss(model, examples, lambda index: examples.prefix(model, (index + n // 2) % n)),
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class TrainingReport:
         digest: of the saved model.
         steps: optimiser steps in all.
         resumed_from: finished steps that a checkpoint supplied.
+        best_step: steps behind the weights that were kept; fewer than ``steps`` when later ones only memorised.
         metrics: validation metrics, as on the card.
     """
 
@@ -44,7 +45,16 @@ class TrainingReport:
     digest: str
     steps: int
     resumed_from: int
+    best_step: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Finished steps that a checkpoint supplied, and those behind the weights that were kept."""
+
+    resumed_from: int
+    best_step: int
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
@@ -92,13 +102,15 @@ def train(
     optimisers: Mapping[str, torch.optim.Optimizer],
     checkpoint: Path,
     progress: Progress,
-) -> int:
-    """Runs the steps that are left and returns how many a checkpoint had supplied.
+    validate: Callable[[], float] | None = None,
+) -> Trained:
+    """Runs the steps that are left; the modules end in the weights of the best checkpoint.
 
     Loss terms go, one JSON line every 20 steps, to ``checkpoint`` with the suffix ``.jsonl``.
 
     Args:
         key: digest of everything that determines the weights; a checkpoint of another key isn't used.
+        validate: held-out loss, asked at every checkpoint; the lowest is best. Without it the last one is.
 
     Raises:
         StateError: a loss isn't finite; the last checkpoint stays.
@@ -107,6 +119,8 @@ def train(
     for module in modules.values():
         module.train()
     log = _log_until(metrics_path(checkpoint), done)
+    best = best_path(checkpoint)
+    best_loss, best_step = _best_until(log)
     for step in range(done, config.steps):
         with torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + step)
@@ -120,12 +134,22 @@ def train(
             progress(step, config.steps, ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
         last = step + 1 == config.steps
         if last or (step + 1) % config.checkpoint_every == 0:
+            if validate is not None:
+                held_out = _held_out(validate, modules)
+                log.append(json.dumps({"step": step, "held_out": held_out}))
+                if held_out < best_loss:
+                    best_loss, best_step = held_out, step + 1
+                    save_checkpoint(best, key, best_step, modules, {})
             save_checkpoint(checkpoint, key, step + 1, modules, optimisers)
             metrics_path(checkpoint).write_text("\n".join(log) + "\n", "utf-8")
     for module in modules.values():
         module.eval()
     progress(config.steps, config.steps, "")
-    return done
+    if validate is None:
+        return Trained(done, config.steps)
+    if best_step < config.steps:
+        load_checkpoint(best, key, modules, {})
+    return Trained(done, best_step)
 
 
 def finish(
@@ -134,23 +158,47 @@ def finish(
     target: Path,
     checkpoint: Path,
     steps: int,
-    resumed_from: int,
+    trained: Trained,
     metrics: Mapping[str, float],
 ) -> TrainingReport:
-    """Writes a trained model with its card and its loss curve to ``target`` and drops the checkpoint."""
+    """Writes a trained model with its card and its loss curve to ``target`` and drops the checkpoints."""
     with replace_directory(target) as folder:
         save(folder)
         write_card(folder, metrics)
         (folder / "metrics.jsonl").write_bytes(metrics_path(checkpoint).read_bytes())
         digest = model_digest(folder)
-    checkpoint.unlink()
-    metrics_path(checkpoint).unlink()
-    return TrainingReport(model, digest, steps, resumed_from, dict(metrics))
+    for path in (checkpoint, metrics_path(checkpoint), best_path(checkpoint)):
+        path.unlink(missing_ok=True)
+    return TrainingReport(model, digest, steps, trained.resumed_from, trained.best_step, dict(metrics))
 
 
 def metrics_path(checkpoint: Path) -> Path:
     """Returns where the loss curve of an unfinished training stands."""
     return checkpoint.with_suffix(".jsonl")
+
+
+def best_path(checkpoint: Path) -> Path:
+    """Returns where the best weights of an unfinished training stand."""
+    return checkpoint.with_suffix(".best" + checkpoint.suffix)
+
+
+@torch.inference_mode()
+def _held_out(validate: Callable[[], float], modules: Mapping[str, nn.Module]) -> float:
+    for module in modules.values():
+        module.eval()
+    loss = validate()
+    for module in modules.values():
+        module.train()
+    if not math.isfinite(loss):
+        raise StateError("training diverged: the held-out loss isn't finite; lower the learning_rate")
+    return round(loss, 6)
+
+
+def _best_until(log: Iterable[str]) -> tuple[float, int]:
+    """Returns the lowest held-out loss in a log and the steps behind it; infinity and 0 without one."""
+    lines = (json.loads(line) for line in log)
+    found = [(line["held_out"], line["step"] + 1) for line in lines if "held_out" in line]
+    return min(found, default=(math.inf, 0))
 
 
 def _log_until(path: Path, done: int) -> list[str]:

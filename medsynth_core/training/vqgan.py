@@ -53,7 +53,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     trainer = _Trainer(model, settings, corpus, rows, config.seed, device)
     key = config_digest(STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus))
     checkpoint = paths.checkpoints / "vqgan.safetensors"
-    resumed = train(
+    trained = train(
         trainer.step,
         settings.train,
         key=key,
@@ -65,7 +65,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     )
     held_out = np.asarray(corpus.views("val").column("row"), dtype=np.int64)
     metrics = evaluate(model, corpus, held_out if len(held_out) else rows[:256])
-    return finish("vqgan", model.save, paths.vqgan, checkpoint, settings.train.steps, resumed, metrics)
+    return finish("vqgan", model.save, paths.vqgan, checkpoint, settings.train.steps, trained, metrics)
 
 
 @torch.inference_mode()

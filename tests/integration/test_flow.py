@@ -105,7 +105,7 @@ def test_a_killed_run_releases_the_same_images(runs: tuple[Path, Path, str]) -> 
 def test_the_last_lines_say_where_the_release_is(runs: tuple[Path, Path, str]) -> None:
     lines = [line for line in runs[2].splitlines() if line.startswith(("release ", "look ", "load "))]
     assert len(lines) == 3
-    assert "phantom-v1" in lines[0]
+    assert "synthetic-cxr-v1" in lines[0]
     code = lines[2].removeprefix("load").strip()
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == 0, "the printed line must run as it is"
@@ -113,16 +113,16 @@ def test_the_last_lines_say_where_the_release_is(runs: tuple[Path, Path, str]) -
 
 def test_git_and_dvc_know_the_release(runs: tuple[Path, Path, str], tmp_path: Path) -> None:
     whole, _, _ = runs
-    assert git(whole, "tag").split() == ["phantom-v1"]
+    assert git(whole, "tag").split() == ["synthetic-cxr-v1"]
     assert "accepted" in git(whole, "tag", "-n5") or "images of" in git(whole, "tag", "-n5")
     assert git(whole, "status", "--porcelain", "--untracked-files=no") == ""
     assert "up to date" in dvc(whole, "status", "corpus", "vocabulary", "prompts", "quality", "release", "dataset.dvc")
-    dvc(whole.parent, "get", str(whole), "dataset", "--rev", "phantom-v1", "-o", str(tmp_path / "got"))
+    dvc(whole.parent, "get", str(whole), "dataset", "--rev", "synthetic-cxr-v1", "-o", str(tmp_path / "got"))
     assert len(open_release(tmp_path / "got").dataset()) == len(open_release(whole).dataset())
 
 
 def test_accounting_and_items(runs: tuple[Path, Path, str]) -> None:
-    release = open_release(runs[0], rev="phantom-v1")
+    release = open_release(runs[0], rev="synthetic-cxr-v1")
     counts = release.info["counts"]
     assert counts["requested"] == 24 == counts["accepted"] + sum(counts["rejected"].values())
     assert len(release.manifest()) == counts["accepted"]

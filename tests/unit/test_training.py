@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import VQGANConfig
+from medsynth_core.config.tree import OptimiserConfig, VQGANConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel, Patches, Words, local_scores
 from medsynth_core.models.artifact import model_digest
@@ -14,7 +14,7 @@ from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.training import vqgan
-from medsynth_core.training.loop import batch_indices
+from medsynth_core.training.loop import Trained, batch_indices, train
 from medsynth_core.training.pairs import read_pairs
 
 
@@ -44,6 +44,40 @@ def test_a_resumed_training_ends_in_the_same_weights(
     report = vqgan.run(config, again, silent)
     assert report.resumed_from == 4
     assert report.digest == model_digest(paths.vqgan)
+
+
+@pytest.mark.parametrize("killed_at", [None, 5])
+def test_the_weights_with_the_lowest_held_out_loss_stay(tmp_path: Path, killed_at: int | None) -> None:
+    module = torch.nn.Linear(1, 1)
+    losses = {2: 0.9, 4: 0.3, 6: 0.5, 7: 0.4}
+
+    def step(number: int) -> dict[str, torch.Tensor]:
+        if number == killed_at:
+            raise KilledError
+        module.weight.data.fill_(number + 1)
+        return {"loss": torch.zeros(())}
+
+    def run() -> Trained:
+        return train(
+            step,
+            OptimiserConfig(steps=7, batch_size=1, learning_rate=1.0, checkpoint_every=2),
+            key="key",
+            seed=0,
+            modules={"model": module},
+            optimisers={},
+            checkpoint=tmp_path / "model.safetensors",
+            progress=silent,
+            validate=lambda: losses[int(module.weight.item())],
+        )
+
+    if killed_at is not None:
+        with pytest.raises(KilledError):
+            run()
+        module.weight.data.zero_()
+        killed_at = None
+    result = run()
+    assert result.best_step == 4
+    assert module.weight.item() == 4
 
 
 def test_batches_are_whole_epochs() -> None:
