@@ -19,6 +19,13 @@ from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import configure_store
 
 _FLOWS = ("augment", "train")
+_PREFECT = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "medsynth_core",
+    "DO_NOT_TRACK": "1",
+}
+"""Settings that hold where the environment has none: a slow first start, no telemetry, the core's own warnings."""
 
 
 def main() -> None:
@@ -36,6 +43,7 @@ def main() -> None:
         if arguments.overrides or arguments.preset:
             (root / "params.yaml").write_text(dump_config(config), "utf-8")
         sys.stderr.write("input checked; starting Prefect\n")
+        os.environ.update({name: value for name, value in _PREFECT.items() if name not in os.environ})
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
         _quiet_tracebacks()
         tag = flow(str(root), config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -213,15 +212,9 @@ def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str |
         command += ["--set", override]
     if preset is not None:
         command += ["--preset", preset]
-    environment = {
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        **os.environ,
-    }
     if not workspace.is_dir():
         raise typer.BadParameter(f"{workspace} is not a folder", param_hint="--workspace")
-    raise typer.Exit(subprocess.run(command, cwd=workspace, env=environment, check=False).returncode)
+    raise typer.Exit(subprocess.run(command, cwd=workspace, check=False).returncode)
 
 
 if __name__ == "__main__":

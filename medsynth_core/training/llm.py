@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +32,11 @@ from medsynth_core.training.loop import (
 )
 from medsynth_core.training.pairs import Pairs, read_pairs
 
+log = logging.getLogger(__name__)
+
 STAGE_VERSION = 1
+_HARDLY_LEARNT = 0.8
+"""Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64
 """Held-out pairs that judge a checkpoint."""
 
@@ -88,6 +94,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         validate=lambda: image_loss(model, held_out_examples, lambda i: held_out_examples.prefix(model, i), _JUDGED),
     )
     metrics = evaluate(model, held_out_examples)
+    _warn_of_noise(metrics["loss"], config.models.vqgan.codes, len(pairs))
     seen = decoded_signatures(vqgan, examples.codes_NT)
     distances, _ = nearest(decoded_signatures(vqgan, held_out_examples.codes_NT), seen)
 
@@ -97,6 +104,19 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         save_scores(folder, "copy", distances.tolist())
 
     return finish("llm", save, paths.llm, checkpoint, settings.train.steps, trained, metrics)
+
+
+def _warn_of_noise(loss: float, codes: int, n_pairs: int) -> None:
+    guess = math.log(codes)
+    if loss > _HARDLY_LEARNT * guess:
+        log.warning(
+            "llm: %.2f nats an image token on held-out pairs, where a blind guess among %d codes costs %.2f: "
+            "its images will be noise. %d training pairs are too few; add studies, or set models.path to trained models",
+            loss,
+            codes,
+            guess,
+            n_pairs,
+        )
 
 
 class _Examples:

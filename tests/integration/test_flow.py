@@ -23,12 +23,7 @@ from medsynth_core.workspace.repository import dvc, git
 
 pytestmark = pytest.mark.integration
 
-ENVIRONMENT = {
-    **os.environ,
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "OMP_NUM_THREADS": "2",
-}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2"}
 N_SHARDS = 12
 
 

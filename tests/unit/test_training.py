@@ -13,7 +13,7 @@ from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
-from medsynth_core.training import vqgan
+from medsynth_core.training import llm, vqgan
 from medsynth_core.training.loop import Trained, batch_indices, train
 from medsynth_core.training.pairs import read_pairs
 
@@ -139,3 +139,11 @@ def test_keypatches_are_ranked_private_and_one_a_cell(trained: tuple[Config, Pat
 def test_training_needs_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `medsynth corpus` first"):
         read_pairs(Paths(tmp_path), "train")
+
+
+def test_a_model_that_hardly_learnt_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    llm._warn_of_noise(5.3, 256, 73)
+    assert "its images will be noise. 73 training pairs are too few" in caplog.text
+    caplog.clear()
+    llm._warn_of_noise(1.3, 256, 4000)
+    assert not caplog.text
