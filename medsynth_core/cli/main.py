@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -56,81 +55,61 @@ def train(workspace: Workspace = Path(), overrides: Overrides = None, preset: Pr
 @app.command()
 def corpus(workspace: Workspace = Path()) -> None:
     """Stage: normalise the corpus."""
-    from medsynth_core.corpus import stage
-
-    _stage("corpus", workspace, stage.run)
+    _stage("corpus", workspace)
 
 
 @app.command()
 def vocabulary(workspace: Workspace = Path()) -> None:
     """Stage: mine anatomy and pathology terms."""
-    from medsynth_core.vocabulary import stage
-
-    _stage("vocabulary", workspace, stage.run)
+    _stage("vocabulary", workspace)
 
 
 @app.command()
 def prompts(workspace: Workspace = Path()) -> None:
     """Stage: write anatomy-pathology prompts."""
-    from medsynth_core.prompts import stage
-
-    _stage("prompts", workspace, stage.run)
+    _stage("prompts", workspace)
 
 
 @app.command("train-vqgan")
 def train_vqgan(workspace: Workspace = Path()) -> None:
     """Stage: train the image tokeniser."""
-    from medsynth_core.training import vqgan
-
-    _stage("vqgan", workspace, vqgan.run)
+    _stage("vqgan", workspace)
 
 
 @app.command("train-alignment")
 def train_alignment(workspace: Workspace = Path()) -> None:
     """Stage: train word-patch alignment and build the visual codebook."""
-    from medsynth_core.training import alignment
-
-    _stage("alignment", workspace, alignment.run)
+    _stage("alignment", workspace)
 
 
 @app.command("train-llm")
 def train_llm(workspace: Workspace = Path()) -> None:
     """Stage: train the language model."""
-    from medsynth_core.training import llm
-
-    _stage("llm", workspace, llm.run)
+    _stage("llm", workspace)
 
 
 @app.command()
 def synthesis(workspace: Workspace = Path()) -> None:
     """Stage: make the missing shards."""
-    from medsynth_core.synthesis import stage
-
-    _stage("synthesis", workspace, stage.run, with_store=True)
+    _stage("synthesis", workspace)
 
 
 @app.command()
 def quality(workspace: Workspace = Path()) -> None:
     """Stage: reject near-duplicates across shards."""
-    from medsynth_core.quality import stage
-
-    _stage("quality", workspace, stage.run, with_store=True)
+    _stage("quality", workspace)
 
 
 @app.command()
 def release(workspace: Workspace = Path()) -> None:
     """Stage: publish the dataset to the store and write dataset.dvc."""
-    from medsynth_core.release import publish
-
-    _stage("release", workspace, publish.run, with_store=True)
+    _stage("release", workspace)
 
 
 @app.command()
 def report(workspace: Workspace = Path()) -> None:
     """Stage: draw the contact sheet and the HTML report."""
-    from medsynth_core.evaluation import stage
-
-    _stage("report", workspace, stage.run)
+    _stage("report", workspace)
 
 
 @app.command()
@@ -189,20 +168,19 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _stage(name: str, workspace: Path, core: Any, with_store: bool = False) -> None:
-    """Runs one core function in a workspace, as dvc.yaml does, and prints its report."""
+def _stage(name: str, workspace: Path) -> None:
+    """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
-    from medsynth_core.config import Paths, load_config
-    from medsynth_core.storage.store import open_store
+    from medsynth_core.config import load_config
+    from medsynth_core.workspace.stages import run_stage
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = workspace.resolve()
     config = load_config(root / "params.yaml")
-    arguments = (open_store(config.store, root),) if with_store else ()
     with bar(name) as progress:
-        done = core(config, Paths(root), *arguments, progress)
-    for field in fields(done):
-        print(f"{name}.{field.name}: {getattr(done, field.name)}")
+        report = run_stage(name, root, config, progress)
+    for key, value in report.items():
+        print(f"{name}.{key}: {value}")
 
 
 def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None) -> None:

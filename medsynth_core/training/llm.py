@@ -111,7 +111,7 @@ def _warn_of_noise(loss: float, codes: int, n_pairs: int) -> None:
     if loss > _HARDLY_LEARNT * guess:
         log.warning(
             "llm: %.2f nats an image token on held-out pairs, where a blind guess among %d codes costs %.2f: "
-            "its images will be noise. %d training pairs are too few; add studies, or set models.path to trained models",
+            "its images will be noise. %d training pairs are too few; add studies, or set models.path",
             loss,
             codes,
             guess,

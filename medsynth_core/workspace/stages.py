@@ -1,19 +1,39 @@
-"""Is a stage's output up to date? Read off dvc.yaml, so that the flow and ``dvc repro`` agree on dependencies."""
+"""Running a stage, and whether its output is up to date: read off dvc.yaml, so that the flow, the commands and
+``dvc repro`` agree."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
-from medsynth_core.config import Config
+from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_json, sha256_tree
+from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import write_bytes_atomically
+from medsynth_core.storage.store import open_store
+
+_MODULES = {
+    "corpus": "medsynth_core.corpus.stage",
+    "vocabulary": "medsynth_core.vocabulary.stage",
+    "prompts": "medsynth_core.prompts.stage",
+    "vqgan": "medsynth_core.training.vqgan",
+    "alignment": "medsynth_core.training.alignment",
+    "llm": "medsynth_core.training.llm",
+    "synthesis": "medsynth_core.synthesis.stage",
+    "quality": "medsynth_core.quality.stage",
+    "release": "medsynth_core.release.publish",
+    "report": "medsynth_core.evaluation.stage",
+}
+"""The module of each stage: a function ``run`` and a ``STAGE_VERSION``; imported when the stage is needed."""
+_WITH_STORE = ("synthesis", "quality", "release")
 
 
 @dataclass(frozen=True)
@@ -42,22 +62,43 @@ def read_stages(root: Path) -> dict[str, Stage]:
     }
 
 
-def is_fresh(root: Path, stage: Stage, config: Config, version: int) -> bool:
+def run_stage(name: str, root: Path, config: Config, progress: Progress) -> dict[str, Any]:
+    """Runs a stage in a workspace, notes it as up to date and returns its report as plain values.
+
+    Raises:
+        MedsynthError: as the stage's ``run`` says.
+    """
+    stage = read_stages(root)[name]
+    store = (open_store(config.store, root),) if name in _WITH_STORE else ()
+    report = plain(import_module(_MODULES[name]).run(config, Paths(root), *store, progress))
+    mark_fresh(root, stage, config, report)
+    return report
+
+
+def plain(report: Any) -> dict[str, Any]:
+    """Returns the fields of a stage's report, as JSON has them."""
+
+    def value(item: Any) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+    return {field.name: value(getattr(report, field.name)) for field in fields(report)}
+
+
+def is_fresh(root: Path, stage: Stage, config: Config) -> bool:
     """Returns whether the stage's outputs are those of its present inputs, parameters and version."""
     try:
         mark = json.loads(_mark(root, stage).read_text("utf-8"))
         return bool(
-            mark["key"] == _key(root, stage, config, version)
-            and mark["outs"] == [sha256_tree(root / out) for out in stage.outs]
+            mark["key"] == _key(root, stage, config) and mark["outs"] == [sha256_tree(root / out) for out in stage.outs]
         )
     except (FileNotFoundError, InputError):
         return False
 
 
-def mark_fresh(root: Path, stage: Stage, config: Config, version: int, report: Mapping[str, Any]) -> None:
+def mark_fresh(root: Path, stage: Stage, config: Config, report: Mapping[str, Any]) -> None:
     """Notes that the outputs on disk are up to date, with the stage's report."""
     mark = {
-        "key": _key(root, stage, config, version),
+        "key": _key(root, stage, config),
         "outs": [sha256_tree(root / out) for out in stage.outs],
         "report": report,
     }
@@ -74,12 +115,12 @@ def _mark(root: Path, stage: Stage) -> Path:
     return root / ".medsynth" / "stages" / f"{stage.name}.json"
 
 
-def _key(root: Path, stage: Stage, config: Config, version: int) -> str:
+def _key(root: Path, stage: Stage, config: Config) -> str:
     tree = config.model_dump(mode="json")
     return sha256_json(
         [
             stage.name,
-            version,
+            import_module(_MODULES[stage.name]).STAGE_VERSION,
             {param: _pick(tree, param) for param in stage.params},
             [sha256_tree(root / dep) for dep in stage.deps if (root / dep).exists()],
         ]
