@@ -57,9 +57,13 @@ def read_stages(root: Path) -> dict[str, Stage]:
     except FileNotFoundError as error:
         raise InputError(f"{root}: no dvc.yaml; make a workspace with `medsynth init DIR`") from error
     return {
-        name: Stage(name, *(tuple(entry.get(part, ())) for part in ("deps", "params", "outs")))
+        name: Stage(name, tuple(entry.get("deps", ())), tuple(entry.get("params", ())), _outs(entry))
         for name, entry in tree["stages"].items()
     }
+
+
+def _outs(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(path for out in entry["outs"] for path in ([out] if isinstance(out, str) else out))
 
 
 def run_stage(name: str, root: Path, config: Config, progress: Progress) -> dict[str, Any]:
