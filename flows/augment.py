@@ -28,7 +28,7 @@ from tasks.stages import (
 )
 
 
-@flow(name="augment", validate_parameters=False)
+@flow(name="augment", flow_run_name="augment-{config.release.name}", validate_parameters=False)
 def augment(root: str, config: Config) -> str:
     """Makes a release in the workspace ``root`` and returns its tag.
 
@@ -51,7 +51,7 @@ def augment(root: str, config: Config) -> str:
     return tag
 
 
-@flow(name="synthesise", validate_parameters=False)
+@flow(name="synthesise", flow_run_name="synthesise-{config.release.name}", validate_parameters=False)
 def synthesise(root: str, config: Config) -> int:
     """Makes the missing shards, ``runner.in_flight`` at a time, and returns how many were made.
 

@@ -10,7 +10,7 @@ from medsynth_core.config import Config
 from tasks.stages import mine_vocabulary, read_corpus, train_alignment, train_llm, train_vqgan
 
 
-@flow(name="train", validate_parameters=False)
+@flow(name="train", flow_run_name="train-{config.release.name}", validate_parameters=False)
 def train(root: str, config: Config) -> dict[str, Any]:
     """Trains VQ-GAN, alignment and language model in the workspace ``root``; fresh ones are kept."""
     read_corpus(root, config)
