@@ -74,6 +74,10 @@ def check(root: Path, config: Config) -> None:
         from medsynth_core.synthesis.synthesiser import model_digests
 
         model_digests(config, Paths(root))
+    if config.device == "cuda":
+        from medsynth_core.models.artifact import pick_device
+
+        pick_device(config.device)
     open_store(config.store, root).check_writable()
     configure_store(root, config)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from medsynth_core import __version__
-from medsynth_core.errors import MedsynthError
+from medsynth_core.errors import InputError, MedsynthError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -191,7 +191,7 @@ def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str |
     if preset is not None:
         command += ["--preset", preset]
     if not workspace.is_dir():
-        raise typer.BadParameter(f"{workspace} is not a folder", param_hint="--workspace")
+        raise InputError(f"{workspace}: not a folder; make a workspace with `medsynth init {workspace}`")
     raise typer.Exit(subprocess.run(command, cwd=workspace, check=False).returncode)
 
 

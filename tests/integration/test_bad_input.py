@@ -23,6 +23,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init_workspace(root, Config())
     (root / "empty.csv").write_text("text,filename\n")
     (root / "columns.csv").write_text("report,filename\nClear.,\n")
+    (root / "lost.csv").write_text("text,filename\nClear.,away.png\n")
     (root / "notes.txt").write_text("")
     return root
 
@@ -36,6 +37,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["corpus.kind=table", "corpus.path={root}/empty.csv"], "no rows"),
         (["store.url={root}/notes.txt/below"], "can't be written"),
         (["models.path=nowhere"], "nowhere/vqgan: no model there"),
+        (["corpus.kind=table", "corpus.path={root}/lost.csv"], "set corpus.images to the folder"),
+        (["corpus.kind=table", "corpus.path={root}/lost.csv", "corpus.images={root}"], "none of 1 images is there"),
         (["prompts.provider=openai"], "OPENAI_API_KEY is not set"),
         (["store.url=s3://bucket/x", "store.endpoint_url=http://127.0.0.1:9"], "can't be reached"),
     ],
@@ -60,6 +63,7 @@ def test_the_check_names_it(
         (["vocabulary", "--workspace", "{root}"], 3, "run `medsynth corpus` first"),
         (["verify", "{root}"], 3, "no dataset.dvc"),
         (["corpus", "--workspace", "{root}/nothing"], 2, "params.yaml: not found"),
+        (["run", "--workspace", "{root}/nothing"], 3, "nothing: not a folder"),
     ],
 )
 def test_the_command_prints_one_line_and_fails(workspace: Path, arguments: list[str], code: int, message: str) -> None:

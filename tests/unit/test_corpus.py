@@ -63,6 +63,11 @@ def test_a_table_with_images_is_normalised(tmp_path: Path, png_folder: Path) -> 
     assert len(by_patient) == 2, "one patient, one split"
 
 
+def test_image_paths_may_be_relative_to_the_table(tmp_path: Path, png_folder: Path) -> None:
+    path = write_table(tmp_path, text=["Clear lungs."] * 2, filename=["images/0.png", "images/1.png"])
+    assert sum(run(table_config(path), Paths(tmp_path / "w"), silent).views.values()) == 2
+
+
 def test_reports_without_images_are_read(tmp_path: Path) -> None:
     path = write_table(tmp_path, text=["Clear lungs.", "Effusion."], filename=["", ""])
     assert run(table_config(path), Paths(tmp_path), silent).views == {"train": 0, "val": 0, "test": 0}

@@ -32,7 +32,8 @@ def read_openi(config: CorpusConfig) -> Source:
         raise InputError(f"{folder}: corpus.path is not a folder (kind openi wants the one of indiana_reports.csv)")
     reports = open_table(folder / "indiana_reports.csv", ["uid", "findings", "impression"])
     projections = open_table(folder / "indiana_projections.csv", ["uid", "filename", "projection"])
-    images = image_folder([folder / "images", folder / "images" / "images_normalized", folder], config.images)
+    candidates = [folder / "images", folder / "images" / "images_normalized", folder]
+    images = image_folder(candidates, config.images, projections["filename"])
     views: dict[str, list[View]] = defaultdict(list)
     if images is None:
         log.warning("%s: no image folder: %d reports are read without images", folder, len(reports))

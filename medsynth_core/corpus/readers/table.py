@@ -25,11 +25,11 @@ def read_table(config: CorpusConfig) -> Source:
     columns = config.columns
     named = [columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression]
     frame = open_table(path, [name for name in named if name])
-    images = image_folder([path.parent / "images", path.parent], config.images)
+    images = image_folder([path.parent, path.parent / "images"], config.images, frame[columns.image])
     if images is None and (frame[columns.image] != "").any():
         raise InputError(
             f"{path}: column {columns.image!r} names images, but none is in {path.parent} or its images/ folder; "
-            f"set corpus.images"
+            f"set corpus.images to the folder that they are relative to"
         )
     frame = frame.head(config.max_studies or len(frame))
     return Source(_studies(frame, images, config, path), len(frame), "as the source's terms say")

@@ -44,22 +44,23 @@ def open_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     return frame[wanted].fillna("").astype(str)
 
 
-def image_folder(candidates: Iterable[Path], given: str | None) -> Path | None:
-    """Returns the folder of the image files: the given one, else the first candidate that holds an image.
+def image_folder(candidates: Iterable[Path], given: str | None, names: Iterable[str]) -> Path | None:
+    """Returns the folder that image paths are relative to: the given one, else the first candidate with one of them.
 
     Raises:
-        InputError: the given folder doesn't exist.
+        InputError: the given folder doesn't exist, or holds none of ``names``.
     """
     if given is not None:
         folder = Path(given).expanduser()
         if not folder.is_dir():
             raise InputError(f"{folder}: corpus.images is not a folder")
-        return folder
+        candidates = [folder]
+    wanted = [name for name in dict.fromkeys(names) if name]
     for folder in candidates:
-        if folder.is_dir() and any(
-            p.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff"} for p in folder.iterdir()
-        ):
+        if any((folder / name).is_file() for name in wanted):
             return folder
+    if given is not None and wanted:
+        raise InputError(f"{given}: none of {len(wanted)} images is there, e.g. {wanted[0]!r}; correct corpus.images")
     return None
 
 
