@@ -131,7 +131,7 @@ class _Writer:
         try:
             image = resize_and_crop(view.load(), self.config.corpus.image_size)
         except InputError as error:
-            self.bad.append(BadRow(view.source, None, str(error)))
+            self.bad.append(BadRow(view.source, None, str(error).removeprefix(f"{view.source}: ")))
             return False
         self._chunk.append(image)
         self._view_rows.append(
