@@ -1,6 +1,6 @@
 """The flow ``augment``: from reports to a versioned dataset.
 
-``python -m flows.launch augment --workspace DIR`` runs it here; deployments name ``flows.augment.augment``.
+``python -m flows.launch augment --workspace DIR`` runs it here; prefect.yaml deploys it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 
-from flows.runner import task_runner
+from flows.prepare import prepare
+from flows.runner import run_name, task_runner
 from flows.train import train
 from medsynth_core.config import Config
 from tasks.artifacts import show_counts, show_release
@@ -28,19 +29,25 @@ from tasks.stages import (
 )
 
 
-@flow(name="augment", flow_run_name="augment-{config.release.name}", validate_parameters=False)
-def augment(root: str, config: Config) -> str:
-    """Makes a release in the workspace ``root`` and returns its tag.
+@flow(name="augment", flow_run_name=run_name)
+def augment(workspace: str, overrides: list[str] | None = None) -> str:
+    """Makes a release in a workspace and returns its tag.
 
     Prompts are written before models are trained: they need no image, and what an LLM server refuses is known
     early. Run again after a kill, it goes on: fresh stages are skipped, training resumes from its checkpoint,
     and only missing shards are made.
+
+    Args:
+        workspace: folder of params.yaml.
+        overrides: changed parameters, as section.key=value; kept in params.yaml.
     """
+    folder, config = prepare(workspace, overrides or ())
+    root = str(folder)
     read_corpus(root, config)
     mine_vocabulary(root, config)
     write_prompts(root, config)
     if config.models.path is None:
-        train(root, config)
+        train(root)
     made = synthesise.with_options(task_runner=task_runner(config.runner))(root, config)
     collect_shards(root, config, made)
     judge_release(root, config)
@@ -51,7 +58,7 @@ def augment(root: str, config: Config) -> str:
     return tag
 
 
-@flow(name="synthesise", flow_run_name="synthesise-{config.release.name}", validate_parameters=False)
+@flow(name="synthesise", flow_run_name=run_name, validate_parameters=False)
 def synthesise(root: str, config: Config) -> int:
     """Makes the missing shards, ``runner.in_flight`` at a time, and returns how many were made.
 

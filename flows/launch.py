@@ -7,16 +7,14 @@ is imported once the input is known to be good.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from medsynth_core.config import Config, dump_config, load_config
-from medsynth_core.errors import InputError, MedsynthError
-from medsynth_core.storage.store import open_store
-from medsynth_core.workspace.init import configure_store
+from flows.prepare import prepare
+from medsynth_core.config import Config
+from medsynth_core.errors import MedsynthError
 
 _FLOWS = ("augment", "train")
 _PREFECT = {
@@ -36,63 +34,17 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
-    root = arguments.workspace.resolve()
     try:
-        config = load_config(root / "params.yaml", arguments.overrides, arguments.preset)
-        check(root, config)
-        if arguments.overrides or arguments.preset:
-            (root / "params.yaml").write_text(dump_config(config), "utf-8")
+        root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset)
         sys.stderr.write("input checked; starting Prefect\n")
         os.environ.update({name: value for name, value in _PREFECT.items() if name not in os.environ})
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
-        _quiet_tracebacks()
-        tag = flow(str(root), config)
+        tag = flow(str(root))
     except MedsynthError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     if isinstance(tag, str):
         _say_where(root, config, tag)
-
-
-def check(root: Path, config: Config) -> None:
-    """Checks, in seconds, what would otherwise fail after hours.
-
-    Raises:
-        MedsynthError: the corpus, the store, the provider or the models can't be used.
-    """
-    from medsynth_core.corpus.readers import open_corpus
-    from medsynth_core.workspace.stages import read_stages
-
-    if not (root / ".dvc").is_dir():
-        raise InputError(f"{root}: not a workspace; make one with `medsynth init DIR`")
-    read_stages(root)
-    open_corpus(config)
-    if config.prompts.provider == "openai" and not os.environ.get("OPENAI_API_KEY"):
-        raise InputError("prompts.provider is openai, but OPENAI_API_KEY is not set; export it")
-    if config.models.path is not None:
-        from medsynth_core.config import Paths
-        from medsynth_core.synthesis.synthesiser import model_digests
-
-        model_digests(config, Paths(root))
-    if config.device == "cuda":
-        from medsynth_core.models.artifact import pick_device
-
-        pick_device(config.device)
-    open_store(config.store, root).check_writable()
-    configure_store(root, config)
-
-
-def _quiet_tracebacks() -> None:
-    """Prefect logs a failed run with its traceback; of our own errors the message says all."""
-
-    def without_traceback(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, MedsynthError):
-            record.exc_info, record.msg, record.args = None, str(error), ()
-        return True
-
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(without_traceback)
 
 
 def _say_where(root: Path, config: Config, tag: str) -> None:

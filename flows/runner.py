@@ -1,13 +1,22 @@
-"""Prefect's task runners by name (contract C10)."""
+"""Prefect's task runners by name (contract C10), and the names of flow runs."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from medsynth_core.config.tree import RunnerConfig
 from medsynth_core.errors import ConfigError
+
+
+def run_name() -> str:
+    """Returns the flow and the workspace's folder, e.g. ``augment-demo``."""
+    given = flow_run.parameters
+    folder = Path(given.get("workspace") or given["root"]).expanduser().resolve().name
+    return f"{flow_run.flow_name}-{folder}"
 
 
 def task_runner(config: RunnerConfig) -> Any:

@@ -6,13 +6,21 @@ from typing import Any
 
 from prefect import flow
 
-from medsynth_core.config import Config
+from flows.prepare import prepare
+from flows.runner import run_name
 from tasks.stages import mine_vocabulary, read_corpus, train_alignment, train_llm, train_vqgan
 
 
-@flow(name="train", flow_run_name="train-{config.release.name}", validate_parameters=False)
-def train(root: str, config: Config) -> dict[str, Any]:
-    """Trains VQ-GAN, alignment and language model in the workspace ``root``; fresh ones are kept."""
+@flow(name="train", flow_run_name=run_name)
+def train(workspace: str, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Trains VQ-GAN, alignment and language model in a workspace; fresh ones are kept.
+
+    Args:
+        workspace: folder of params.yaml.
+        overrides: changed parameters, as section.key=value; kept in params.yaml.
+    """
+    folder, config = prepare(workspace, overrides or ())
+    root = str(folder)
     read_corpus(root, config)
     mine_vocabulary(root, config)
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.launch import check
+from flows.prepare import check
 from medsynth_core.config import Config
 from medsynth_core.config.load import configure
 from medsynth_core.errors import MedsynthError
