@@ -32,19 +32,21 @@ class FoundRow:
     Attributes:
         n_with, n_without: images whose prompt names it, and doesn't.
         found_with, found_without: share of them in which it is found.
-        side_correct: of those found on a prompted side, share with the strongest sign there; NaN without any.
+        n_sided: images in which it is found, and whose prompt gives a side.
+        side_correct: share of those with the strongest sign on that side; None without any.
     """
 
     pathology: str
     n_with: int
     n_without: int
     found_with: float
-    found_without: float
-    side_correct: float
+    found_without: float | None
+    n_sided: int
+    side_correct: float | None
 
     @property
-    def balanced_accuracy(self) -> float:
-        return (self.found_with + 1.0 - self.found_without) / 2
+    def balanced_accuracy(self) -> float | None:
+        return None if self.found_without is None else (self.found_with + 1.0 - self.found_without) / 2
 
 
 class Oracle:
@@ -117,8 +119,9 @@ def found_table(
                 int(asked.sum()),
                 int((~asked).sum()),
                 float(found[asked, column].mean()),
-                float(found[~asked, column].mean()) if (~asked).any() else float("nan"),
-                float(np.mean(right)) if right else float("nan"),
+                float(found[~asked, column].mean()) if (~asked).any() else None,
+                len(right),
+                float(np.mean(right)) if right else None,
             )
         )
     return rows

@@ -33,7 +33,7 @@ class EvaluationReport:
 
     Attributes:
         balanced_accuracy: mean over pathologies of prompted-found and unprompted-not-found.
-        side_correct: mean over pathologies with a prompted side.
+        side_correct: share of the findings that were found on the side of their prompt.
     """
 
     n_images: int
@@ -69,8 +69,11 @@ def run(config: Config, paths: Paths, progress: Progress) -> EvaluationReport:
         contact_sheet(items, f"{release.name}: synthetic images, not for diagnosis", folder / "contact_sheet.png")
         write_html(release, list(zip(rows, map(_png, images), strict=True)), oracle, folder / "report.html")
         (folder / "oracle.json").write_text(json.dumps(oracle, indent=2) + "\n", "utf-8")
+    sided = [row for row in oracle if row["n_sided"]]
     return EvaluationReport(
-        len(table), _mean([row["balanced_accuracy"] for row in oracle]), _mean([row["side_correct"] for row in oracle])
+        len(table),
+        _mean([row["balanced_accuracy"] for row in oracle if row["balanced_accuracy"] is not None]),
+        _mean([row["side_correct"] for row in sided], [row["n_sided"] for row in sided]),
     )
 
 
@@ -106,9 +109,8 @@ def _oracle(config: Config, release: Release, table: pa.Table, progress: Progres
     ]
 
 
-def _mean(values: list[float]) -> float | None:
-    known = [value for value in values if not np.isnan(value)]
-    return round(float(np.mean(known)), 4) if known else None
+def _mean(values: list[float], weights: list[int] | None = None) -> float | None:
+    return round(float(np.average(values, weights=weights)), 4) if values else None
 
 
 def _png(image: np.ndarray) -> bytes:

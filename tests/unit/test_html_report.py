@@ -40,9 +40,9 @@ ORACLE = [
         "n_with": 3,
         "n_without": 0,
         "found_with": 0.9,
-        "found_without": float("nan"),
+        "found_without": None,
         "balanced_accuracy": None,
-        "side_correct": float("nan"),
+        "side_correct": None,
     }
 ]
 
