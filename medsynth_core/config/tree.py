@@ -211,7 +211,7 @@ class LLMConfig(Section):
     """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
     text_dropout: Fraction = 0.1
     """Share of training samples whose conditioning is dropped, so that guidance works."""
-    train: OptimiserConfig = OptimiserConfig(steps=800, batch_size=16, learning_rate=3e-3, checkpoint_every=50)
+    train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
 
 
 class ModelsConfig(Section):
