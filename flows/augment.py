@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture, as_completed
 
 from flows.prepare import prepare
 from flows.runner import run_name, task_runner
-from flows.train import train
+from flows.train import train_models
 from medsynth_core.config import Config
 from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
@@ -47,7 +47,7 @@ def augment(workspace: str, overrides: list[str] | None = None) -> str:
     mine_vocabulary(root, config)
     write_prompts(root, config)
     if config.models.path is None:
-        train(root)
+        train_models(root, config)
     made = synthesise.with_options(task_runner=task_runner(config.runner))(root, config)
     collect_shards(root, config, made)
     judge_release(root, config)

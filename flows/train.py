@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.prepare import prepare
 from flows.runner import run_name
+from medsynth_core.config import Config
 from tasks.stages import mine_vocabulary, read_corpus, train_alignment, train_llm, train_vqgan
 
 
@@ -23,6 +24,11 @@ def train(workspace: str, overrides: list[str] | None = None) -> dict[str, Any]:
     root = str(folder)
     read_corpus(root, config)
     mine_vocabulary(root, config)
+    return train_models(root, config)
+
+
+def train_models(root: str, config: Config) -> dict[str, Any]:
+    """Runs the tasks that train, one after the other, and returns their reports."""
     return {
         "vqgan": train_vqgan(root, config),
         "alignment": train_alignment(root, config),

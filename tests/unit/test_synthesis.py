@@ -125,7 +125,7 @@ def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) ->
 
 
 def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -> None:
-    """A generator that has memorised an image emits its codes, which the VQ-GAN never renders exactly."""
+    """A generator that has memorised an image emits its codes: what comes back is their rendering, not the original."""
     config, paths = trained
     vqgan = VQGAN.load(paths.vqgan)
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
