@@ -56,6 +56,12 @@ def write_prompts(root: str, config: Config) -> dict[str, Any]:
     return _run("prompts", root, config)
 
 
+@task(name="classifier")
+def train_classifier(root: str, config: Config) -> dict[str, Any]:
+    """Trains the finding classifier."""
+    return _run("classifier", root, config)
+
+
 @task(name="vqgan")
 def train_vqgan(root: str, config: Config) -> dict[str, Any]:
     """Trains the VQ-GAN."""

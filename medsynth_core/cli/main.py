@@ -48,7 +48,7 @@ def run(workspace: Workspace = Path(), overrides: Overrides = None, preset: Pres
 
 @app.command()
 def train(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
-    """Run the flow that trains the three models."""
+    """Run the flow that trains the models."""
     _flow("train", workspace, overrides, preset)
 
 
@@ -68,6 +68,12 @@ def vocabulary(workspace: Workspace = Path()) -> None:
 def prompts(workspace: Workspace = Path()) -> None:
     """Stage: write anatomy-pathology prompts."""
     _stage("prompts", workspace)
+
+
+@app.command("train-classifier")
+def train_classifier(workspace: Workspace = Path()) -> None:
+    """Stage: train the finding classifier that guides the image tokeniser."""
+    _stage("classifier", workspace)
 
 
 @app.command("train-vqgan")

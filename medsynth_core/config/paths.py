@@ -49,6 +49,10 @@ class Paths:
         return self.root / "models"
 
     @property
+    def classifier(self) -> Path:
+        return self.models / "classifier"
+
+    @property
     def vqgan(self) -> Path:
         return self.models / "vqgan"
 
@@ -59,6 +63,11 @@ class Paths:
     @property
     def llm(self) -> Path:
         return self.models / "llm"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of every stage, in git, for ``dvc metrics`` and ``dvc plots``."""
+        return self.root / "metrics"
 
     @property
     def checkpoints(self) -> Path:

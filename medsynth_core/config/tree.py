@@ -125,7 +125,10 @@ class OptimiserConfig(Section):
     steps: PositiveInt
     """Optimiser steps; the length of training is in steps so that it doesn't depend on the machine."""
     batch_size: PositiveInt
-    """Samples a step."""
+    """Samples a step, over all processes."""
+    micro_batch: PositiveInt | None = None
+    """Samples a forward pass of one process; gradients accumulate until batch_size is reached. null: no accumulation.
+    The alignment's negatives come from one forward pass."""
     learning_rate: PositiveFloat
     """Peak rate, after warm-up; decays to a tenth by a cosine."""
     warmup_steps: Count = 50
@@ -135,8 +138,27 @@ class OptimiserConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     """Gradient clipping."""
     checkpoint_every: PositiveInt = 200
-    """Steps between checkpoints; a killed training resumes from the last. Of the LLM's, the one with the lowest
-    held-out loss is kept in the end."""
+    """Steps between checkpoints; a killed training resumes from the last. The one with the lowest held-out loss is
+    kept in the end."""
+    patience: Count = 0
+    """Stop when this many checkpoints in a row didn't lower the held-out loss; 0 never stops early."""
+
+
+class ClassifierConfig(Section):
+    """Finding classifier, trained on labels mined from the reports; its features guide the VQ-GAN."""
+
+    channels: tuple[PositiveInt, ...] = (24, 48, 96)
+    """Channels a stage, multiples of 8; each stage halves the resolution."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    """Dropout before the head."""
+    train: OptimiserConfig = OptimiserConfig(steps=420, batch_size=64, learning_rate=4e-3, warmup_steps=100)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ClassifierConfig:
+        bad = [c for c in self.channels if c % 8]
+        if bad:
+            raise ValueError(f"channels {bad} aren't multiples of 8")
+        return self
 
 
 class VQGANConfig(Section):
@@ -158,7 +180,16 @@ class VQGANConfig(Section):
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
     adversarial_start: Count = 320
     """First step of the adversarial term."""
-    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=1.5e-3)
+    clinical_weight: Annotated[float, Field(ge=0.0)] = 3.0
+    """Weight of the clinical-information-preserving term: squared distance of classifier features, relative to
+    their size; 0 leaves it out."""
+    clinical_model: str | None = None
+    """Name or folder of a transformers image encoder for that term; null takes our own finding classifier."""
+    perceptual_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of a perceptual term on the features of perceptual_model."""
+    perceptual_model: str | None = None
+    """Name or folder of a transformers image encoder; null: the early stages of the clinical term stand in."""
+    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=3e-3)
 
     @property
     def downsampling(self) -> int:
@@ -170,6 +201,8 @@ class VQGANConfig(Section):
         bad = [c for c in self.channels if c % self.norm_groups]
         if bad:
             raise ValueError(f"channels {bad} aren't multiples of norm_groups={self.norm_groups}")
+        if self.perceptual_weight > 0 and self.perceptual_model is None:
+            raise ValueError("perceptual_weight needs perceptual_model: name an image encoder, or set the weight to 0")
         return self
 
 
@@ -197,6 +230,16 @@ class AlignmentConfig(Section):
     train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=32, learning_rate=1e-3)
 
 
+class LoRAConfig(Section):
+    """Low-rank adapters on every linear layer (peft); merged into the weights when training ends."""
+
+    rank: Count = 0
+    """0 trains all weights."""
+    alpha: PositiveInt = 32
+    """Scale of the update, over the rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+
+
 class LLMConfig(Section):
     """Causal language model over text, keypatch and image tokens."""
 
@@ -209,16 +252,34 @@ class LLMConfig(Section):
     """Prompt text is cut to this many tokens."""
     keypatches: Count = 8
     """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
-    text_dropout: Fraction = 0.1
-    """Share of training samples whose conditioning is dropped, so that guidance works."""
+    keypatch_choice: Literal["aligned", "random"] = "aligned"
+    """aligned: the patches that answer best to the findings; random: any, to measure what alignment is worth."""
+    condition: Literal["report", "labels"] = "report"
+    """report: the text; labels: the names of its pathologies alone, to measure what the text is worth."""
+    condition_dropout: Fraction = 0.1
+    """Share of training samples without text and keypatches: the unconditional side of guidance."""
+    text_dropout: Fraction = 0.0
+    """Share of the others without their text."""
+    keypatch_dropout: Fraction = 0.0
+    """Share of the others without their keypatches."""
+    text_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the report's own tokens in the loss, beside 1 for the image's."""
+    reverse_fraction: Fraction = 0.0
+    """Share of training samples that write the report from the image tokens instead (LLM-CXR's other direction)."""
+    lora: LoRAConfig = LoRAConfig()
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
     train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
 
 
 class ModelsConfig(Section):
-    """The three models, trained in this order."""
+    """The models, trained in this order."""
 
     path: str | None = None
     """Folder with trained models (vqgan/, alignment/, llm/) to be used as they are; null trains them."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
+    classifier: ClassifierConfig = ClassifierConfig()
     vqgan: VQGANConfig = VQGANConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     llm: LLMConfig = LLMConfig()

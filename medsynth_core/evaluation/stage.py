@@ -70,11 +70,15 @@ def run(config: Config, paths: Paths, progress: Progress) -> EvaluationReport:
         write_html(release, list(zip(rows, map(_png, images), strict=True)), oracle, folder / "report.html")
         (folder / "oracle.json").write_text(json.dumps(oracle, indent=2) + "\n", "utf-8")
     sided = [row for row in oracle if row["n_sided"]]
-    return EvaluationReport(
+    report = EvaluationReport(
         len(table),
         _mean([row["balanced_accuracy"] for row in oracle if row["balanced_accuracy"] is not None]),
         _mean([row["side_correct"] for row in sided], [row["n_sided"] for row in sided]),
     )
+    paths.metrics.mkdir(exist_ok=True)
+    figures = {key: value for key, value in dataclasses.asdict(report).items() if value is not None}
+    (paths.metrics / "report.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    return report
 
 
 def _spread(table: pa.Table, n: int) -> list[dict[str, Any]]:

@@ -71,8 +71,8 @@ class PatchEncoder(nn.Module):
             grid = grid + block(grid)
         features_BPC = grid.flatten(2).transpose(1, 2)
         return Patches(
-            F.normalize(self.local(features_BPC), dim=-1),
-            F.normalize(self.whole(features_BPC.mean(1)), dim=-1),
+            F.normalize(self.local(features_BPC).float(), dim=-1),
+            F.normalize(self.whole(features_BPC.mean(1)).float(), dim=-1),
         )
 
 
@@ -110,6 +110,10 @@ class AlignmentModel(nn.Module):
             ) from error
         return cls(config, side, tokenizer, text)
 
+    def forward(self, texts: Sequence[str], pixels_B1HW: Tensor) -> tuple[Words, Patches, Tensor]:
+        """Returns encoded texts and images, and one over the temperature."""
+        return self.encode_words(texts), self.encode_patches(pixels_B1HW), self.scale
+
     @property
     def device(self) -> torch.device:
         return self.log_scale.device
@@ -139,14 +143,14 @@ class AlignmentModel(nn.Module):
             for position, (word, tokens) in enumerate(zip(words, places, strict=True)):
                 average_TWS[index, position, tokens] = 1.0 / len(tokens)
                 votes_TW[index, position] = word.isalpha() and len(word) > 1 and word.lower() not in STOP_WORDS
-        words_TWC = average_TWS.to(self.device) @ hidden_TSC
+        words_TWC = average_TWS.to(hidden_TSC) @ hidden_TSC
         pooled_TC = (hidden_TSC * mask_TS[..., None]).sum(1) / mask_TS.sum(1, keepdim=True).clamp(min=1)
         present_TW1 = (average_TWS.sum(-1, keepdim=True) > 0).to(self.device)
         return Words(
-            F.normalize(self.word_head(words_TWC), dim=-1) * present_TW1,
+            F.normalize(self.word_head(words_TWC).float(), dim=-1) * present_TW1,
             votes_TW.to(self.device),
             [words for words, _ in spelled],
-            F.normalize(self.text_head(pooled_TC), dim=-1),
+            F.normalize(self.text_head(pooled_TC).float(), dim=-1),
         )
 
     def encode_patches(self, pixels_B1HW: Tensor) -> Patches:

@@ -49,9 +49,8 @@ def load_weights(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def write_card(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Writes the card: final metrics of a training, rounded to six digits."""
-    card = {key: round(float(value), 6) for key, value in sorted(metrics.items())}
-    (folder / _CARD).write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    """Writes the card: final metrics of a training."""
+    (folder / _CARD).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
 
 
 def read_card(folder: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,12 +46,16 @@ class VisualCodebook:
         cells_E: int64, latent cell of each entry.
         codes_E: int64, VQ code of each entry.
         patients_E: int64, how many training patients have the same code in the same cell.
+        rows_E: int64, the training image that each entry was cut from: its row in the corpus.
+        corpus: digest of that corpus.
     """
 
     features_ED: Tensor
     cells_E: Tensor
     codes_E: Tensor
     patients_E: Tensor
+    rows_E: Tensor
+    corpus: str
 
     def __len__(self) -> int:
         return len(self.cells_E)
@@ -62,8 +67,10 @@ class VisualCodebook:
             "cells": self.cells_E,
             "codes": self.codes_E,
             "patients": self.patients_E,
+            "rows": self.rows_E,
         }
-        save_weights(folder, tensors, {"kind": "codebook", "entries": len(self)})
+        about = {"kind": "codebook", "entries": len(self), "corpus": self.corpus, "split": "train"}
+        save_weights(folder, tensors, about)
 
     @classmethod
     def load(cls, folder: Path) -> VisualCodebook:
@@ -72,8 +79,9 @@ class VisualCodebook:
         Raises:
             InputError: the folder holds none.
         """
-        tensors, _ = load_weights(folder, "codebook")
-        return cls(tensors["features"], tensors["cells"], tensors["codes"], tensors["patients"])
+        tensors, about = load_weights(folder, "codebook")
+        features_ED, cells_E, codes_E = tensors["features"], tensors["cells"], tensors["codes"]
+        return cls(features_ED, cells_E, codes_E, tensors["patients"], tensors["rows"], about["corpus"])
 
     @torch.inference_mode()
     def keypatches(self, model: AlignmentModel, queries: Sequence[str], top: int) -> list[list[Keypatch]]:
@@ -93,12 +101,27 @@ class VisualCodebook:
             found.append(self._ranked(score_E, choice_E, [words.words[index][v] for v in voters.tolist()], top))
         return found
 
-    def _ranked(self, score_E: Tensor, choice_E: Tensor, voters: list[str], top: int) -> list[Keypatch]:
-        order_E = torch.sort(score_E.cpu(), descending=True, stable=True).indices
+    def random_keypatches(self, queries: Sequence[str], top: int) -> list[list[Keypatch]]:
+        """Returns ``top`` entries a query that have nothing to do with it, at most one a cell; the same every time
+        for the same query. What alignment is worth is measured against them."""
+        found = []
+        for query in queries:
+            draw = np.random.default_rng(list(query.encode()))
+            order = torch.from_numpy(draw.permutation(len(self)))
+            entries = self._one_a_cell(order, top).tolist()
+            found.append([Keypatch(e, int(self.cells_E[e]), int(self.codes_E[e]), 0.0, "") for e in entries])
+        return found
+
+    def _one_a_cell(self, order_E: Tensor, top: int) -> Tensor:
+        """Returns the first ``top`` entries of an order, later ones of the same cell left out."""
         first_C = torch.full((int(self.cells_E.max()) + 1,), len(self))
         first_C.scatter_reduce_(0, self.cells_E[order_E], torch.arange(len(self)), "amin")
         ranks = first_C.sort().values[:top]
-        entries = order_E[ranks[ranks < len(self)]]
+        return order_E[ranks[ranks < len(self)]]
+
+    def _ranked(self, score_E: Tensor, choice_E: Tensor, voters: list[str], top: int) -> list[Keypatch]:
+        order_E = torch.sort(score_E.cpu(), descending=True, stable=True).indices
+        entries = self._one_a_cell(order_E, top)
         picked = (entries, self.cells_E[entries], self.codes_E[entries], score_E[entries], choice_E[entries])
         return [
             Keypatch(entry, cell, code, score, voters[choice])

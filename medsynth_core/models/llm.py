@@ -3,7 +3,10 @@
 Token ids: the base tokenizer's text ids come first; then the markers, one id a latent cell (the places of
 keypatches) and one id an image code, so that image code k is ``layout.first_code + k``. A sequence reads
 
-    instruction, view | Input: report | Reference: (place, code) of each keypatch, best first | Response: codes
+    synthesise, view, instruction | Input: report | Reference: (place, code) of each keypatch, best first |
+    Response: codes
+
+and in the reverse task ``describe, view, instruction | Input: codes | Response: report, end``.
 
 Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K image codes, C hidden width.
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,9 +34,10 @@ from transformers import (
 from medsynth_core.config.tree import LLMConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
+from medsynth_core.models.instructions import DESCRIBE, SYNTHESISE
 from medsynth_core.models.text import load_tokenizer
 
-_MARKERS = ("instruction", "frontal", "lateral", "input", "reference", "response", "pad")
+_MARKERS = ("synthesise", "describe", "frontal", "lateral", "input", "reference", "response", "end", "pad")
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,11 @@ class ImageLanguageModel(nn.Module):
         if config.base is None:
             return cls(config, layout, tokenizer, LlamaForCausalLM(_small_llama(config, layout)))
         try:
-            lm = AutoModelForCausalLM.from_pretrained(config.base)
+            lm = AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"models.llm.base {config.base!r} can't be loaded ({reason})") from error
-        # Embeddings may be padded beyond the tokenizer; new rows start at the mean of the old ones.
+        # Embeddings may be padded beyond the tokenizer; new rows are drawn around the mean of the old ones.
         layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes)
         lm.resize_token_embeddings(layout.size, mean_resizing=True)
         return cls(config, layout, tokenizer, lm)
@@ -103,18 +108,34 @@ class ImageLanguageModel(nn.Module):
     def device(self) -> torch.device:
         return self.lm.device
 
-    def prefix(self, text: str, view: str, keypatches: Sequence[Keypatch]) -> list[int]:
-        """Returns the ids that condition one image, up to and with the response marker."""
+    def prefix(self, text: str, view: str, keypatches: Sequence[Keypatch], wording: int = 0) -> list[int]:
+        """Returns the ids that condition one image, up to and with the response marker.
+
+        Args:
+            wording: which paraphrase of the instruction; only a pretrained model is given one.
+        """
         at = self.layout
-        ids = [at.marker("instruction"), at.marker(view), at.marker("input")]
-        if text:
-            ids += self.tokenizer(
-                text, add_special_tokens=False, truncation=True, max_length=self.config.max_text_tokens
-            )["input_ids"]
-        ids.append(at.marker("reference"))
+        ids = [at.marker("synthesise"), at.marker(view), *self._instruction(SYNTHESISE, wording), at.marker("input")]
+        ids += [*self._text(text), at.marker("reference")]
         for patch in keypatches[: self.config.keypatches]:
             ids += [at.first_cell + patch.cell, at.first_code + patch.code]
         return [*ids, at.marker("response")]
+
+    def reverse_prefix(self, codes: Sequence[int], view: str, wording: int = 0) -> list[int]:
+        """Returns the ids that ask for the report of an image, up to and with the response marker."""
+        at = self.layout
+        ids = [at.marker("describe"), at.marker(view), *self._instruction(DESCRIBE, wording), at.marker("input")]
+        return [*ids, *(at.first_code + code for code in codes), at.marker("response")]
+
+    def _instruction(self, wordings: Sequence[str], index: int) -> list[int]:
+        return self._text(wordings[index % len(wordings)]) if self.config.base is not None else []
+
+    def _text(self, text: str) -> list[int]:
+        if not text:
+            return []
+        limit = self.config.max_text_tokens
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
+        return ids
 
     def empty_prefix(self, view: str) -> list[int]:
         """Returns the prefix without text and keypatches, as guidance contrasts with it."""
@@ -133,26 +154,63 @@ class ImageLanguageModel(nn.Module):
         return self.lm.base_model(**inputs)
 
     def image_logits(self, hidden: Tensor) -> Tensor:
-        """Returns logits over the image codes alone, [..., K], of hidden states [..., C]."""
-        head = self.lm.get_output_embeddings()
-        rows = slice(self.layout.first_code, self.layout.first_code + self.layout.codes)
-        bias = None if head.bias is None else head.bias[rows]
-        return nn.functional.linear(hidden, head.weight[rows], bias)
+        """Returns logits over the image codes alone, float32 [..., K], of hidden states [..., C]."""
+        return self._logits(hidden, slice(self.layout.first_code, self.layout.first_code + self.layout.codes))
+
+    def forward(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        codes_BT: Tensor,
+        reverse_prefixes: Sequence[Sequence[int]] = (),
+        reports: Sequence[str] = (),
+    ) -> dict[str, Tensor]:
+        """Returns the loss terms in nats a token, each a scalar; a task without samples has none.
+
+        ``image``: of the image tokens after their prefix. Only image codes can follow the response marker, so the
+        softmax runs over them alone, as in decoding. ``text``: of the text tokens inside the prefixes, when
+        ``text_weight`` isn't 0. ``report``: of the reports after ``reverse_prefixes``.
+        """
+        losses: dict[str, Tensor] = {}
+        if prefixes:
+            codes_BT = codes_BT.to(self.device)
+            ids_BS, mask_BS = self.pad(prefixes)
+            inputs = torch.cat([ids_BS, codes_BT[:, :-1] + self.layout.first_code], 1)
+            states = self._states(inputs, torch.cat([mask_BS, torch.ones_like(codes_BT[:, :-1])], 1))
+            logits_BTK = self.image_logits(states[:, ids_BS.shape[1] - 1 :])
+            losses["image"] = cross_entropy(logits_BTK.flatten(0, 1), codes_BT.flatten())
+            if self.config.text_weight > 0:
+                losses["text"] = self._text_loss(states[:, :-1], inputs[:, 1:])
+        if reverse_prefixes:
+            answers = [[*self._text(report), self.layout.marker("end")] for report in reports]
+            ids, mask = self.pad([[*p, *answer] for p, answer in zip(reverse_prefixes, answers, strict=True)])
+            longest = max(len(answer) for answer in answers)
+            _, is_answer = self.pad([[0] * len(answer) for answer in answers])
+            following = ids[:, -longest:].masked_fill(is_answer == 0, self.layout.marker("pad"))
+            losses["report"] = self._text_loss(self._states(ids, mask)[:, -longest - 1 : -1], following)
+        return losses
 
     def image_loss(self, prefixes: Sequence[Sequence[int]], codes_BT: Tensor) -> Tensor:
-        """Returns the mean cross-entropy of the image tokens in nats a token.
+        """Returns the mean cross-entropy of the image tokens in nats a token."""
+        return self(prefixes, codes_BT)["image"]  # type: ignore[no-any-return]
 
-        Only image codes can follow the response marker, so the softmax runs over them alone, as in decoding.
-        """
-        ids_BS, mask_BS = self.pad(prefixes)
-        codes_BT = codes_BT.to(self.device)
-        inputs = torch.cat([ids_BS, codes_BT[:, :-1] + self.layout.first_code], 1)
-        mask = torch.cat([mask_BS, torch.ones_like(codes_BT[:, :-1])], 1)
+    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = self.hidden(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
-        states = output.last_hidden_state[:, ids_BS.shape[1] - 1 :]  # type: ignore[attr-defined]
-        logits_BTK = self.image_logits(states)
-        return nn.functional.cross_entropy(logits_BTK.flatten(0, 1), codes_BT.flatten())
+        output = self.hidden(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        states: Tensor = output.last_hidden_state  # type: ignore[attr-defined]
+        return states
+
+    def _text_loss(self, states: Tensor, following: Tensor) -> Tensor:
+        """Returns the mean cross-entropy where a text token or the end marker follows, over those ids."""
+        end = self.layout.marker("end")
+        chosen = (following < self.layout.text_tokens) | (following == end)
+        rows = torch.cat([torch.arange(self.layout.text_tokens), torch.tensor([end])]).to(self.device)
+        targets = following[chosen].clamp(max=self.layout.text_tokens)
+        return cross_entropy(self._logits(states[chosen], rows), targets)
+
+    def _logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
+        head = self.lm.get_output_embeddings()
+        bias = None if head.bias is None else head.bias[rows]
+        return nn.functional.linear(hidden, head.weight[rows].to(hidden.dtype), bias).float()
 
     def save(self, folder: Path) -> None:
         """Writes weights, configs and tokenizer into ``folder``."""
@@ -188,7 +246,7 @@ class ImageLanguageModel(nn.Module):
             raise InputError(
                 f"{folder}: no llm model there; train it, or set models.path to a folder that has one"
             ) from error
-        lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "lm"))
+        lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "lm"), dtype=torch.float32)
         missing, unexpected = lm.load_state_dict(state, strict=False)
         tied = set(getattr(lm, "_tied_weights_keys", None) or ()) if lm.config.tie_word_embeddings else set()
         if unexpected or set(missing) - tied:

@@ -83,6 +83,17 @@ def query_of(findings: Iterable[Mapping[str, str | None]]) -> str:
     return ", ".join(finding_phrase(finding) for finding in findings) or "normal chest"
 
 
+def condition_text(condition: str, text: str, findings: Iterable[Mapping[str, str | None]]) -> str:
+    """Returns what the language model reads of a study or a prompt: its text, or its pathologies' names alone.
+
+    Args:
+        condition: report or labels, as ``models.llm.condition``.
+    """
+    if condition == "report":
+        return text
+    return ", ".join(sorted({finding["pathology"] or "" for finding in findings})) or "normal"
+
+
 def train_tokenizer(texts: Iterable[str], min_count: int, max_words: int = 8000) -> PreTrainedTokenizerFast:
     """Returns a lower-casing whole-word tokenizer of the words seen at least ``min_count`` times.
 

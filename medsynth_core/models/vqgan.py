@@ -60,16 +60,22 @@ class VQGAN(nn.Module):
         weight: nn.Parameter = self.net.quantize.embedding.weight
         return weight
 
+    def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns reconstructed pixels [B, 1, H, W], codes [B, h, w] and the codebook loss."""
+        quantised = self.quantise(self.encode(pixels_B1HW))
+        return self.decode(quantised.latents_BDhw).float(), quantised.codes_Bhw, quantised.codebook_loss
+
     def encode(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns latents before the codebook, float32 [B, D, h, w]."""
         latents: Tensor = self.net.encode(pixels_B1HW).latents
         return latents
 
     def quantise(self, latents_BDhw: Tensor) -> Quantised:
-        """Replaces each latent by its nearest code; gradients go straight through."""
+        """Replaces each latent by its nearest code, in float32; gradients go straight through."""
+        latents_BDhw = latents_BDhw.float()
         flat_ND = latents_BDhw.permute(0, 2, 3, 1).flatten(0, 2)
         codebook_KD = self.codebook_KD
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(flat_ND.device.type, enabled=False):
             distance_NK = (
                 flat_ND.square().sum(1, keepdim=True) - 2 * flat_ND @ codebook_KD.T + codebook_KD.square().sum(1)
             )

@@ -17,6 +17,7 @@ from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest, pick_device
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.synthesis.engine import decode_image_tokens
 from medsynth_core.synthesis.identity import uniforms
@@ -74,7 +75,11 @@ class Synthesiser:
 
     def keypatches(self, prompts: Sequence[PromptRow]) -> list[list[Keypatch]]:
         """Returns the keypatches of each prompt, best first."""
-        return self.codebook.keypatches(self.alignment, [p.query for p in prompts], self.llm.config.keypatches)
+        settings = self.llm.config
+        queries = [p.query for p in prompts]
+        if settings.keypatch_choice == "random":
+            return self.codebook.random_keypatches(queries, settings.keypatches)
+        return self.codebook.keypatches(self.alignment, queries, settings.keypatches)
 
     def images(
         self, image_ids: Sequence[str], prompts: Sequence[PromptRow], keypatches: Sequence[Sequence[Keypatch]]
@@ -88,7 +93,10 @@ class Synthesiser:
             batch = slice(start, start + settings.batch_size)
             codes_BT = decode_image_tokens(
                 self.llm,
-                [self.llm.prefix(p.text, p.view, k) for p, k in zip(prompts[batch], keypatches[batch], strict=True)],
+                [
+                    self.llm.prefix(condition_text(self.llm.config.condition, p.text, p.findings), p.view, k)
+                    for p, k in zip(prompts[batch], keypatches[batch], strict=True)
+                ],
                 [self.llm.empty_prefix(p.view) for p in prompts[batch]],
                 torch.from_numpy(uniforms(image_ids[batch], side * side)),
                 settings,

@@ -1,41 +1,71 @@
 """Checkpoints of an unfinished training: tensors as safetensors, nothing pickled.
 
-A checkpoint is one file, so it is whole or absent. Optimiser state is flattened to
-``<optimiser>/<parameter index>/<name>`` keys; random state needs no place, since every step draws from a
-stream seeded by (seed, step).
+A checkpoint is one file, so it is whole or absent; the loss curve so far travels in it. Keys name parameters, not
+positions, and states are gathered whole, so that it doesn't matter how many processes wrote it. Random state needs
+no place, since every step draws from a stream seeded by (seed, step).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from medsynth_core.errors import StateError
 from medsynth_core.storage.atomic import write_bytes_atomically
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Finished steps, and the loss curve until then: one JSON-able row a line."""
+
+    step: int
+    curve: list[dict[str, float]]
 
 
 def save_checkpoint(
     path: Path,
     key: str,
-    step: int,
+    reached: Progressed,
     modules: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
+    *,
+    writes: bool = True,
 ) -> None:
-    """Writes the state after ``step`` finished steps of the training that ``key`` identifies."""
+    """Writes the state after ``reached.step`` steps of the training that ``key`` identifies.
+
+    Every process of a sharded training must call this; the one that ``writes`` does.
+
+    Args:
+        optimisers: by the name of the module that they train.
+    """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        for entry, value in module.state_dict().items():
-            tensors[f"module/{name}/{entry}"] = value.detach().cpu().clone()
+        for entry, value in get_model_state_dict(module, options=_WHOLE).items():
+            tensors[f"module/{name}/{entry}"] = value.clone()
     for name, optimiser in optimisers.items():
-        for index, state in optimiser.state_dict()["state"].items():
+        for parameter, state in get_optimizer_state_dict(modules[name], optimiser, options=_WHOLE)["state"].items():
             for entry, value in state.items():
-                tensors[f"optimiser/{name}/{index}/{entry}"] = torch.as_tensor(value).detach().cpu().clone()
-    write_bytes_atomically(path, save(tensors, metadata={"key": key, "step": str(step)}))
+                tensors[f"optimiser/{name}/{parameter}/{entry}"] = torch.as_tensor(value).clone()
+    if writes:
+        metadata = {"key": key, "step": str(reached.step), "curve": json.dumps(reached.curve)}
+        write_bytes_atomically(path, save(tensors, metadata=metadata))
 
 
 def load_checkpoint(
@@ -43,8 +73,8 @@ def load_checkpoint(
     key: str,
     modules: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
-) -> int:
-    """Restores modules and optimisers in place and returns the finished steps; 0 when there is nothing to resume.
+) -> Progressed:
+    """Restores modules and optimisers in place; zero steps when there is nothing to resume.
 
     A checkpoint of another key (other data or settings) is left alone.
 
@@ -52,24 +82,29 @@ def load_checkpoint(
         StateError: the checkpoint is damaged.
     """
     if not path.is_file():
-        return 0
+        return Progressed(0, [])
     try:
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata()
             if metadata["key"] != key:
-                return 0
+                return Progressed(0, [])
+            curve = json.loads(metadata["curve"])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
         raise StateError(f"{path}: damaged checkpoint ({error}); delete it to train from the start") from error
     for name, module in modules.items():
-        prefix = f"module/{name}/"
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        set_model_state_dict(module, _below(tensors, ("module", name)), options=_WHOLE)
     for name, optimiser in optimisers.items():
-        prefix = f"optimiser/{name}/"
-        state: dict[int, dict[str, Tensor]] = {}
-        for entry, value in tensors.items():
-            if entry.startswith(prefix):
-                index, leaf = entry.removeprefix(prefix).split("/")
-                state.setdefault(int(index), {})[leaf] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(metadata["step"])
+        state: dict[str, dict[str, Tensor]] = {}
+        for entry, value in _below(tensors, ("optimiser", name)).items():
+            parameter, _, leaf = entry.rpartition("/")
+            state.setdefault(parameter, {})[leaf] = value
+        groups: Any = get_optimizer_state_dict(modules[name], optimiser, options=_WHOLE)["param_groups"]
+        if state:
+            set_optimizer_state_dict(modules[name], optimiser, {"state": state, "param_groups": groups}, options=_WHOLE)
+    return Progressed(int(metadata["step"]), curve)
+
+
+def _below(tensors: Mapping[str, Tensor], path: Sequence[str]) -> dict[str, Any]:
+    prefix = "/".join(path) + "/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
+from safetensors import safe_open
+from torch import nn
 
 from medsynth_core.config import Config, Paths, config_digest
+from medsynth_core.config.tree import LLMConfig
 from medsynth_core.corpus.images import to_u8
 from medsynth_core.models.alignment import AlignmentModel
-from medsynth_core.models.artifact import model_digest, pick_device
-from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.artifact import model_digest
+from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
 from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.duplicate import Signatures, nearest, save_reference, signatures
-from medsynth_core.training.loop import (
-    Losses,
-    TrainingReport,
-    batch_indices,
-    finish,
-    optimise,
-    step_generator,
-    train,
-)
-from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.training.examples import Examples
+from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
+from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
+from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _HARDLY_LEARNT = 0.8
 """Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64
@@ -44,66 +42,110 @@ _JUDGED = 64
 def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     """Trains the language model on the training pairs and writes it to ``paths.llm``.
 
-    Keypatches of a training report are retrieved from the visual codebook by its words, exactly as those of a
-    prompt are, never read off the image that is to be predicted.
-
     Raises:
         InputError: there are no training pairs, or an earlier model is missing.
         StateError: training diverged.
     """
     settings = config.models.llm
-    device = pick_device(config.device)
+    accelerator = make_accelerator(config)
+    device = accelerator.device
     vqgan = VQGAN.load(paths.vqgan).to(device)
     alignment = AlignmentModel.load(paths.alignment).to(device)
     codebook = VisualCodebook.load(paths.alignment / "codebook")
-    pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
+    pairs, held_out_pairs = read_pairs(paths, "train"), read_pairs(paths, "val")
     tokenizer = load_tokenizer(settings.base or paths.alignment / "tokenizer")
-    torch.manual_seed(config.seed)
-    model = ImageLanguageModel.fresh(settings, config.latent_side**2, config.models.vqgan.codes, tokenizer).to(device)
-    examples = _Examples(pairs, vqgan, alignment, codebook, settings.keypatches)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.train.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=settings.train.weight_decay,
-    )
 
-    def step(step: int) -> Losses:
-        picks = batch_indices(len(pairs), settings.train.batch_size, config.seed, step)
-        dropped = step_generator(config.seed, step).random(len(picks)) < settings.text_dropout
-        prefixes = [
-            model.empty_prefix(pairs.views[i]) if drop else examples.prefix(model, i)
-            for i, drop in zip(picks.tolist(), dropped, strict=True)
-        ]
-        loss = model.image_loss(prefixes, examples.codes_NT[picks])
-        optimise(loss, optimiser, model, settings.train, step)
-        return {"image": loss.detach()}
+    def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
+        torch.manual_seed(config.seed)
+        model = ImageLanguageModel.fresh(settings, config.latent_side**2, config.models.vqgan.codes, tokenizer)
+        merge = add_adapters(model, settings)
+        return model.to(device), merge
 
-    key = config_digest(STAGE_VERSION, config.seed, settings, model_digest(paths.alignment))
-    held_out_examples = _Examples(held_out, vqgan, alignment, codebook, settings.keypatches)
-    checkpoint = paths.checkpoints / "llm.safetensors"
+    model, merge_adapters = fresh()
+    if settings.gradient_checkpointing:
+        model.lm.gradient_checkpointing_enable()
+    examples = Examples(pairs, vqgan, alignment, codebook, settings)
+    held_out = Examples(held_out_pairs, vqgan, alignment, codebook, settings)
     trained = train(
-        step,
+        [Objective("llm", model, lambda module, batch: _loss(module, model, batch, examples), betas=(0.9, 0.95))],
+        len(pairs),
         settings.train,
-        key=key,
+        accelerator=accelerator,
+        key=config_digest(STAGE_VERSION, config.seed, settings, model_digest(paths.alignment)),
         seed=config.seed,
-        modules={"llm": model},
-        optimisers={"llm": optimiser},
-        checkpoint=checkpoint,
+        checkpoint=checkpoint_path(paths, "llm"),
         progress=progress,
-        validate=lambda: image_loss(model, held_out_examples, lambda i: held_out_examples.prefix(model, i), _JUDGED),
+        validate=lambda: image_loss(model, held_out, lambda i: held_out.prefix(model, i), _JUDGED),
     )
-    metrics = evaluate(model, held_out_examples)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        model, merge_adapters = fresh()
+        _load_whole(model, trained.weights)
+        model.eval()
+    merge_adapters()
+    metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], config.models.vqgan.codes, len(pairs))
     seen = decoded_signatures(vqgan, examples.codes_NT)
-    distances, _ = nearest(decoded_signatures(vqgan, held_out_examples.codes_NT), seen)
+    distances, _ = nearest(decoded_signatures(vqgan, held_out.codes_NT), seen)
 
     def save(folder: Path) -> None:
         model.save(folder)
         save_reference(folder, seen)
         save_scores(folder, "copy", distances.tolist())
 
-    return finish("llm", save, paths.llm, checkpoint, settings.train.steps, trained, metrics)
+    return finish("llm", save, paths, trained, metrics, accelerator)
+
+
+def add_adapters(model: ImageLanguageModel, settings: LLMConfig) -> Callable[[], None]:
+    """Puts low-rank adapters on the transformer's linear layers, when ``settings.lora.rank`` isn't 0, and returns
+    what merges them into the weights again. Embeddings and output head stay trainable: the image tokens are new."""
+    if settings.lora.rank == 0:
+        return lambda: None
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora
+    wanted = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear")
+    adapted = get_peft_model(model.lm, wanted)
+    for layer in (model.lm.get_input_embeddings(), model.lm.get_output_embeddings()):
+        layer.requires_grad_(True)
+
+    def merge() -> None:
+        model.lm = adapted.merge_and_unload()
+
+    return merge
+
+
+def _loss(module: nn.Module, model: ImageLanguageModel, batch: Batch, examples: Examples) -> Losses:
+    """Returns the terms of a batch whose samples lose text, keypatches or both, or are turned round, by chance."""
+    settings = model.config
+    forward, prefixes, reverse = [], [], []
+    for pick, draw in zip(batch.picks.tolist(), batch.draws(5).tolist(), strict=True):
+        wording = int(draw[4] * 1000)
+        if draw[0] < settings.reverse_fraction:
+            reverse.append((pick, wording))
+            continue
+        dropped = draw[1] < settings.condition_dropout
+        text, patches = draw[2] >= settings.text_dropout, draw[3] >= settings.keypatch_dropout
+        kept = {"text": text and not dropped, "keypatches": patches and not dropped}
+        forward.append(pick)
+        prefixes.append(examples.prefix(model, pick, **kept, wording=wording))
+    reverse_prefixes = [
+        model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.views[i], wording) for i, wording in reverse
+    ]
+    losses: dict[str, torch.Tensor] = module(
+        prefixes, examples.codes_NT[forward], reverse_prefixes, [examples.pairs.texts[i] for i, _ in reverse]
+    )
+    share = len(forward) / len(batch.picks)
+    weights = {"image": share, "text": share * settings.text_weight, "report": 1.0 - share}
+    total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+    return {"total": total, **losses}
+
+
+def _load_whole(model: nn.Module, path: Path) -> None:
+    """Loads the gathered weights of a sharded training."""
+    prefix = "module/llm/"
+    with safe_open(path, framework="pt") as stream:
+        names = [name for name in stream.keys() if name.startswith(prefix)]  # noqa: SIM118
+        model.load_state_dict({name.removeprefix(prefix): stream.get_tensor(name) for name in names})
 
 
 def _warn_of_noise(loss: float, codes: int, n_pairs: int) -> None:
@@ -111,41 +153,12 @@ def _warn_of_noise(loss: float, codes: int, n_pairs: int) -> None:
     if loss > _HARDLY_LEARNT * guess:
         log.warning(
             "llm: %.2f nats an image token on held-out pairs, where a blind guess among %d codes costs %.2f: "
-            "its images will be noise. %d training pairs are too few; add studies, or set models.path",
+            "its images will be noise. It needs more steps, or more pairs than %d; or set models.path",
             loss,
             codes,
             guess,
             n_pairs,
         )
-
-
-class _Examples:
-    """Image tokens and keypatches of every pair, computed once."""
-
-    def __init__(
-        self,
-        pairs: Pairs,
-        vqgan: VQGAN,
-        alignment: AlignmentModel,
-        codebook: VisualCodebook,
-        top: int,
-        batch_size: int = 32,
-    ) -> None:
-        self.pairs = pairs
-        codes = []
-        for start in range(0, len(pairs), batch_size):
-            pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size))
-            codes.append(vqgan.encode_to_codes(pixels.to(alignment.device)).flatten(1).cpu())
-        self.codes_NT = torch.cat(codes)
-        distinct = sorted(set(pairs.queries))
-        found: dict[str, list[Keypatch]] = {}
-        for start in range(0, len(distinct), batch_size):
-            chunk = distinct[start : start + batch_size]
-            found.update(zip(chunk, codebook.keypatches(alignment, chunk, top), strict=True))
-        self.keypatches = [found[query] for query in pairs.queries]
-
-    def prefix(self, model: ImageLanguageModel, index: int) -> list[int]:
-        return model.prefix(self.pairs.texts[index], self.pairs.views[index], self.keypatches[index])
 
 
 def decoded_signatures(vqgan: VQGAN, codes_NT: torch.Tensor, batch_size: int = 32) -> Signatures:
@@ -160,15 +173,16 @@ def decoded_signatures(vqgan: VQGAN, codes_NT: torch.Tensor, batch_size: int = 3
     )
 
 
+@torch.inference_mode()
 def image_loss(
     model: ImageLanguageModel,
-    examples: _Examples,
-    prefix: Callable[[int], list[int]],
+    examples: Examples,
+    prefix: Callable[[int], Sequence[int]],
     limit: int | None = None,
     batch_size: int = 32,
 ) -> float:
     """Returns nats an image token over at most ``limit`` pairs, each after the prefix that its index gives."""
-    n = min(limit or len(examples.pairs), len(examples.pairs))
+    n = min(limit or len(examples), len(examples))
     total = 0.0
     for start in range(0, n, batch_size):
         stop = min(n, start + batch_size)
@@ -178,12 +192,30 @@ def image_loss(
 
 
 @torch.inference_mode()
-def evaluate(model: ImageLanguageModel, examples: _Examples) -> dict[str, float]:
-    """Returns nats an image token on held-out pairs, with their own conditioning, without any, and with that of
-    another study: the gaps say how much text and keypatches tell."""
-    n, views = len(examples.pairs), examples.pairs.views
-    return {
+def evaluate(model: ImageLanguageModel, examples: Examples) -> dict[str, float]:
+    """Returns nats an image token on held-out pairs, with their own conditioning, without any,
+    and with that of another study: the gaps say how much text and keypatches tell. With the reverse task, also
+    nats a report token."""
+    n, views = len(examples), examples.pairs.views
+    metrics = {
         "loss": image_loss(model, examples, lambda index: examples.prefix(model, index)),
         "loss_unconditional": image_loss(model, examples, lambda index: model.empty_prefix(views[index])),
         "loss_shuffled": image_loss(model, examples, lambda index: examples.prefix(model, (index + n // 2) % n)),
     }
+    if model.config.reverse_fraction > 0:
+        metrics["loss_report"] = float(
+            np.mean(
+                [
+                    float(
+                        model(
+                            [],
+                            examples.codes_NT[:0],
+                            [model.reverse_prefix(examples.codes_NT[i].tolist(), views[i])],
+                            [examples.pairs.texts[i]],
+                        )["report"]
+                    )
+                    for i in range(min(n, _JUDGED))
+                ]
+            )
+        )
+    return metrics

@@ -1,60 +1,114 @@
-"""The training loop that all three models share: schedule, clipping, checkpoints, metrics.
+"""The training loop that all models share, on accelerate: schedule, accumulation, clipping, checkpoints, curve.
 
-Every step draws its batch and its noise from streams seeded by (seed, step), so a training that was killed
-and resumed ends in the same weights as one that wasn't.
+A step's samples and its noise are drawn by (seed, step) and by a sample's place in the batch, never by a process'
+rank, so that a training that was killed and resumed ends in the same weights as one that wasn't, and several
+processes share the very batches that one would see.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from medsynth_core.config import Config
 from medsynth_core.config.tree import OptimiserConfig
-from medsynth_core.errors import StateError
-from medsynth_core.models.artifact import model_digest, write_card
+from medsynth_core.errors import ConfigError, StateError
+from medsynth_core.models.artifact import pick_device
 from medsynth_core.progress import Progress
-from medsynth_core.storage.atomic import replace_directory
-from medsynth_core.training.checkpoint import load_checkpoint, save_checkpoint
+from medsynth_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
+from medsynth_core.training.curve import best_of, curve_path, stale_checkpoints, write_curve
 
 Losses = Mapping[str, Tensor]
-StepFunction = Callable[[int], Losses]
-"""Runs forward, backward and the optimisers of one step and returns its loss terms (scalars)."""
+"""Loss terms by name, scalars; ``total`` is what the optimiser goes down."""
+_LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
-class TrainingReport:
-    """What a training stage did.
+class Batch:
+    """What one forward pass of one process sees of a step.
 
     Attributes:
-        model: name of the model.
-        digest: of the saved model.
-        steps: optimiser steps in all.
-        resumed_from: finished steps that a checkpoint supplied.
-        best_step: steps behind the weights that were kept; fewer than ``steps`` when later ones only memorised.
-        metrics: validation metrics, as on the card.
+        step: number of the step.
+        seed: of the training.
+        picks: int64 [n], samples.
+        places: int64 [n], their places in the step's batch.
     """
 
-    model: str
-    digest: str
-    steps: int
-    resumed_from: int
-    best_step: int
-    metrics: dict[str, float]
+    step: int
+    seed: int
+    picks: np.ndarray
+    places: np.ndarray
+
+    def draws(self, width: int) -> np.ndarray:
+        """Returns the uniform draws of each sample, float64 [n, width] in [0, 1)."""
+        rows = [np.random.default_rng([self.seed, self.step, 1, place]).random(width) for place in self.places.tolist()]
+        return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One network and the loss that it goes down.
+
+    Attributes:
+        loss: called with the network as accelerate wraps it (its ``forward`` is what may be called) and a batch.
+        start: the first step in which it takes part.
+        betas: of AdamW.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[nn.Module, Batch], Losses]
+    start: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Finished steps that a checkpoint supplied, and those behind the weights that were kept."""
+    """How a training ended.
+
+    Attributes:
+        resumed_from: finished steps that a checkpoint supplied.
+        steps: finished steps in all; fewer than configured when it stopped early.
+        best_step: steps behind the weights that were kept.
+        curve: the loss curve.
+        weights: the file that holds the weights that were kept, gathered whole; gone when the stage is done.
+    """
 
     resumed_from: int
+    steps: int
     best_step: int
+    curve: list[dict[str, float]] = field(repr=False)
+    weights: Path
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Returns the accelerator for ``device`` and ``models.precision``; under ``accelerate launch``, this process' part.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    device = pick_device(config.device)
+    precision = config.models.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    wanted = "bf16" if precision == "bf16" else "no"
+    state = AcceleratorState._shared_state
+    if state and state.get("_mixed_precision") != wanted and not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=wanted)
+
+
+def best_path(checkpoint: Path) -> Path:
+    """Returns where the best weights of an unfinished training stand."""
+    return checkpoint.with_suffix(".best" + checkpoint.suffix)
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
@@ -67,141 +121,153 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Returns the samples of ``step``, int64 [batch_size]: whole shuffled epochs laid end to end."""
-    first = step * batch_size
-    picks = []
-    for position in range(first, first + batch_size):
-        picks.append((position // n, position % n))
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(n) for epoch in {e for e, _ in picks}}
-    return np.array([orders[epoch][index] for epoch, index in picks], dtype=np.int64)
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    orders = {
+        epoch: np.random.default_rng([seed, epoch]).permutation(n) for epoch in np.unique(positions // n).tolist()
+    }
+    return np.array([orders[at // n][at % n] for at in positions.tolist()], dtype=np.int64)
 
 
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Returns the random stream of one step."""
-    return np.random.default_rng([seed, step, 1])
+def micro_batches(n: int, config: OptimiserConfig, seed: int, step: int, rank: int, processes: int) -> list[Batch]:
+    """Returns the forward passes of one process in ``step``; together the processes' are the step's batch.
 
-
-def optimise(
-    loss: Tensor, optimiser: torch.optim.Optimizer, module: nn.Module, config: OptimiserConfig, step: int
-) -> None:
-    """Takes one clipped step down ``loss``."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(config, step)
-    optimiser.step()
+    Raises:
+        ConfigError: the batch can't be dealt out evenly.
+    """
+    each = config.batch_size // processes
+    size = min(config.micro_batch or each, each)
+    if each * processes != config.batch_size or each % size:
+        raise ConfigError(
+            f"batch_size {config.batch_size} can't be dealt out to {processes} processes in forward passes of {size}: "
+            f"set batch_size to a multiple of processes x micro_batch"
+        )
+    picks = batch_indices(n, config.batch_size, seed, step)
+    own = np.arange(rank * each, (rank + 1) * each)
+    return [Batch(step, seed, picks[places], places) for places in own.reshape(-1, size)]
 
 
 def train(
-    step_function: StepFunction,
+    objectives: Sequence[Objective],
+    n: int,
     config: OptimiserConfig,
     *,
+    accelerator: Accelerator,
     key: str,
     seed: int,
-    modules: Mapping[str, nn.Module],
-    optimisers: Mapping[str, torch.optim.Optimizer],
     checkpoint: Path,
     progress: Progress,
     validate: Callable[[], float] | None = None,
+    validate_from: int = 0,
+    before_step: Callable[[int], None] | None = None,
 ) -> Trained:
-    """Runs the steps that are left; the modules end in the weights of the best checkpoint.
-
-    Loss terms go, one JSON line every 20 steps, to ``checkpoint`` with the suffix ``.jsonl``.
+    """Runs the steps that are left; the modules end in the weights of the best checkpoint, in evaluation mode.
 
     Args:
-        key: digest of everything that determines the weights; a checkpoint of another key isn't used.
-        validate: held-out loss, asked at every checkpoint; the lowest is best. Without it the last one is.
+        n: how many samples there are.
+        key: identifies data and settings; a checkpoint of another key isn't resumed.
+        validate: returns the held-out loss, the lower the better; the last weights are kept without it.
+        validate_from: checkpoints before this step aren't judged.
+        before_step: called with each step's number before it.
 
     Raises:
-        StateError: a loss isn't finite; the last checkpoint stays.
+        ConfigError: the batch can't be dealt out evenly to the processes.
+        StateError: a loss isn't finite, or the checkpoint is damaged.
     """
-    done = load_checkpoint(checkpoint, key, modules, optimisers)
-    for module in modules.values():
-        module.train()
-    log = _log_until(metrics_path(checkpoint), done)
+    modules = {objective.name: objective.module.train() for objective in objectives}
+    wrapped = {name: accelerator.prepare(module) for name, module in modules.items()}
+    optimisers = {
+        objective.name: torch.optim.AdamW(
+            [parameter for parameter in wrapped[objective.name].parameters() if parameter.requires_grad],
+            lr=config.learning_rate,
+            betas=objective.betas,
+            weight_decay=config.weight_decay,
+        )
+        for objective in objectives
+    }
     best = best_path(checkpoint)
-    best_loss, best_step = _best_until(log)
-    for step in range(done, config.steps):
+    reached = load_checkpoint(checkpoint, key, wrapped, optimisers)
+    resumed_from, curve = reached.step, reached.curve
+    main = accelerator.is_main_process
+    step = resumed_from
+    while step < config.steps and not (config.patience and stale_checkpoints(curve) >= config.patience):
+        if before_step is not None:
+            before_step(step)
         with torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + step)
-            losses = step_function(step)
-        if step % 20 == 0 or step == config.steps - 1:
-            values = {name: float(value.detach()) for name, value in losses.items()}
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            batches = micro_batches(n, config, seed, step, accelerator.process_index, accelerator.num_processes)
+            losses: dict[str, float | Tensor] = {}
+            for objective in objectives:
+                if step >= objective.start:
+                    module, optimiser = wrapped[objective.name], optimisers[objective.name]
+                    losses |= _descend(accelerator, objective, module, optimiser, batches, config)
+        step += 1
+        if (step - 1) % _LOG_EVERY == 0 or step == config.steps:
+            row = {name: float(value) for name, value in losses.items()}
+            bad = [name for name, value in row.items() if not math.isfinite(value)]
             if bad:
-                raise StateError(f"training diverged: {bad[0]} isn't finite at step {step}; lower the learning_rate")
-            log.append(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}))
-            progress(step, config.steps, ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-        last = step + 1 == config.steps
-        if last or (step + 1) % config.checkpoint_every == 0:
-            if validate is not None:
-                held_out = _held_out(validate, modules)
-                log.append(json.dumps({"step": step, "held_out": held_out}))
-                if held_out < best_loss:
-                    best_loss, best_step = held_out, step + 1
-                    save_checkpoint(best, key, best_step, modules, {})
-            save_checkpoint(checkpoint, key, step + 1, modules, optimisers)
-            metrics_path(checkpoint).write_text("\n".join(log) + "\n", "utf-8")
+                raise StateError(
+                    f"training diverged: {bad[0]} isn't finite at step {step - 1}; lower the learning_rate"
+                )
+            curve.append({"step": step - 1, **{name: round(value, 6) for name, value in row.items()}})
+            progress(step, config.steps, ", ".join(f"{name} {value:.3f}" for name, value in row.items()))
+        if step == config.steps or step % config.checkpoint_every == 0:
+            if validate is not None and step > validate_from:
+                held_out = _held_out(validate, modules, accelerator)
+                if held_out < best_of(curve)[0]:
+                    save_checkpoint(best, key, Progressed(step, []), wrapped, {}, writes=main)
+                curve.append({"step": step - 1, "held_out": held_out})
+            save_checkpoint(checkpoint, key, Progressed(step, curve), wrapped, optimisers, writes=main)
+            if main:
+                write_curve(curve_path(checkpoint), curve)
+    accelerator.wait_for_everyone()
+    for name, module in wrapped.items():
+        accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+        modules[name].eval()
+    best_step = best_of(curve)[1] or step
+    kept = best if best_step < step else checkpoint
+    if best_step < step:
+        load_checkpoint(best, key, wrapped, {})
+    progress(step, step, "")
+    return Trained(resumed_from, step, best_step, curve, kept)
+
+
+def _descend(
+    accelerator: Accelerator,
+    objective: Objective,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    config: OptimiserConfig,
+) -> dict[str, Tensor]:
+    """Takes one clipped step down an objective and returns its terms, averaged over the forward passes."""
+    optimiser.zero_grad(set_to_none=True)
+    terms: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        with accelerator.autocast():
+            losses = objective.loss(module, batch)
+        if batch is batches[-1]:
+            accelerator.backward(losses["total"] / len(batches))
+        else:
+            with accelerator.no_sync(module):
+                accelerator.backward(losses["total"] / len(batches))
+        for name, value in losses.items():
+            if name != "total":
+                terms.setdefault(name, []).append(value.detach())
+    accelerator.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(config, batches[0].step)
+    optimiser.step()
+    return {name: torch.stack(values).mean() for name, values in terms.items()}
+
+
+@torch.no_grad()
+def _held_out(validate: Callable[[], float], modules: Mapping[str, nn.Module], accelerator: Accelerator) -> float:
     for module in modules.values():
         module.eval()
-    progress(config.steps, config.steps, "")
-    if validate is None:
-        return Trained(done, config.steps)
-    if best_step < config.steps:
-        load_checkpoint(best, key, modules, {})
-    return Trained(done, best_step)
-
-
-def finish(
-    model: str,
-    save: Callable[[Path], None],
-    target: Path,
-    checkpoint: Path,
-    steps: int,
-    trained: Trained,
-    metrics: Mapping[str, float],
-) -> TrainingReport:
-    """Writes a trained model with its card and its loss curve to ``target`` and drops the checkpoints."""
-    with replace_directory(target) as folder:
-        save(folder)
-        write_card(folder, metrics)
-        (folder / "metrics.jsonl").write_bytes(metrics_path(checkpoint).read_bytes())
-        digest = model_digest(folder)
-    for path in (checkpoint, metrics_path(checkpoint), best_path(checkpoint)):
-        path.unlink(missing_ok=True)
-    return TrainingReport(model, digest, steps, trained.resumed_from, trained.best_step, dict(metrics))
-
-
-def metrics_path(checkpoint: Path) -> Path:
-    """Returns where the loss curve of an unfinished training stands."""
-    return checkpoint.with_suffix(".jsonl")
-
-
-def best_path(checkpoint: Path) -> Path:
-    """Returns where the best weights of an unfinished training stand."""
-    return checkpoint.with_suffix(".best" + checkpoint.suffix)
-
-
-@torch.inference_mode()
-def _held_out(validate: Callable[[], float], modules: Mapping[str, nn.Module]) -> float:
-    for module in modules.values():
-        module.eval()
-    loss = validate()
+    loss = torch.tensor(validate(), dtype=torch.float64, device=accelerator.device)
     for module in modules.values():
         module.train()
-    if not math.isfinite(loss):
+    mean = float(accelerator.reduce(loss, reduction="mean"))
+    if not math.isfinite(mean):
         raise StateError("training diverged: the held-out loss isn't finite; lower the learning_rate")
-    return round(loss, 6)
-
-
-def _best_until(log: Iterable[str]) -> tuple[float, int]:
-    """Returns the lowest held-out loss in a log and the steps behind it; infinity and 0 without one."""
-    lines = (json.loads(line) for line in log)
-    found = [(line["held_out"], line["step"] + 1) for line in lines if "held_out" in line]
-    return min(found, default=(math.inf, 0))
-
-
-def _log_until(path: Path, done: int) -> list[str]:
-    if done == 0 or not path.is_file():
-        return []
-    return [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] < done]
+    return round(mean, 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,7 +25,8 @@ class Pairs:
         patients: patient ids.
         views: frontal or lateral.
         texts: reports without de-identification marks.
-        queries: the positive findings in words, as of a prompt.
+        findings: the positive findings that mining saw, each with pathology, anatomy, side and severity.
+        queries: the same in words, as of a prompt.
         label_keys: equal for views that show the same findings on the same sides.
     """
 
@@ -33,6 +35,7 @@ class Pairs:
     patients: list[str]
     views: list[str]
     texts: list[str]
+    findings: list[list[dict[str, Any]]]
     queries: list[str]
     label_keys: np.ndarray
 
@@ -60,7 +63,7 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         row["study_id"]: strip_marks(f"{row['findings']} {row['impression']}")
         for row in corpus.studies(split).select(["study_id", "findings", "impression"]).to_pylist()
     }
-    rows, patients, views, texts, queries, keys = [], [], [], [], [], []
+    rows, patients, views, texts, findings, keys = [], [], [], [], [], []
     for view in corpus.views(split).to_pylist():
         text = reports.get(view["study_id"], "")
         if not text:
@@ -74,18 +77,19 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         patients.append(view["patient_id"])
         views.append("lateral" if view["view"] == "lateral" else "frontal")
         texts.append(text)
-        queries.append(query_of(found))
+        findings.append(found)
         keys.append("|".join(sorted({f"{f['pathology']}:{f['side']}" for f in found})))
     if not rows:
         raise InputError(
             f"{paths.corpus}: no {split} image with a report; models can't be trained on reports alone: "
             f"set corpus.images, or models.path to trained models"
         )
+    queries = [query_of(found) for found in findings]
     _, label_keys = np.unique(np.array(keys), return_inverse=True)
-    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, views, texts, queries, label_keys)
+    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, views, texts, findings, queries, label_keys)
 
 
-def _labels(folder: Path) -> dict[str, list[dict[str, str | None]]]:
+def _labels(folder: Path) -> dict[str, list[dict[str, Any]]]:
     path = folder / "labels.parquet"
     if not path.is_file():
         raise InputError(f"{path}: not found; run `medsynth vocabulary` first")

@@ -1,13 +1,14 @@
-"""Training of the VQ-GAN: reconstruction, codebook and patch-adversarial losses."""
+"""Training of the VQ-GAN: reconstruction, clinical, perceptual, codebook and patch-adversarial terms."""
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import VQGANConfig
@@ -15,28 +16,27 @@ from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_tree
-from medsynth_core.models.artifact import pick_device
+from medsynth_core.models.artifact import model_digest
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.vqgan import VQGAN, PatchDiscriminator
 from medsynth_core.progress import Progress
-from medsynth_core.training.loop import (
-    Losses,
-    TrainingReport,
-    batch_indices,
-    finish,
-    optimise,
-    step_generator,
-    train,
-)
+from medsynth_core.training.features import FeatureDistance, ImageEncoder
+from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
+from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 
-STAGE_VERSION = 1
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 2
 _REVIVE_EVERY = 25
+_JUDGED = 256
+"""Held-out images that judge a checkpoint."""
 
 
 def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     """Trains the VQ-GAN on the corpus' training images and writes it to ``paths.vqgan``.
 
     Raises:
-        InputError: the corpus has no training images.
+        InputError: the corpus has no training images, or a model that guides the training is missing.
         StateError: training diverged.
     """
     settings = config.models.vqgan
@@ -47,25 +47,32 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
             f"{paths.corpus}: no training images; set corpus.images to the image folder, "
             f"or models.path to trained models"
         )
-    device = pick_device(config.device)
-    torch.manual_seed(config.seed)
-    model = VQGAN(settings).to(device)
-    trainer = _Trainer(model, settings, corpus, rows, config.seed, device)
-    key = config_digest(STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus))
-    checkpoint = paths.checkpoints / "vqgan.safetensors"
-    trained = train(
-        trainer.step,
-        settings.train,
-        key=key,
-        seed=config.seed,
-        modules={"vqgan": model, "discriminator": trainer.discriminator},
-        optimisers={"vqgan": trainer.optimiser, "discriminator": trainer.critic_optimiser},
-        checkpoint=checkpoint,
-        progress=progress,
-    )
     held_out = np.asarray(corpus.views("val").column("row"), dtype=np.int64)
-    metrics = evaluate(model, corpus, held_out if len(held_out) else rows[:256])
-    return finish("vqgan", model.save, paths.vqgan, checkpoint, settings.train.steps, trained, metrics)
+    accelerator = make_accelerator(config)
+    torch.manual_seed(config.seed)
+    model = VQGAN(settings).to(accelerator.device)
+    discriminator = PatchDiscriminator().to(accelerator.device)
+    terms = _Terms(model, discriminator, settings, corpus, rows, _guides(settings, paths))
+    terms.guides.to(accelerator.device)
+    objectives = [Objective("vqgan", model, terms.generator, betas=(0.9, 0.95))]
+    if settings.adversarial_weight > 0:
+        critic = Objective("discriminator", discriminator, terms.critic, settings.adversarial_start, (0.5, 0.9))
+        objectives.append(critic)
+    trained = train(
+        objectives,
+        len(rows),
+        settings.train,
+        accelerator=accelerator,
+        key=config_digest(STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus), terms.guides_digest(paths)),
+        seed=config.seed,
+        checkpoint=checkpoint_path(paths, "vqgan"),
+        progress=progress,
+        validate=(lambda: terms.held_out(held_out[:_JUDGED])) if len(held_out) else None,
+        validate_from=settings.adversarial_start if settings.adversarial_weight > 0 else 0,
+        before_step=lambda step: terms.revive(config.seed, step),
+    )
+    metrics = evaluate(model, corpus, held_out if len(held_out) else rows[:_JUDGED])
+    return finish("vqgan", model.save, paths, trained, metrics, accelerator)
 
 
 @torch.inference_mode()
@@ -89,81 +96,111 @@ def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 6
     }
 
 
-class _Trainer:
-    """One optimiser step of generator and discriminator."""
+def _guides(settings: VQGANConfig, paths: Paths) -> nn.ModuleDict:
+    """Returns the feature distances of the clinical and the perceptual term, those whose weight isn't 0."""
+    guides = nn.ModuleDict()
+    if settings.clinical_weight > 0 and settings.clinical_model is not None:
+        guides["clinical"] = FeatureDistance(ImageEncoder(settings.clinical_model))
+    elif settings.clinical_weight > 0:
+        classifier = FindingClassifier.load(paths.classifier)
+        if classifier.labels:
+            guides["clinical"] = FeatureDistance(classifier)
+        else:
+            log.warning("vqgan: the classifier knows no finding; trained without the clinical term")
+    if settings.perceptual_weight > 0 and settings.perceptual_model is not None:
+        guides["perceptual"] = FeatureDistance(ImageEncoder(settings.perceptual_model))
+    return guides
+
+
+class _Terms:
+    """The losses of generator and discriminator."""
 
     def __init__(
         self,
         model: VQGAN,
+        discriminator: PatchDiscriminator,
         config: VQGANConfig,
         corpus: Corpus,
         rows: np.ndarray,
-        seed: int,
-        device: torch.device,
+        guides: nn.ModuleDict,
     ) -> None:
         self.model = model
+        self.discriminator = discriminator
         self.config = config
         self.corpus = corpus
         self.rows = rows
-        self.seed = seed
-        self.device = device
-        self.discriminator = PatchDiscriminator().to(device)
-        rate = config.train.learning_rate
-        self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=config.train.weight_decay
-        )
-        self.critic_optimiser = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=rate, betas=(0.5, 0.9), weight_decay=config.train.weight_decay
-        )
+        self.guides = guides
+        self._fakes: dict[int, Tensor] = {}
 
-    def step(self, step: int) -> Losses:
+    def guides_digest(self, paths: Paths) -> str:
+        """Returns the digest of our own classifier where it guides, else nothing."""
+        own = "clinical" in self.guides and self.config.clinical_model is None
+        return model_digest(paths.classifier) if own else ""
+
+    def generator(self, module: nn.Module, batch: Batch) -> Losses:
         config = self.config
-        picks = batch_indices(len(self.rows), config.train.batch_size, self.seed, step)
-        real = torch.from_numpy(to_pixels(self.corpus.images(self.rows[picks])))[:, None].to(self.device)
-        latents = self.model.encode(real)
-        if step % _REVIVE_EVERY == 0 and step < config.train.steps * 3 // 4:
-            self._revive(latents.detach(), step)
-        quantised = self.model.quantise(latents)
-        fake = self.model.decode(quantised.latents_BDhw)
-        reconstruction = (fake - real).abs().mean() + 2.0 * (fake - real).square().mean()
-        losses: dict[str, Tensor] = {"reconstruction": reconstruction, "codebook": quantised.codebook_loss}
-        total = reconstruction + quantised.codebook_loss
-        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
-        if adversarial:
+        real = self._pixels(self.rows[batch.picks])
+        fake, _, codebook_loss = module(real)
+        fidelity, losses = self._fidelity(fake, real)
+        losses["codebook"] = codebook_loss
+        total = fidelity + codebook_loss
+        if config.adversarial_weight > 0 and batch.step >= config.adversarial_start:
             self.discriminator.requires_grad_(False)
-            generator_loss = -self.discriminator(fake).mean()
+            losses["adversarial"] = -self.discriminator(fake).float().mean()
             self.discriminator.requires_grad_(True)
-            weight = _adaptive_weight(reconstruction, generator_loss, self.model.last_layer)
-            total = total + config.adversarial_weight * weight * generator_loss
-            losses["adversarial"] = generator_loss.detach()
-        optimise(total, self.optimiser, self.model, config.train, step)
-        if adversarial:
-            real_logits = self.discriminator(real)
-            fake_logits = self.discriminator(fake.detach())
-            critic = 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
-            optimise(critic, self.critic_optimiser, self.discriminator, config.train, step)
-            losses["discriminator"] = critic.detach()
-        return losses
+            weight = _adaptive_weight(fidelity, losses["adversarial"], self.model.last_layer)
+            total = total + config.adversarial_weight * weight * losses["adversarial"]
+            self._fakes[int(batch.places[0])] = fake.detach()
+        return {"total": total, **losses}
+
+    def critic(self, module: nn.Module, batch: Batch) -> Losses:
+        real_logits = module(self._pixels(self.rows[batch.picks])).float()
+        fake_logits = module(self._fakes.pop(int(batch.places[0]))).float()
+        loss = 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+        return {"total": loss, "discriminator": loss}
+
+    def held_out(self, rows: np.ndarray, batch_size: int = 64) -> float:
+        """Returns the mean fidelity terms over held-out images."""
+        total = 0.0
+        for start in range(0, len(rows), batch_size):
+            real = self._pixels(rows[start : start + batch_size])
+            fidelity, _ = self._fidelity(self.model(real)[0], real)
+            total += float(fidelity) * len(real)
+        return total / len(rows)
 
     @torch.no_grad()
-    def _revive(self, latents_BDhw: Tensor, step: int) -> None:
+    def revive(self, seed: int, step: int) -> None:
         """Moves codes that a sample of training images doesn't use onto latents drawn from that sample."""
-        draw = step_generator(self.seed, step)
+        if step % _REVIVE_EVERY or step >= self.config.train.steps * 3 // 4:
+            return
+        draw = np.random.default_rng([seed, step, 2])
         rows = np.sort(draw.choice(self.rows, size=min(len(self.rows), 128), replace=False))
-        pixels = torch.from_numpy(to_pixels(self.corpus.images(rows)))[:, None].to(self.device)
-        latents_BDhw = torch.cat([latents_BDhw, self.model.encode(pixels)])
+        latents_BDhw = self.model.encode(self._pixels(rows))
         codes = self.model.quantise(latents_BDhw).codes_Bhw.flatten()
-        used = torch.bincount(codes, minlength=self.config.codes) > 0
-        dead = (~used).nonzero().flatten()
+        dead = (torch.bincount(codes, minlength=self.config.codes) == 0).nonzero().flatten()
         if len(dead) == 0:
             return
         pool_ND = latents_BDhw.permute(0, 2, 3, 1).flatten(0, 2)
         chosen = torch.from_numpy(draw.choice(len(pool_ND), size=len(dead), replace=len(dead) > len(pool_ND)))
-        self.model.codebook_KD[dead] = pool_ND[chosen.to(self.device)]
+        self.model.codebook_KD[dead] = pool_ND[chosen.to(pool_ND.device)]
+
+    def _fidelity(self, fake: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the weighted sum of reconstruction, clinical and perceptual terms, and each by itself."""
+        losses = {"reconstruction": (fake - real).abs().mean() + 2.0 * (fake - real).square().mean()}
+        total = losses["reconstruction"]
+        weights = {"clinical": self.config.clinical_weight, "perceptual": self.config.perceptual_weight}
+        for name, distance in self.guides.items():
+            losses[name] = distance(fake, real)
+            total = total + weights[name] * losses[name]
+        return total, losses
+
+    def _pixels(self, rows: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(to_pixels(self.corpus.images(rows)))[:, None]
+        return pixels.to(self.model.codebook_KD.device)
 
 
-def _adaptive_weight(reconstruction: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
+def _adaptive_weight(fidelity: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
     """Balances the gradients of both terms at the last layer (VQ-GAN eq. 7), capped at 1e4."""
-    by_reconstruction = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
+    by_fidelity = torch.autograd.grad(fidelity, last_layer, retain_graph=True)[0]
     by_generator = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)[0]
-    return (by_reconstruction.norm() / (by_generator.norm() + 1e-4)).clamp(0, 1e4).detach()
+    return (by_fidelity.norm() / (by_generator.norm() + 1e-4)).clamp(0, 1e4).detach()

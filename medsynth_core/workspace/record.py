@@ -14,7 +14,9 @@ from medsynth_core.errors import StateError
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
 
 STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "report")
-MODEL_STAGES = ("vqgan", "alignment", "llm", "synthesis")
+MODEL_STAGES = ("classifier", "vqgan", "alignment", "llm", "synthesis")
+
+_RECORDED = ("dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", "metrics", ".dvc/config")
 
 
 def record_stages(root: Path, with_models: bool) -> None:
@@ -44,7 +46,11 @@ def record_release(root: Path, local_store: bool) -> str:
     about = json.loads(path.read_text("utf-8"))
     if local_store:
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
-    commit(root, f"Release {about['name']}", ["dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", ".dvc/config"])
+    commit(
+        root,
+        f"Release {about['name']}",
+        ["dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", "metrics", ".dvc/config"],
+    )
     tags = _tags(root, about["name"])
     if tags and _pointer_at(root, tags[-1]) == _pointer(root):
         return tags[-1]

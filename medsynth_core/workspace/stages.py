@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -24,6 +25,7 @@ _MODULES = {
     "corpus": "medsynth_core.corpus.stage",
     "vocabulary": "medsynth_core.vocabulary.stage",
     "prompts": "medsynth_core.prompts.stage",
+    "classifier": "medsynth_core.training.classifier",
     "vqgan": "medsynth_core.training.vqgan",
     "alignment": "medsynth_core.training.alignment",
     "llm": "medsynth_core.training.llm",
@@ -63,11 +65,14 @@ def read_stages(root: Path) -> dict[str, Stage]:
 
 
 def _outs(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(path for out in entry["outs"] for path in ([out] if isinstance(out, str) else out))
+    every = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, ())]
+    return tuple(path for out in every for path in ([out] if isinstance(out, str) else out))
 
 
 def run_stage(name: str, root: Path, config: Config, progress: Progress) -> dict[str, Any]:
     """Runs a stage in a workspace, notes it as up to date and returns its report as plain values.
+
+    Under ``accelerate launch`` every process runs it, and the first one notes.
 
     Raises:
         MedsynthError: as the stage's ``run`` says.
@@ -75,7 +80,8 @@ def run_stage(name: str, root: Path, config: Config, progress: Progress) -> dict
     stage = read_stages(root)[name]
     store = (open_store(config.store, root),) if name in _WITH_STORE else ()
     report = plain(import_module(_MODULES[name]).run(config, Paths(root), *store, progress))
-    mark_fresh(root, stage, config, report)
+    if os.environ.get("RANK", "0") == "0":
+        mark_fresh(root, stage, config, report)
     return report
 
 

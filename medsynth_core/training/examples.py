@@ -1,0 +1,72 @@
+"""What the language model learns from: every pair's image tokens, text and keypatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from medsynth_core.config.tree import LLMConfig
+from medsynth_core.models.alignment import AlignmentModel
+from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.text import condition_text
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.training.pairs import Pairs
+
+
+class Examples:
+    """Image tokens and keypatches of every pair, computed once.
+
+    Keypatches are retrieved from the visual codebook by the findings' words, exactly as a prompt's are, never read
+    off the image that is to be predicted.
+
+    Attributes:
+        codes_NT: int64 [pairs, tokens].
+        texts: what of each report the model reads.
+        keypatches: of each pair, best first.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        vqgan: VQGAN,
+        alignment: AlignmentModel,
+        codebook: VisualCodebook,
+        settings: LLMConfig,
+        batch_size: int = 32,
+    ) -> None:
+        self.pairs = pairs
+        self.codes_NT = torch.cat(list(_codes(pairs, vqgan, batch_size)))
+        self.texts = [
+            condition_text(settings.condition, text, found)
+            for text, found in zip(pairs.texts, pairs.findings, strict=True)
+        ]
+        distinct = sorted(set(pairs.queries))
+        found: dict[str, list[Keypatch]] = {}
+        for start in range(0, len(distinct), batch_size):
+            chunk = distinct[start : start + batch_size]
+            if settings.keypatch_choice == "random":
+                patches = codebook.random_keypatches(chunk, settings.keypatches)
+            else:
+                patches = codebook.keypatches(alignment, chunk, settings.keypatches)
+            found.update(zip(chunk, patches, strict=True))
+        self.keypatches = [found[query] for query in pairs.queries]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def prefix(
+        self, model: ImageLanguageModel, index: int, *, text: bool = True, keypatches: bool = True, wording: int = 0
+    ) -> list[int]:
+        """Returns the ids that condition a pair's image, with or without its text and its keypatches."""
+        patches = self.keypatches[index] if keypatches else []
+        return model.prefix(self.texts[index] if text else "", self.pairs.views[index], patches, wording)
+
+
+@torch.inference_mode()
+def _codes(pairs: Pairs, vqgan: VQGAN, batch_size: int) -> Iterator[torch.Tensor]:
+    device = vqgan.codebook_KD.device
+    for start in range(0, len(pairs), batch_size):
+        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(device)
+        yield vqgan.encode_to_codes(pixels).flatten(1).cpu()

@@ -1,0 +1,69 @@
+"""What a training leaves: the model with its card and curve, and metrics for ``dvc metrics`` and ``dvc plots``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from medsynth_core.config import Paths
+from medsynth_core.models.artifact import model_digest, write_card
+from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.training.curve import as_table, curve_path, write_curve
+from medsynth_core.training.loop import Trained, best_path
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training stage did.
+
+    Attributes:
+        model: name of the model.
+        digest: of the saved model.
+        steps: optimiser steps taken; fewer than configured when it stopped early.
+        resumed_from: finished steps that a checkpoint supplied.
+        best_step: steps behind the weights that were kept; fewer than ``steps`` when later ones only memorised.
+        metrics: validation metrics, as on the card.
+    """
+
+    model: str
+    digest: str
+    steps: int
+    resumed_from: int
+    best_step: int
+    metrics: dict[str, float]
+
+
+def checkpoint_path(paths: Paths, model: str) -> Path:
+    """Returns where an unfinished training of a model keeps its checkpoint."""
+    return paths.checkpoints / f"{model}.safetensors"
+
+
+def finish(
+    model: str,
+    save: Callable[[Path], None],
+    paths: Paths,
+    trained: Trained,
+    metrics: Mapping[str, float],
+    accelerator: Accelerator,
+) -> TrainingReport:
+    """Writes a trained model with its card and curve below ``paths.models``, its figures below ``paths.metrics``,
+    and drops the checkpoints. Of several processes the main one writes."""
+    rounded = {key: round(float(value), 6) for key, value in sorted(metrics.items())}
+    if accelerator.is_main_process:
+        with replace_directory(paths.models / model) as folder:
+            save(folder)
+            write_card(folder, rounded)
+            write_curve(folder / "metrics.jsonl", trained.curve)
+        paths.metrics.mkdir(exist_ok=True)
+        (paths.metrics / f"{model}.json").write_text(json.dumps(rounded, indent=2) + "\n", "utf-8")
+        (paths.metrics / f"{model}.csv").write_text(as_table(trained.curve), "utf-8")
+        checkpoint = checkpoint_path(paths, model)
+        for path in (checkpoint, curve_path(checkpoint), best_path(checkpoint)):
+            path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    digest = model_digest(paths.models / model)
+    return TrainingReport(model, digest, trained.steps, trained.resumed_from, trained.best_step, rounded)
