@@ -25,7 +25,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter; kept in params.yaml."),
 ]
-Preset = Annotated[str | None, typer.Option("--preset", help="demo or gpu, laid over params.yaml and kept there.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="demo, h200-small or paper, laid over params.yaml and kept there.")
+]
 
 
 @app.command()

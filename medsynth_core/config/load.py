@@ -16,7 +16,7 @@ from medsynth_core.config.tree import Config
 from medsynth_core.errors import ConfigError
 from medsynth_core.hashing import sha256_json
 
-PRESETS = ("demo", "gpu")
+PRESETS = ("demo", "h200-small", "paper")
 
 
 def load_config(path: Path, overrides: Iterable[str] = (), preset: str | None = None) -> Config:

@@ -227,7 +227,7 @@ class AlignmentConfig(Section):
     """Patches kept in the visual codebook."""
     codebook_min_patients: PositiveInt = 3
     """A patch enters only when look-alikes from this many patients exist (privacy)."""
-    train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=32, learning_rate=1e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=64, learning_rate=1e-3)
 
 
 class LoRAConfig(Section):
@@ -300,7 +300,7 @@ class SynthesisConfig(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
     top_k: Count = 0
     """0: no top-k."""
-    guidance: Annotated[float, Field(ge=1.0)] = 2.0
+    guidance: Annotated[float, Field(ge=1.0)] = 3.0
     """Classifier-free guidance scale on the logits; 1 is none."""
     view: Literal["frontal", "lateral"] = "frontal"
     """Projection that is asked for."""

@@ -19,7 +19,7 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel, PreT
 from medsynth_core.config.tree import AlignmentConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import load_weights, save_weights
-from medsynth_core.models.text import STOP_WORDS, load_tokenizer
+from medsynth_core.models.text import DEGREES, STOP_WORDS, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,32 +48,44 @@ class Patches:
 
 
 class PatchEncoder(nn.Module):
-    """Strided convolutions down to the latent grid, then two residual blocks and a position embedding."""
+    """Strided convolutions down to the latent grid.
+
+    A patch's feature sees its own cell, a margin around it and its place, and nothing else of the image: what reads
+    further would let any patch answer for a finding elsewhere, and its code would then say nothing of that finding.
+    The feature of the whole image does see everything.
+    """
 
     def __init__(self, channels: tuple[int, ...], side: int, dim: int) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         inner = 1
         for outer in channels:
-            blocks += [nn.Conv2d(inner, outer, 3, 2, 1), nn.GroupNorm(8, outer), nn.GELU()]
+            blocks += [nn.Conv2d(inner, outer, 3, 2, 1), _PlaceNorm(outer), nn.GELU()]
             inner = outer
         self.stem = nn.Sequential(*blocks)
         self.position = nn.Parameter(torch.randn(1, inner, side, side) * 0.02)
+        self.local = nn.Sequential(nn.Conv2d(inner, 2 * inner, 1), nn.GELU(), nn.Conv2d(2 * inner, dim, 1))
         self.context = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(8, inner), nn.GELU(), nn.Conv2d(inner, inner, 3, 1, 1)) for _ in range(2)
         )
-        self.local = nn.Linear(inner, dim)
         self.whole = nn.Linear(inner, dim)
 
     def forward(self, pixels_B1HW: Tensor) -> Patches:
         grid = self.stem(pixels_B1HW) + self.position
+        features_BPD = self.local(grid).flatten(2).transpose(1, 2)
         for block in self.context:
             grid = grid + block(grid)
-        features_BPC = grid.flatten(2).transpose(1, 2)
         return Patches(
-            F.normalize(self.local(features_BPC).float(), dim=-1),
-            F.normalize(self.whole(features_BPC.mean(1)).float(), dim=-1),
+            F.normalize(features_BPD.float(), dim=-1),
+            F.normalize(self.whole(grid.mean((2, 3))).float(), dim=-1),
         )
+
+
+class _PlaceNorm(nn.LayerNorm):
+    """Normalises the channels of every place by themselves; group norms would mix places."""
+
+    def forward(self, grid_BCHW: Tensor) -> Tensor:
+        return super().forward(grid_BCHW.movedim(1, -1)).movedim(-1, 1)
 
 
 class AlignmentModel(nn.Module):
@@ -142,7 +154,9 @@ class AlignmentModel(nn.Module):
         for index, (words, places) in enumerate(spelled):
             for position, (word, tokens) in enumerate(zip(words, places, strict=True)):
                 average_TWS[index, position, tokens] = 1.0 / len(tokens)
-                votes_TW[index, position] = word.isalpha() and len(word) > 1 and word.lower() not in STOP_WORDS
+                votes_TW[index, position] = (
+                    word.isalpha() and len(word) > 1 and word.lower() not in STOP_WORDS | DEGREES
+                )
         words_TWC = average_TWS.to(hidden_TSC) @ hidden_TSC
         pooled_TC = (hidden_TSC * mask_TS[..., None]).sum(1) / mask_TS.sum(1, keepdim=True).clamp(min=1)
         present_TW1 = (average_TWS.sum(-1, keepdim=True) > 0).to(self.device)
@@ -201,29 +215,30 @@ def alignment_losses(
 ) -> dict[str, Tensor]:
     """Returns the contrastive losses of a batch of pairs, each a scalar.
 
-    Local: image-to-text is the mean over patches of the best word, text-to-image the mean over voting words of
-    the best patch (CAMMAL). Pairs with the same findings count as positives of each other, so that two studies
-    of one disease don't repel.
+    Local: of the word-patch scores; global: of whole image and whole text. Both are taken in both directions. Pairs
+    with the same findings count as positives of each other, so that two studies of one disease don't repel.
 
     Args:
         same_BB: bool, True where image i and text j show the same findings; the diagonal is True.
     """
-    best_of_words_BT, best_of_patches_BT = local_scores(words, patches)
     target_BB = same_BB.float() / same_BB.sum(1, keepdim=True)
-    local = F.cross_entropy(scale * best_of_words_BT, target_BB)
-    local = local + F.cross_entropy(scale * best_of_patches_BT.T, target_BB.T / target_BB.T.sum(1, keepdim=True))
-    cosine_BT = scale * patches.global_BD @ words.global_TD.T
-    whole = F.cross_entropy(cosine_BT, target_BB) + F.cross_entropy(cosine_BT.T, target_BB)
-    return {"local": local / 2, "global": global_weight * whole / 2}
+
+    def contrast(score_BT: Tensor) -> Tensor:
+        return (F.cross_entropy(scale * score_BT, target_BB) + F.cross_entropy(scale * score_BT.T, target_BB)) / 2
+
+    whole = contrast(patches.global_BD @ words.global_TD.T)
+    return {"local": contrast(local_scores(words, patches)), "global": global_weight * whole}
 
 
-def local_scores(words: Words, patches: Patches) -> tuple[Tensor, Tensor]:
-    """Returns image-to-text and text-to-image scores of every image with every text, each [B, T]."""
+def local_scores(words: Words, patches: Patches) -> Tensor:
+    """Returns the word-patch score of every image with every text, [B, T]: the mean over voting words of the best
+    patch (CAMMAL's text-to-image score).
+
+    CAMMAL's image-to-text score, the mean over patches of the best word, is left out: most patches show nothing that
+    a report says, and asking a word of each drew the words away from their findings (docs/method.md).
+    """
     similarity_BTPW = torch.einsum("bpd,twd->btpw", patches.features_BPD, words.features_TWD)
-    silent = ~words.votes_TW[None, :, None, :]
-    best_word_BTP = similarity_BTPW.masked_fill(silent, -1.0).amax(-1)
-    best_patch_BTW = similarity_BTPW.amax(2)
-    return best_word_BTP.mean(-1), _mean_of_votes(best_patch_BTW, words.votes_TW[None])
+    return _mean_of_votes(similarity_BTPW.amax(2), words.votes_TW[None])
 
 
 def _mean_of_votes(scores: Tensor, votes: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ from torch import Tensor
 
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import load_weights, save_weights
+from medsynth_core.models.text import phrases_of
+
+_SHAPES = {"features": "ED", "wholes": "ED", "usual": "CD", "cells": "E", "codes": "E", "patients": "E", "rows": "E"}
+_ANSWERS = 0.5
+"""A keypatch answers to the words at least this share as well as its finding's first."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,9 @@ class Keypatch:
         entry: index into the visual codebook.
         cell: row-major index of the latent cell.
         code: VQ code of that cell.
-        score: cosine with the word that chose it.
-        word: that word.
+        score: how much better it answers to the finding's words than what is usual in its cell (``lift``), plus how
+            well the image that it was cut from fits the finding as a whole.
+        word: the word to which it answers best.
     """
 
     entry: int
@@ -43,6 +50,8 @@ class VisualCodebook:
 
     Attributes:
         features_ED: float32 [entries, D], L2-normalised.
+        wholes_ED: float32 [entries, D], the aligned feature of the whole image that each entry was cut from.
+        usual_CD: float32 [cells, D], the mean feature of every latent cell over the training images.
         cells_E: int64, latent cell of each entry.
         codes_E: int64, VQ code of each entry.
         patients_E: int64, how many training patients have the same code in the same cell.
@@ -51,6 +60,8 @@ class VisualCodebook:
     """
 
     features_ED: Tensor
+    wholes_ED: Tensor
+    usual_CD: Tensor
     cells_E: Tensor
     codes_E: Tensor
     patients_E: Tensor
@@ -62,13 +73,7 @@ class VisualCodebook:
 
     def save(self, folder: Path) -> None:
         """Writes the codebook into ``folder``."""
-        tensors = {
-            "features": self.features_ED,
-            "cells": self.cells_E,
-            "codes": self.codes_E,
-            "patients": self.patients_E,
-            "rows": self.rows_E,
-        }
+        tensors = {name: getattr(self, f"{name}_{shape}") for name, shape in _SHAPES.items()}
         about = {"kind": "codebook", "entries": len(self), "corpus": self.corpus, "split": "train"}
         save_weights(folder, tensors, about)
 
@@ -80,26 +85,17 @@ class VisualCodebook:
             InputError: the folder holds none.
         """
         tensors, about = load_weights(folder, "codebook")
-        features_ED, cells_E, codes_E = tensors["features"], tensors["cells"], tensors["codes"]
-        return cls(features_ED, cells_E, codes_E, tensors["patients"], tensors["rows"], about["corpus"])
+        return cls(**{f"{name}_{shape}": tensors[name] for name, shape in _SHAPES.items()}, corpus=about["corpus"])
 
     @torch.inference_mode()
     def keypatches(self, model: AlignmentModel, queries: Sequence[str], top: int) -> list[list[Keypatch]]:
-        """Returns the ``top`` patches of each query text, best first, at most one a cell.
+        """Returns the patches that answer to each query text, ``top`` at most and at most one a cell; its findings
+        take turns, each with its best first.
 
-        A patch's score is its best cosine over the words that vote. A query without a voting word gets none.
+        A query without a voting word gets none.
         """
-        words = model.encode_words(queries)
-        features_ED = self.features_ED.to(model.device)
-        found: list[list[Keypatch]] = []
-        for index in range(len(queries)):
-            voters = words.votes_TW[index].nonzero().flatten()
-            if top == 0 or len(voters) == 0:
-                found.append([])
-                continue
-            score_E, choice_E = (features_ED @ words.features_TWD[index, voters].T).max(1)
-            found.append(self._ranked(score_E, choice_E, [words.words[index][v] for v in voters.tolist()], top))
-        return found
+        found = {voice.phrase: self._ranked(voice, top) for voice in _voices(model, queries)}
+        return [_in_turn([found[phrase] for phrase in phrases_of(query)], top) for query in queries]
 
     def random_keypatches(self, queries: Sequence[str], top: int) -> list[list[Keypatch]]:
         """Returns ``top`` entries a query that have nothing to do with it, at most one a cell; the same every time
@@ -119,11 +115,60 @@ class VisualCodebook:
         ranks = first_C.sort().values[:top]
         return order_E[ranks[ranks < len(self)]]
 
-    def _ranked(self, score_E: Tensor, choice_E: Tensor, voters: list[str], top: int) -> list[Keypatch]:
-        order_E = torch.sort(score_E.cpu(), descending=True, stable=True).indices
-        entries = self._one_a_cell(order_E, top)
+    def _ranked(self, voice: _Voice, top: int) -> list[Keypatch]:
+        """Returns the best entries for a finding, one a cell, without those that answer less than half as well to its
+        words as the first."""
+        if not voice.words or top == 0:
+            return []
+        device = voice.whole_D.device
+        usual_ED = self.usual_CD.to(device)[self.cells_E.to(device)]
+        lift_EW = lift(self.features_ED.to(device), usual_ED, voice.features_WD)
+        local_E, choice_E = lift_EW.mean(1).cpu(), lift_EW.argmax(1).cpu()
+        score_E = local_E + (self.wholes_ED.to(device) @ voice.whole_D).cpu()
+        entries = self._one_a_cell(torch.sort(score_E, descending=True, stable=True).indices, top)
+        entries = entries[local_E[entries] >= _ANSWERS * local_E[entries[0]]]
         picked = (entries, self.cells_E[entries], self.codes_E[entries], score_E[entries], choice_E[entries])
         return [
-            Keypatch(entry, cell, code, score, voters[choice])
+            Keypatch(entry, cell, code, score, voice.words[choice])
             for entry, cell, code, score, choice in zip(*(column.tolist() for column in picked), strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class _Voice:
+    """The phrase of a finding: the words that vote in it with their features [W, D], and its feature as a whole [D]."""
+
+    phrase: str
+    words: list[str]
+    features_WD: Tensor
+    whole_D: Tensor
+
+
+def _voices(model: AlignmentModel, queries: Sequence[str]) -> list[_Voice]:
+    """Returns each distinct finding of the queries."""
+    phrases = sorted({phrase for query in queries for phrase in phrases_of(query)})
+    words = model.encode_words(phrases)
+    found = []
+    for index, phrase in enumerate(phrases):
+        voters = words.votes_TW[index].nonzero().flatten()
+        said = [words.words[index][voter] for voter in voters.tolist()]
+        found.append(_Voice(phrase, said, words.features_TWD[index, voters], words.global_TD[index]))
+    return found
+
+
+def lift(features_PD: Tensor, usual_PD: Tensor, words_WD: Tensor) -> Tensor:
+    """Returns how much nearer each patch is to each word than what is usual in its cell, [P, W] in [-2, 2].
+
+    Without it, the words of a finding would also choose what every chest shows at the finding's place.
+    """
+    return (features_PD - usual_PD) @ words_WD.T
+
+
+def _in_turn(rankings: Sequence[Sequence[Keypatch]], top: int) -> list[Keypatch]:
+    """Returns the first ``top`` of several rankings, dealt out in turn, later ones of the same cell left out."""
+    first: dict[int, Keypatch] = {}
+    for turn in zip_longest(*rankings):
+        for patch in turn:
+            if patch is not None:
+                first.setdefault(patch.cell, patch)
+    return list(first.values())[:top]

@@ -1,12 +1,16 @@
 """The causal language model over text, keypatch and image tokens (paper, module 2; layout as in LLM-CXR).
 
-Token ids: the base tokenizer's text ids come first; then the markers, one id a latent cell (the places of
-keypatches) and one id an image code, so that image code k is ``layout.first_code + k``. A sequence reads
+Token ids: the base tokenizer's text ids come first; then the markers, one id a latent cell, one id an image code,
+so that image code k is ``layout.first_code + k``, and one a code as a keypatch's. A sequence reads
 
-    synthesise, view, instruction | Input: report | Reference: (place, code) of each keypatch, best first |
-    Response: codes
+    synthesise, view, instruction | Input: report | Reference: the keypatches, best first | Response: codes
 
 and in the reverse task ``describe, view, instruction | Input: codes | Response: report, end``.
+
+A token that stands for a latent cell, or from which the code of a cell is predicted, is embedded as the sum of
+its own embedding, the cell's, and that of the keypatch in this cell, if there is one. So a keypatch is at hand where
+its cell is written; to look it up in the Reference block by relative position would have to be learnt from much more
+data (docs/decisions/0004).
 
 Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K image codes, C hidden width.
 """
@@ -14,8 +18,8 @@ Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K ima
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -47,7 +51,7 @@ class TokenLayout:
     Attributes:
         text_tokens: ids [0, text_tokens) are the base tokenizer's.
         cells: latent cells of an image; also the number of image tokens an image.
-        codes: VQ codes.
+        codes: VQ codes; each has an id as an image token and one as a keypatch.
     """
 
     text_tokens: int
@@ -67,9 +71,28 @@ class TokenLayout:
         return self.first_cell + self.cells
 
     @property
+    def first_key(self) -> int:
+        return self.first_code + self.codes
+
+    @property
     def size(self) -> int:
         """Ids in all."""
-        return self.first_code + self.codes
+        return self.first_key + self.codes
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What comes before a response.
+
+    Attributes:
+        ids: token ids.
+        cells: of each id the latent cell whose embedding is added, or -1.
+        keys: the code of the keypatch in each cell that has one.
+    """
+
+    ids: list[int]
+    cells: list[int]
+    keys: Mapping[int, int] = field(default_factory=dict)
 
 
 class ImageLanguageModel(nn.Module):
@@ -99,33 +122,39 @@ class ImageLanguageModel(nn.Module):
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"models.llm.base {config.base!r} can't be loaded ({reason})") from error
-        # Embeddings may be padded beyond the tokenizer; new rows are drawn around the mean of the old ones.
+        # Embeddings may be padded beyond the tokenizer; new rows are drawn around the mean of the old ones, but
+        # cells and keypatches around zero, since they are added to others.
         layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes)
-        lm.resize_token_embeddings(layout.size, mean_resizing=True)
+        mean = lm.get_input_embeddings().weight.detach().mean(0)
+        table = lm.resize_token_embeddings(layout.size, mean_resizing=True).weight.detach()
+        table[layout.first_cell : layout.first_code] -= mean
+        table[layout.first_key :] -= mean
         return cls(config, layout, tokenizer, lm)
 
     @property
     def device(self) -> torch.device:
         return self.lm.device
 
-    def prefix(self, text: str, view: str, keypatches: Sequence[Keypatch], wording: int = 0) -> list[int]:
-        """Returns the ids that condition one image, up to and with the response marker.
+    def prefix(self, text: str, view: str, keypatches: Sequence[Keypatch], wording: int = 0) -> Prefix:
+        """Returns what conditions one image, up to and with the response marker.
 
         Args:
             wording: which paraphrase of the instruction; only a pretrained model is given one.
         """
         at = self.layout
-        ids = [at.marker("synthesise"), at.marker(view), *self._instruction(SYNTHESISE, wording), at.marker("input")]
-        ids += [*self._text(text), at.marker("reference")]
-        for patch in keypatches[: self.config.keypatches]:
-            ids += [at.first_cell + patch.cell, at.first_code + patch.code]
-        return [*ids, at.marker("response")]
+        head = [at.marker("synthesise"), at.marker(view), *self._instruction(SYNTHESISE, wording), at.marker("input")]
+        head += [*self._text(text), at.marker("reference")]
+        patches = keypatches[: self.config.keypatches]
+        ids = [*head, *(at.first_key + patch.code for patch in patches), at.marker("response")]
+        cells = [*[-1] * len(head), *(patch.cell for patch in patches), 0]
+        return Prefix(ids, cells, {patch.cell: patch.code for patch in patches})
 
-    def reverse_prefix(self, codes: Sequence[int], view: str, wording: int = 0) -> list[int]:
-        """Returns the ids that ask for the report of an image, up to and with the response marker."""
+    def reverse_prefix(self, codes: Sequence[int], view: str, wording: int = 0) -> Prefix:
+        """Returns what asks for the report of an image, up to and with the response marker."""
         at = self.layout
-        ids = [at.marker("describe"), at.marker(view), *self._instruction(DESCRIBE, wording), at.marker("input")]
-        return [*ids, *(at.first_code + code for code in codes), at.marker("response")]
+        head = [at.marker("describe"), at.marker(view), *self._instruction(DESCRIBE, wording), at.marker("input")]
+        ids = [*head, *(at.first_code + code for code in codes), at.marker("response")]
+        return Prefix(ids, [*[-1] * len(head), *range(len(codes)), -1])
 
     def _instruction(self, wordings: Sequence[str], index: int) -> list[int]:
         return self._text(wordings[index % len(wordings)]) if self.config.base is not None else []
@@ -137,21 +166,40 @@ class ImageLanguageModel(nn.Module):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
         return ids
 
-    def empty_prefix(self, view: str) -> list[int]:
+    def empty_prefix(self, view: str) -> Prefix:
         """Returns the prefix without text and keypatches, as guidance contrasts with it."""
         return self.prefix("", view, [])
 
-    def pad(self, prefixes: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Returns ids and attention mask, int64 [B, S], padded on the left."""
-        width = max(len(ids) for ids in prefixes)
-        fill = self.layout.marker("pad")
-        ids_BS = [[fill] * (width - len(ids)) + list(ids) for ids in prefixes]
-        mask_BS = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes]
-        return torch.tensor(ids_BS, device=self.device), torch.tensor(mask_BS, device=self.device)
+    def pad(self, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns ids, cells and attention mask, int64 [B, S], padded on the left."""
+        width = max(len(prefix.ids) for prefix in prefixes)
+        gaps = [width - len(prefix.ids) for prefix in prefixes]
+        pairs = list(zip(gaps, prefixes, strict=True))
+        ids_BS = [[self.layout.marker("pad")] * gap + prefix.ids for gap, prefix in pairs]
+        cells_BS = [[-1] * gap + prefix.cells for gap, prefix in pairs]
+        mask_BS = [[0] * gap + [1] * len(prefix.ids) for gap, prefix in pairs]
+        ids, cells, mask = torch.tensor([ids_BS, cells_BS, mask_BS], device=self.device)
+        return ids, cells, mask
 
-    def hidden(self, **inputs: object) -> object:
-        """Runs the transformer without its output head; arguments as its own forward."""
-        return self.lm.base_model(**inputs)
+    def keys(self, prefixes: Sequence[Prefix]) -> Tensor:
+        """Returns the code of the keypatch in every cell, int64 [B, T], -1 where there is none."""
+        cells = range(self.layout.cells)
+        return torch.tensor([[prefix.keys.get(cell, -1) for cell in cells] for prefix in prefixes], device=self.device)
+
+    def hidden(self, ids: Tensor, cells: Tensor, keys: Tensor | None, **inputs: object) -> Tensor:
+        """Returns the last hidden states [B, S, C] of ids at cells (-1: none), without the output head.
+
+        Args:
+            keys: int64 [B, n], the keypatch code (-1: none) in the cells of the last n ids.
+            inputs: attention_mask, position_ids and cache, as the transformer's own forward takes them.
+        """
+        embed = self.lm.get_input_embeddings()
+        inputs_BSC = embed(ids) + embed(self.layout.first_cell + cells.clamp(min=0)) * (cells >= 0)[..., None]
+        if keys is not None:
+            keys_BnC = embed(self.layout.first_key + keys.clamp(min=0)) * (keys >= 0)[..., None]
+            inputs_BSC = inputs_BSC + nn.functional.pad(keys_BnC, (0, 0, ids.shape[1] - keys.shape[1], 0))
+        states: Tensor = self.lm.base_model(inputs_embeds=inputs_BSC, **inputs).last_hidden_state
+        return states
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """Returns logits over the image codes alone, float32 [..., K], of hidden states [..., C]."""
@@ -159,9 +207,9 @@ class ImageLanguageModel(nn.Module):
 
     def forward(
         self,
-        prefixes: Sequence[Sequence[int]],
+        prefixes: Sequence[Prefix],
         codes_BT: Tensor,
-        reverse_prefixes: Sequence[Sequence[int]] = (),
+        reverse_prefixes: Sequence[Prefix] = (),
         reports: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """Returns the loss terms in nats a token, each a scalar; a task without samples has none.
@@ -173,31 +221,40 @@ class ImageLanguageModel(nn.Module):
         losses: dict[str, Tensor] = {}
         if prefixes:
             codes_BT = codes_BT.to(self.device)
-            ids_BS, mask_BS = self.pad(prefixes)
-            inputs = torch.cat([ids_BS, codes_BT[:, :-1] + self.layout.first_code], 1)
-            states = self._states(inputs, torch.cat([mask_BS, torch.ones_like(codes_BT[:, :-1])], 1))
+            ids_BS, cells_BS, mask_BS = self.pad(prefixes)
+            before_BT = codes_BT[:, :-1]
+            ids = torch.cat([ids_BS, before_BT + self.layout.first_code], 1)
+            following_T = torch.arange(1, codes_BT.shape[1], device=self.device)
+            cells = torch.cat([cells_BS, following_T.expand_as(before_BT)], 1)
+            mask = torch.cat([mask_BS, torch.ones_like(before_BT)], 1)
+            states = self._states(ids, cells, mask, self.keys(prefixes))
             logits_BTK = self.image_logits(states[:, ids_BS.shape[1] - 1 :])
             losses["image"] = cross_entropy(logits_BTK.flatten(0, 1), codes_BT.flatten())
             if self.config.text_weight > 0:
-                losses["text"] = self._text_loss(states[:, :-1], inputs[:, 1:])
+                losses["text"] = self._text_loss(states[:, :-1], ids[:, 1:])
         if reverse_prefixes:
-            answers = [[*self._text(report), self.layout.marker("end")] for report in reports]
-            ids, mask = self.pad([[*p, *answer] for p, answer in zip(reverse_prefixes, answers, strict=True)])
+            end = self.layout.marker("end")
+            answers = [[*self._text(report), end] for report in reports]
+            ids, cells, mask = self.pad(
+                [
+                    Prefix([*prefix.ids, *answer], [*prefix.cells, *[-1] * len(answer)])
+                    for prefix, answer in zip(reverse_prefixes, answers, strict=True)
+                ]
+            )
             longest = max(len(answer) for answer in answers)
-            _, is_answer = self.pad([[0] * len(answer) for answer in answers])
-            following = ids[:, -longest:].masked_fill(is_answer == 0, self.layout.marker("pad"))
-            losses["report"] = self._text_loss(self._states(ids, mask)[:, -longest - 1 : -1], following)
+            lengths = torch.tensor([len(answer) for answer in answers], device=self.device)
+            is_answer = torch.arange(longest, 0, -1, device=self.device) <= lengths[:, None]
+            following = ids[:, -longest:].masked_fill(~is_answer, self.layout.marker("pad"))
+            losses["report"] = self._text_loss(self._states(ids, cells, mask)[:, -longest - 1 : -1], following)
         return losses
 
-    def image_loss(self, prefixes: Sequence[Sequence[int]], codes_BT: Tensor) -> Tensor:
+    def image_loss(self, prefixes: Sequence[Prefix], codes_BT: Tensor) -> Tensor:
         """Returns the mean cross-entropy of the image tokens in nats a token."""
         return self(prefixes, codes_BT)["image"]  # type: ignore[no-any-return]
 
-    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _states(self, ids: Tensor, cells: Tensor, mask: Tensor, keys: Tensor | None = None) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = self.hidden(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        states: Tensor = output.last_hidden_state  # type: ignore[attr-defined]
-        return states
+        return self.hidden(ids, cells, keys, attention_mask=mask, position_ids=positions, use_cache=False)
 
     def _text_loss(self, states: Tensor, following: Tensor) -> Tensor:
         """Returns the mean cross-entropy where a text token or the end marker follows, over those ids."""
@@ -268,7 +325,7 @@ def _small_llama(config: LLMConfig, layout: TokenLayout) -> LlamaConfig:
         intermediate_size=3 * config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
-        max_position_embeddings=config.max_text_tokens + 2 * config.keypatches + layout.cells + len(_MARKERS),
+        max_position_embeddings=config.max_text_tokens + config.keypatches + layout.cells + len(_MARKERS),
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,

@@ -57,6 +57,9 @@ STOP_WORDS = frozenset(
 )
 """Words that never vote for a patch; negations among them, since an absent finding has no patch."""
 
+DEGREES = frozenset(["mild", "moderate", "severe", "slight", "small", "large", "marked", "minimal", "massive"])
+"""Words of extent don't vote either: one patch doesn't show how much of a finding there is."""
+
 
 def strip_marks(text: str) -> str:
     """Returns ``text`` without de-identification marks (``XXXX``, ``___``, ``[**...**]``): the most memorised
@@ -81,6 +84,11 @@ def finding_phrase(finding: Mapping[str, str | None]) -> str:
 def query_of(findings: Iterable[Mapping[str, str | None]]) -> str:
     """Returns the positive findings in words, what the alignment is asked for; ``normal chest`` without any."""
     return ", ".join(finding_phrase(finding) for finding in findings) or "normal chest"
+
+
+def phrases_of(query: str) -> list[str]:
+    """Returns the phrase of each finding in a query."""
+    return query.split(", ")
 
 
 def condition_text(condition: str, text: str, findings: Iterable[Mapping[str, str | None]]) -> str:

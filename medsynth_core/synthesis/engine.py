@@ -12,36 +12,43 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from medsynth_core.config.tree import SynthesisConfig
-from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.llm import ImageLanguageModel, Prefix
 
 
 @torch.inference_mode()
 def decode_image_tokens(
     model: ImageLanguageModel,
-    prefixes: Sequence[Sequence[int]],
-    unconditional: Sequence[Sequence[int]],
+    prefixes: Sequence[Prefix],
+    unconditional: Sequence[Prefix],
     uniforms_BT: Tensor,
     settings: SynthesisConfig,
 ) -> Tensor:
     """Returns image codes, int64 [B, T]: exactly T for every sequence, with no stop test.
 
     Args:
-        prefixes: conditioning ids of each image.
+        prefixes: what conditions each image.
         unconditional: prefixes without text, used when ``settings.guidance`` is above 1.
         uniforms_BT: one draw in [0, 1) a token, from the image's own stream.
         settings: temperature, top_k, top_p and guidance.
     """
     guided = settings.guidance > 1.0
-    ids_BS, mask_BS = model.pad([*prefixes, *unconditional] if guided else prefixes)
+    every = [*prefixes, *unconditional] if guided else prefixes
+    ids, cells, mask = model.pad(every)
+    keys = model.keys(every)
     uniforms_BT = uniforms_BT.to(model.device)
     cache = DynamicCache()
-    positions = (mask_BS.cumsum(1) - 1).clamp(min=0)
-    inputs, mask = ids_BS, mask_BS
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
     codes = []
     for step in range(uniforms_BT.shape[1]):
         states = model.hidden(
-            input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state  # type: ignore[attr-defined]
+            ids,
+            cells,
+            keys[:, step : step + 1],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
         logits_BK = model.image_logits(states[:, -1]).float()
         if guided:
             with_text, without = logits_BK.chunk(2)
@@ -49,7 +56,8 @@ def decode_image_tokens(
         code_B = sample(logits_BK, uniforms_BT[:, step], settings)
         codes.append(code_B)
         following = code_B.repeat(2) if guided else code_B
-        inputs = following[:, None] + model.layout.first_code
+        ids = following[:, None] + model.layout.first_code
+        cells = torch.full_like(ids, step + 1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions[:, -1:] + 1
     return torch.stack(codes, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from medsynth_core.config.tree import AlignmentConfig
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
-from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.models.text import load_tokenizer, train_tokenizer
+from medsynth_core.models.codebook import VisualCodebook, lift
+from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
 from medsynth_core.quality.calibration import save_scores
@@ -24,9 +25,7 @@ from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerat
 from medsynth_core.training.pairs import Pairs, read_pairs
 
 STAGE_VERSION = 2
-_PHRASE_SHARE = 0.5
-"""Share of training texts replaced by the bare finding phrases, the form in which prompts query."""
-_CANDIDATES_PER_IMAGE = 12
+_CANDIDATES_PER_FINDING = 8
 _JUDGED = 256
 """Held-out pairs that judge a checkpoint."""
 
@@ -52,15 +51,12 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     model = AlignmentModel.fresh(settings, config.latent_side, tokenizer).to(device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
-        short = batch.draws(1)[:, 0] < _PHRASE_SHARE
-        texts = [(pairs.queries if s else pairs.texts)[i] for i, s in zip(batch.picks.tolist(), short, strict=True)]
-        return _losses(module, pairs, batch.picks, texts, settings, device)
+        return _losses(module, pairs, batch.picks, settings, device)
 
     def validate() -> float:
         every = np.arange(min(len(held_out), _JUDGED))
         chunks = np.array_split(every, max(1, len(every) // settings.train.batch_size))
-        losses = [_losses(model, held_out, c, [held_out.queries[i] for i in c], settings, device) for c in chunks]
-        return float(np.mean([float(value["total"]) for value in losses]))
+        return float(np.mean([float(_losses(model, held_out, c, settings, device)["total"]) for c in chunks]))
 
     trained = train(
         [Objective("alignment", model, loss)],
@@ -90,10 +86,12 @@ def _losses(
     module: nn.Module,
     pairs: Pairs,
     picks: np.ndarray,
-    texts: list[str],
     settings: AlignmentConfig,
     device: torch.device,
 ) -> Losses:
+    """Returns the terms of a batch. A report speaks by its positive findings in words, the form in which prompts
+    query; what it denies, and what it says of every normal chest, is in no patch."""
+    texts = [pairs.queries[pick] for pick in picks]
     words, patches, scale = module(texts, torch.from_numpy(pairs.pixels(picks)).to(device))
     keys = pairs.label_keys[picks]
     same = torch.from_numpy(keys[:, None] == keys[None]).to(device)
@@ -105,12 +103,12 @@ def _losses(
 def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str, float]:
     """Returns text-to-image recall@{1,5,10} over at most ``limit`` held-out pairs.
 
-    A hit is an image that shows the same findings on the same sides: many studies share a report's content.
+    A hit is an image that shows the same findings in the same places: many studies share a report's content.
     """
     picks = np.arange(min(limit, len(pairs)))
     words = model.encode_words([pairs.queries[i] for i in picks.tolist()])
     patches = model.encode_patches(torch.from_numpy(pairs.pixels(picks)).to(model.device))
-    score_BT = sum(local_scores(words, patches)) + patches.global_BD @ words.global_TD.T
+    score_BT = local_scores(words, patches) + patches.global_BD @ words.global_TD.T
     keys = torch.from_numpy(pairs.label_keys[picks])
     ranked_TB = score_BT.T.argsort(dim=1, descending=True).cpu()
     hits_TB = keys[ranked_TB] == keys[:, None]
@@ -140,56 +138,100 @@ def build_codebook(
 ) -> VisualCodebook:
     """Returns the training patches that answer best to their own report's findings.
 
-    A patch is a candidate when it is among its image's best for the words of its own findings. It enters when
-    at least ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of
-    somebody's image); of one code in one cell only the best few are kept, and one a patient.
+    A patch is a candidate when it is among its image's best for a finding of its report. It enters when at least
+    ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of somebody's
+    image); of one code in one cell only the best few are kept, and one a patient.
     """
-    features, cells, codes, scores, images = [], [], [], [], []
     patients_of: dict[tuple[int, int], set[str]] = defaultdict(set)
+    usual_PD = torch.zeros(model.side**2, settings.dim, dtype=torch.float64)
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
-        stop = start + len(pixels)
-        words = model.encode_words(pairs.queries[start:stop])
-        patches_BPD = model.encode_patches(pixels).features_BPD
-        codes_BP = vqgan.encode_to_codes(pixels).flatten(1).cpu()
-        similarity_BPW = patches_BPD @ words.features_TWD.transpose(1, 2)
-        best_BP = similarity_BPW.masked_fill(~words.votes_TW[:, None], -1.0).amax(-1).cpu()
-        for image in range(len(pixels)):
-            for cell, code in enumerate(codes_BP[image].tolist()):
-                patients_of[cell, code].add(pairs.patients[start + image])
-            top = best_BP[image].topk(min(_CANDIDATES_PER_IMAGE, best_BP.shape[1])).indices
-            features.append(patches_BPD[image, top.to(model.device)].cpu())
-            cells.append(top)
-            codes.append(codes_BP[image, top])
-            scores.append(best_BP[image, top])
-            images += [start + image] * len(top)
-    kept = _select(torch.cat(cells), torch.cat(codes), torch.cat(scores), images, pairs, patients_of, settings)
-    cells_E, codes_E = torch.cat(cells)[kept], torch.cat(codes)[kept]
-    seen = [len(patients_of[key]) for key in zip(cells_E.tolist(), codes_E.tolist(), strict=True)]
+        usual_PD += model.encode_patches(pixels).features_BPD.sum(0).cpu() / len(pairs)
+        for image, codes in enumerate(vqgan.encode_to_codes(pixels).flatten(1).tolist(), start):
+            for place in enumerate(codes):
+                patients_of[place].add(pairs.patients[image])
+    found = _candidates(model, vqgan, pairs, usual_PD.float(), batch_size)
+    kept = _select(found, patients_of, settings)
+    cells_E, codes_E = found.cells_N[kept], found.codes_N[kept]
+    seen = [len(patients_of[place]) for place in zip(cells_E.tolist(), codes_E.tolist(), strict=True)]
     return VisualCodebook(
-        torch.cat(features)[kept],
+        found.features_ND[kept],
+        found.wholes_ND[kept],
+        usual_PD.float(),
         cells_E,
         codes_E,
         torch.tensor(seen, dtype=torch.int64),
-        torch.from_numpy(pairs.rows[np.array(images)[kept.numpy()]]),
+        torch.from_numpy(pairs.rows[found.images_N[kept].numpy()]),
         corpus_digest,
     )
 
 
-def _select(
-    cells: Tensor,
-    codes: Tensor,
-    scores: Tensor,
-    images: list[int],
-    pairs: Pairs,
-    patients_of: dict[tuple[int, int], set[str]],
-    settings: AlignmentConfig,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Candidates:
+    """Patches that may enter: their aligned features and those of their images, latent cells, codes, lifts, images,
+    the finding of each by number, and the patients by image."""
+
+    features_ND: Tensor
+    wholes_ND: Tensor
+    cells_N: Tensor
+    codes_N: Tensor
+    scores_N: Tensor
+    images_N: Tensor
+    findings_N: Tensor
+    patients: list[str]
+
+
+def _candidates(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, usual_PD: Tensor, batch_size: int) -> _Candidates:
+    """Returns the best patches of every image for every finding of its report."""
+    rows: list[list[Tensor]] = []
+    numbers: dict[str, int] = {}
+    usual_PD = usual_PD.to(model.device)
+    top = min(_CANDIDATES_PER_FINDING, len(usual_PD))
+    for start in range(0, len(pairs), batch_size):
+        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
+        patches = model.encode_patches(pixels)
+        codes_BP = vqgan.encode_to_codes(pixels).flatten(1)
+        asked = [
+            (image, phrase)
+            for image in range(len(pixels))
+            for phrase in dict.fromkeys(phrases_of(pairs.queries[start + image]))
+        ]
+        words = model.encode_words([phrase for _, phrase in asked])
+        for row, (image, phrase) in enumerate(asked):
+            features_PD = patches.features_BPD[image]
+            lift_PW = lift(features_PD, usual_PD, words.features_TWD[row, words.votes_TW[row]])
+            best = lift_PW.mean(1).topk(top)
+            finding = numbers.setdefault(phrase, len(numbers))
+            about = torch.tensor([start + image, finding]).expand(top, 2)
+            rows.append(
+                [
+                    features_PD[best.indices].cpu(),
+                    patches.global_BD[image].expand(top, -1).cpu(),
+                    best.indices.cpu(),
+                    codes_BP[image, best.indices].cpu(),
+                    best.values.cpu(),
+                    *about.unbind(1),
+                ]
+            )
+    features, wholes, cells, codes, scores, images, findings = map(torch.cat, zip(*rows, strict=True))
+    return _Candidates(features, wholes, cells, codes, scores, images, findings, pairs.patients)
+
+
+def _select(found: _Candidates, patients_of: dict[tuple[int, int], set[str]], settings: AlignmentConfig) -> Tensor:
+    """Returns the candidates that enter, best first; the findings take turns, so that rare ones have theirs."""
     per_place = max(4, settings.codebook_size // max(1, len(patients_of)))
+    order = torch.sort(found.scores_N, descending=True, stable=True).indices
+    turns: dict[int, int] = defaultdict(int)
+    turn_N = []
+    for finding in found.findings_N[order].tolist():
+        turn_N.append(turns[finding])
+        turns[finding] += 1
+    order = order[torch.sort(torch.tensor(turn_N), stable=True).indices]
     taken: dict[tuple[int, int], set[str]] = defaultdict(set)
     kept: list[int] = []
-    for index in torch.sort(scores, descending=True, stable=True).indices.tolist():
-        place, patient = (int(cells[index]), int(codes[index])), pairs.patients[images[index]]
+    for index in order.tolist():
+        place = int(found.cells_N[index]), int(found.codes_N[index])
+        patient = found.patients[int(found.images_N[index])]
         if len(taken[place]) >= per_place or len(patients_of[place]) < settings.codebook_min_patients:
             continue
         if patient in taken[place]:

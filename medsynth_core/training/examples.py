@@ -9,7 +9,7 @@ import torch
 from medsynth_core.config.tree import LLMConfig
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
-from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.training.pairs import Pairs
@@ -58,8 +58,8 @@ class Examples:
 
     def prefix(
         self, model: ImageLanguageModel, index: int, *, text: bool = True, keypatches: bool = True, wording: int = 0
-    ) -> list[int]:
-        """Returns the ids that condition a pair's image, with or without its text and its keypatches."""
+    ) -> Prefix:
+        """Returns what conditions a pair's image, with or without its text and its keypatches."""
         patches = self.keypatches[index] if keypatches else []
         return model.prefix(self.texts[index] if text else "", self.pairs.views[index], patches, wording)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from medsynth_core.corpus.images import to_u8
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
@@ -177,7 +177,7 @@ def decoded_signatures(vqgan: VQGAN, codes_NT: torch.Tensor, batch_size: int = 3
 def image_loss(
     model: ImageLanguageModel,
     examples: Examples,
-    prefix: Callable[[int], Sequence[int]],
+    prefix: Callable[[int], Prefix],
     limit: int | None = None,
     batch_size: int = 32,
 ) -> float:

@@ -27,7 +27,7 @@ class Pairs:
         texts: reports without de-identification marks.
         findings: the positive findings that mining saw, each with pathology, anatomy, side and severity.
         queries: the same in words, as of a prompt.
-        label_keys: equal for views that show the same findings on the same sides.
+        label_keys: equal for views that show the same findings in the same places.
     """
 
     corpus: Corpus
@@ -78,7 +78,7 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         views.append("lateral" if view["view"] == "lateral" else "frontal")
         texts.append(text)
         findings.append(found)
-        keys.append("|".join(sorted({f"{f['pathology']}:{f['side']}" for f in found})))
+        keys.append("|".join(sorted({f"{f['pathology']}:{f['anatomy']}:{f['side']}" for f in found})))
     if not rows:
         raise InputError(
             f"{paths.corpus}: no {split} image with a report; models can't be trained on reports alone: "

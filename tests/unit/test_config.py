@@ -14,7 +14,7 @@ def test_the_projects_params_are_the_defaults() -> None:
 
 
 def test_a_dumped_tree_reads_back_equal(tmp_path: Path) -> None:
-    config = configure(["corpus.n_studies=7", "prompts.targets={pneumothorax: 3}"], "gpu")
+    config = configure(["corpus.n_studies=7", "prompts.targets={pneumothorax: 3}"], "paper")
     (tmp_path / "params.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "params.yaml") == config
 

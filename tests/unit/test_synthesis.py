@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
     GPTNeoXConfig,
@@ -14,10 +15,10 @@ from transformers import (
 )
 
 from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import LLMConfig, SynthesisConfig
+from medsynth_core.config.tree import LLMConfig, LoRAConfig, SynthesisConfig
 from medsynth_core.corpus.images import to_u8
 from medsynth_core.models.codebook import Keypatch
-from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
@@ -25,6 +26,7 @@ from medsynth_core.synthesis.engine import decode_image_tokens, sample
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -48,20 +50,100 @@ def language_model(name: str, trained: tuple[Config, Paths], folder: Path) -> Im
     return model.eval()
 
 
+def plain_inputs(model: ImageLanguageModel, prefix: Prefix, codes: list[int]) -> torch.Tensor:
+    """Returns the embeddings [S + len(codes), C] of a prefix and the codes after it, added up one by one."""
+    at, table = model.layout, model.lm.get_input_embeddings().weight
+    rows = [(i, cell) for i, cell in zip(prefix.ids, prefix.cells, strict=True)]
+    rows += [(at.first_code + code, cell + 1) for cell, code in enumerate(codes)]
+    vectors = []
+    for place, (i, cell) in enumerate(rows):
+        vector = table[i]
+        if cell >= 0:
+            vector = vector + table[at.first_cell + cell]
+        if place >= len(prefix.ids) - 1 and cell in prefix.keys:
+            vector = vector + table[at.first_key + prefix.keys[cell]]
+        vectors.append(vector)
+    return torch.stack(vectors)
+
+
+def two_prefixes(model: ImageLanguageModel) -> list[Prefix]:
+    patches = [Keypatch(0, 3, 5, 0.5, "effusion"), Keypatch(1, 0, 7, 0.4, "left")]
+    text = "Small left pleural effusion."
+    return [model.prefix(text, "frontal", patches), model.prefix("Clear.", "frontal", [])]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_decoding_equals_the_plain_forward_pass(name: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
     model = language_model(name, trained, tmp_path)
-    patch = Keypatch(0, 3, 5, 0.5, "effusion")
-    prefixes = [model.prefix("Small left pleural effusion.", "frontal", [patch]), model.prefix("Clear.", "frontal", [])]
+    prefixes = two_prefixes(model)
     greedy = SynthesisConfig(top_k=1, top_p=1.0, guidance=1.0)
     codes = decode_image_tokens(model, prefixes, [], torch.full((2, 16), 0.5), greedy)
-    for prefix, row in zip(prefixes, codes, strict=True):
-        ids = list(prefix)
-        for code in row.tolist():
-            logits = model.lm(input_ids=torch.tensor([ids])).logits[0, -1]
-            first = model.layout.first_code
+    first = model.layout.first_code
+    for prefix, row in zip(prefixes, codes.tolist(), strict=True):
+        for place, code in enumerate(row):
+            logits = model.lm(inputs_embeds=plain_inputs(model, prefix, row[:place])[None]).logits[0, -1]
             assert int(logits[first : first + 32].argmax()) == code
-            ids.append(first + code)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_losses_equal_those_of_the_plain_forward_pass(name: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    model = language_model(name, trained, tmp_path)
+    at = model.layout
+    prefixes, codes = two_prefixes(model), torch.arange(32).view(2, 16)
+    reports = ["Small left pleural effusion.", "Clear."]
+    reverse = [model.reverse_prefix(row, "frontal") for row in codes.tolist()]
+    with torch.inference_mode():
+        losses = model(prefixes, codes, reverse, reports)
+        image, report = [], []
+        for prefix, row in zip(prefixes, codes.tolist(), strict=True):
+            logits = model.lm(inputs_embeds=plain_inputs(model, prefix, row[:-1])[None]).logits[0, -16:]
+            image.append(cross_entropy(logits[:, at.first_code : at.first_code + 32], torch.tensor(row)))
+        for prefix, text in zip(reverse, reports, strict=True):
+            answer = [*model._text(text), at.marker("end")]
+            whole = Prefix([*prefix.ids, *answer], [*prefix.cells, *[-1] * len(answer)])
+            logits = model.lm(inputs_embeds=plain_inputs(model, whole, [])[None]).logits[0, -len(answer) - 1 : -1]
+            allowed = [*range(at.text_tokens), at.marker("end")]
+            targets = torch.tensor([min(i, at.text_tokens) for i in answer])
+            report.append(cross_entropy(logits[:, allowed], targets, reduction="none"))
+    assert float(losses["image"]) == pytest.approx(float(torch.stack(image).mean()), abs=1e-5)
+    assert float(losses["report"]) == pytest.approx(float(torch.cat(report).mean()), abs=1e-5)
+
+
+def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """No code comes in by itself, and none changes its rank."""
+    model = language_model("llama", trained, tmp_path)
+    at = model.layout
+    patches = [Keypatch(0, 9, 5, 0.9, "a"), Keypatch(1, 2, 30, 0.8, "b"), Keypatch(2, 4, 0, 0.7, "c")]
+    prefix = model.prefix("Clear.", "frontal", patches)
+    start = prefix.ids.index(at.marker("reference")) + 1
+    assert prefix.ids[start:] == [at.first_key + 5, at.first_key + 30, at.first_key, at.marker("response")]
+    assert prefix.cells[start:] == [9, 2, 4, 0]
+    bare = model.prefix("Clear.", "frontal", [])
+    assert bare.ids[-2:] == [at.marker("reference"), at.marker("response")]
+    assert not bare.keys
+
+
+def test_adapters_are_merged_into_the_weights(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    model = language_model("llama", trained, tmp_path)
+    names = set(model.state_dict())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merge = add_adapters(model, LLMConfig(lora=LoRAConfig(rank=2, dropout=0.0)))
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("lora" in name for name in trainable)
+    assert not any("mlp" in name and "lora" not in name for name in trainable)
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model.image_loss(two_prefixes(model), torch.arange(32).view(2, 16)).backward()
+        optimiser.step()
+    adapted = float(model.image_loss(two_prefixes(model), torch.arange(32).view(2, 16)).detach())
+    merge()
+    assert set(model.state_dict()) == names
+    assert float(model.image_loss(two_prefixes(model), torch.arange(32).view(2, 16)).detach()) == pytest.approx(
+        adapted, abs=1e-4
+    )
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("mlp" in name for name in changed)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -11,13 +11,17 @@ from torch.nn.functional import normalize
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.load import parse_config
 from medsynth_core.config.tree import OptimiserConfig, VQGANConfig
+from medsynth_core.corpus.images import to_pixels
+from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import ConfigError, InputError
-from medsynth_core.models.alignment import AlignmentModel, Patches, Words, local_scores
+from medsynth_core.models.alignment import AlignmentModel, Patches, Words, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, llm, loop, vqgan
+from medsynth_core.training.features import FeatureDistance
 from medsynth_core.training.loop import (
     Batch,
     Objective,
@@ -176,43 +180,145 @@ def test_the_nearest_code_is_chosen() -> None:
     assert float(model.quantise(exact).codebook_loss.detach()) == pytest.approx(0.0, abs=1e-10)
 
 
-def test_local_scores_equal_a_double_loop() -> None:
+def _aligned(n: int) -> tuple[Words, Patches]:
     torch.manual_seed(0)
-    features = [normalize(torch.randn(*shape), dim=-1) for shape in ((3, 5, 8), (3, 8), (2, 7, 8), (2, 8))]
-    words = Words(features[0], torch.rand(3, 5) > 0.3, [["w"] * 5] * 3, features[1])
-    patches = Patches(features[2], features[3])
-    by_words, by_patches = local_scores(words, patches)
-    for i in range(2):
-        for t in range(3):
-            voters = [w for w in range(5) if words.votes_TW[t, w]]
-            table = [[float(patches.features_BPD[i, p] @ words.features_TWD[t, w]) for w in voters] for p in range(7)]
-            assert float(by_words[i, t]) == pytest.approx(np.mean([max(row) for row in table]), abs=1e-4)
-            best = [max(row[k] for row in table) for k in range(len(voters))]
-            assert float(by_patches[i, t]) == pytest.approx(np.mean(best), abs=1e-4)
+    shapes = ((n, 5, 8), (n, 8), (n, 7, 8), (n, 8))
+    features = [normalize(torch.randn(*shape), dim=-1) for shape in shapes]
+    return Words(features[0], torch.rand(n, 5) > 0.3, [["w"] * 5] * n, features[1]), Patches(features[2], features[3])
 
 
-def test_stop_words_and_padding_do_not_vote(trained: tuple[Config, Paths]) -> None:
+def _score(words: Words, patches: Patches, image: int, text: int) -> float:
+    """The mean over voting words of the best patch, word by word."""
+    voters = [w for w in range(5) if words.votes_TW[text, w]]
+    cosine = [[float(patches.features_BPD[image, p] @ words.features_TWD[text, w]) for p in range(7)] for w in voters]
+    return float(np.mean([max(row) for row in cosine]))
+
+
+def test_alignment_scores_and_losses_equal_a_double_loop() -> None:
+    words, patches = _aligned(3)
+    scores = local_scores(words, patches)
+    same = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=torch.bool)
+    losses = alignment_losses(words, patches, torch.tensor(5.0), same, 0.5)
+    cosines = [[float(patches.global_BD[i] @ words.global_TD[t]) for t in range(3)] for i in range(3)]
+    for name, weight, table in (
+        ("local", 1.0, [[_score(words, patches, i, t) for t in range(3)] for i in range(3)]),
+        ("global", 0.5, cosines),
+    ):
+        expected = 0.0
+        for i in range(3):
+            row, column = [5 * v for v in table[i]], [5 * line[i] for line in table]
+            for scored in (row, column):
+                logs = [v - np.log(np.sum(np.exp(scored))) for v in scored]
+                expected -= np.mean([logs[j] for j in range(3) if same[i, j]]) / 6
+        assert float(losses[name]) == pytest.approx(weight * expected, abs=1e-5)
+        if name == "local":
+            np.testing.assert_allclose(scores.numpy(), table, atol=1e-5)
+
+
+def test_stop_words_and_degrees_do_not_vote(trained: tuple[Config, Paths]) -> None:
     model = AlignmentModel.load(trained[1].alignment)
     words = model.encode_words(["No effusion is seen.", "Severe cardiomegaly of the heart, there."])
     voting = [
         [w for w, v in zip(names, row, strict=False) if v]
         for names, row in zip(words.words, words.votes_TW, strict=True)
     ]
-    assert voting == [["effusion"], ["Severe", "cardiomegaly", "heart"]]
+    assert voting == [["effusion"], ["cardiomegaly", "heart"]]
 
 
-def test_keypatches_are_ranked_private_and_one_a_cell(trained: tuple[Config, Paths]) -> None:
-    config, paths = trained
-    model, codebook = AlignmentModel.load(paths.alignment), VisualCodebook.load(paths.alignment / "codebook")
-    assert int(codebook.patients_E.min()) >= config.models.alignment.codebook_min_patients
-    found = codebook.keypatches(model, ["severe cardiomegaly", "of the"], 6)
+def test_a_patch_sees_its_own_place_alone(trained: tuple[Config, Paths]) -> None:
+    model = AlignmentModel.load(trained[1].alignment)
+    image = torch.rand(1, 1, 32, 32) * 2 - 1
+    changed = image.clone()
+    changed[..., 16:, :] = 0.3
+    with torch.inference_mode():
+        before, after = model.encode_patches(image), model.encode_patches(changed)
+    moved = (before.features_BPD - after.features_BPD).abs().amax(-1).view(model.side, model.side).amax(1) > 1e-6
+    assert not moved[: model.side // 2 - 1].any()
+    assert moved[model.side // 2 :].all()
+    assert (before.global_BD - after.global_BD).abs().max() > 1e-4
+
+
+def test_keypatches_are_ranked_and_one_a_cell(trained: tuple[Config, Paths]) -> None:
+    model, codebook = (
+        AlignmentModel.load(trained[1].alignment),
+        VisualCodebook.load(trained[1].alignment / "codebook"),
+    )
+    found = codebook.keypatches(model, ["severe cardiomegaly in heart", "of the", "cardiomegaly, left effusion"], 6)
     assert found[1] == [], "no word votes, no keypatch"
     scores = [patch.score for patch in found[0]]
+    assert scores
     assert scores == sorted(scores, reverse=True)
-    assert len({patch.cell for patch in found[0]}) == 6
-    assert {patch.word for patch in found[0]} <= {"severe", "cardiomegaly"}
-    for patch in found[0]:
-        assert (patch.cell, patch.code) == (int(codebook.cells_E[patch.entry]), int(codebook.codes_E[patch.entry]))
+    assert {patch.word for patch in found[0]} <= {"cardiomegaly", "heart"}
+    for patches in found:
+        assert len({patch.cell for patch in patches}) == len(patches) <= 6
+        for patch in patches:
+            assert (patch.cell, patch.code) == (int(codebook.cells_E[patch.entry]), int(codebook.codes_E[patch.entry]))
+    alone = codebook.keypatches(model, ["cardiomegaly", "left effusion"], 6)
+    turns = [patch.entry for patch in found[2][:2]]
+    assert turns == [alone[0][0].entry, alone[1][0].entry], "two findings take turns"
+
+
+def test_an_entry_is_the_patch_that_was_aligned_in_its_own_image(trained: tuple[Config, Paths]) -> None:
+    """Catches crops in another order than their similarities, and patches encoded beside strangers."""
+    _, paths = trained
+    model, vqgan = AlignmentModel.load(paths.alignment), VQGAN.load(paths.vqgan)
+    codebook, corpus = VisualCodebook.load(paths.alignment / "codebook"), Corpus.open(paths.corpus)
+    for entry in range(0, len(codebook), 17):
+        row = codebook.rows_E[entry : entry + 1].numpy()
+        pixels = torch.from_numpy(to_pixels(corpus.images(row)))[:, None]
+        cell = int(codebook.cells_E[entry])
+        with torch.inference_mode():
+            patches = model.encode_patches(pixels)
+        torch.testing.assert_close(codebook.features_ED[entry], patches.features_BPD[0, cell], atol=1e-5, rtol=0)
+        torch.testing.assert_close(codebook.wholes_ED[entry], patches.global_BD[0], atol=1e-5, rtol=0)
+        assert int(codebook.codes_E[entry]) == int(vqgan.encode_to_codes(pixels).flatten()[cell])
+
+
+def test_a_keypatch_stands_for_several_training_patients(trained: tuple[Config, Paths]) -> None:
+    config, paths = trained
+    codebook, vqgan, pairs = (
+        VisualCodebook.load(paths.alignment / "codebook"),
+        VQGAN.load(paths.vqgan),
+        read_pairs(paths, "train"),
+    )
+    assert set(codebook.rows_E.tolist()) <= set(pairs.rows.tolist()), "no held-out image"
+    codes_NP = vqgan.encode_to_codes(torch.from_numpy(pairs.flat_pixels(0, len(pairs)))).flatten(1)
+    for entry in range(len(codebook)):
+        alike = codes_NP[:, codebook.cells_E[entry]] == codebook.codes_E[entry]
+        patients = {pairs.patients[i] for i in alike.nonzero().flatten().tolist()}
+        assert len(patients) == int(codebook.patients_E[entry]) >= config.models.alignment.codebook_min_patients
+
+
+def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, Paths]) -> None:
+    config, paths = trained
+    settings = config.models.vqgan
+    model, corpus = VQGAN.load(paths.vqgan), Corpus.open(paths.corpus)
+    rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)[:64]
+    with torch.no_grad():
+        model.codebook_KD[5:] = 1e3
+    before = model.codebook_KD.detach().clone()
+    terms = vqgan._Terms(model, vqgan.PatchDiscriminator(), settings, corpus, rows, torch.nn.ModuleDict())
+    used = torch.bincount(model.encode_to_codes(terms._pixels(rows)).flatten(), minlength=settings.codes) > 0
+    terms.revive(0, 0)
+    assert torch.equal(model.codebook_KD[used], before[used])
+    assert (model.codebook_KD[~used].abs() < 1e2).all()
+
+
+def test_the_adversarial_gradient_is_as_long_as_the_fidelity_gradient() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    fidelity, adversarial = (4.0 * weight).sum(), (0.5 * weight).sum()
+    assert float(vqgan._adaptive_weight(fidelity, adversarial, weight)) == pytest.approx(8.0, rel=1e-3)
+
+
+def test_feature_distance_is_relative_and_reaches_the_fake_alone(trained: tuple[Config, Paths]) -> None:
+    distance = FeatureDistance(FindingClassifier.load(trained[1].classifier))
+    real = torch.rand(2, 1, 32, 32, requires_grad=True)
+    fake = torch.rand(2, 1, 32, 32, requires_grad=True)
+    assert float(distance(real, real).detach()) == 0.0
+    distance(fake, real).backward()
+    assert fake.grad is not None
+    assert real.grad is None
+    assert not any(parameter.requires_grad for parameter in distance.parameters())
 
 
 def test_training_needs_images(tmp_path: Path) -> None:
