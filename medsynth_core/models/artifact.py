@@ -18,6 +18,7 @@ from medsynth_core.hashing import sha256_file, sha256_json
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
 _CARD = "card.json"
+_ABOUT = frozenset([_CARD, "metrics.jsonl", "words.png"])
 
 
 def save_weights(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -67,12 +68,12 @@ def read_card(folder: Path) -> dict[str, float]:
 
 
 def model_digest(folder: Path) -> str:
-    """Returns the hex SHA-256 over all files that determine what a model computes (not its card).
+    """Returns the hex SHA-256 over all files that determine what a model computes (not card, curve or picture).
 
     Raises:
         InputError: no model is there.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in {_CARD, "metrics.jsonl"})
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _ABOUT)
     if not any(p.suffix == ".safetensors" for p in files):
         raise InputError(f"{folder}: no model there; train it, or set models.path to a folder that has one")
     return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])

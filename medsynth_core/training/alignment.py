@@ -23,6 +23,7 @@ from medsynth_core.quality.calibration import save_scores
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.training.words_picture import draw_words
 
 STAGE_VERSION = 2
 _CANDIDATES_PER_FINDING = 8
@@ -78,6 +79,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         model.save(folder)
         codebook.save(folder / "codebook")
         save_scores(folder, "agreement", calibration)
+        draw_words(model, codebook, held_out, folder / "words.png")
 
     return finish("alignment", save, paths, trained, metrics, accelerator)
 

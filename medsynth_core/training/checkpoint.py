@@ -60,7 +60,9 @@ def save_checkpoint(
         for entry, value in get_model_state_dict(module, options=_WHOLE).items():
             tensors[f"module/{name}/{entry}"] = value.clone()
     for name, optimiser in optimisers.items():
-        for parameter, state in get_optimizer_state_dict(modules[name], optimiser, options=_WHOLE)["state"].items():
+        # gathered on the first process; the others get nothing
+        gathered = get_optimizer_state_dict(modules[name], optimiser, options=_WHOLE).get("state", {})
+        for parameter, state in gathered.items():
             for entry, value in state.items():
                 tensors[f"optimiser/{name}/{parameter}/{entry}"] = torch.as_tensor(value).clone()
     if writes:
@@ -99,7 +101,7 @@ def load_checkpoint(
         for entry, value in _below(tensors, ("optimiser", name)).items():
             parameter, _, leaf = entry.rpartition("/")
             state.setdefault(parameter, {})[leaf] = value
-        groups: Any = get_optimizer_state_dict(modules[name], optimiser, options=_WHOLE)["param_groups"]
+        groups: Any = get_optimizer_state_dict(modules[name], optimiser)["param_groups"]
         if state:
             set_optimizer_state_dict(modules[name], optimiser, {"state": state, "param_groups": groups}, options=_WHOLE)
     return Progressed(int(metadata["step"]), curve)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
 from medsynth_core.config import Config, Paths
@@ -18,9 +19,11 @@ from medsynth_core.models.alignment import AlignmentModel, Patches, Words, align
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, llm, loop, vqgan
+from medsynth_core.training.examples import Examples
 from medsynth_core.training.features import FeatureDistance
 from medsynth_core.training.loop import (
     Batch,
@@ -319,6 +322,56 @@ def test_feature_distance_is_relative_and_reaches_the_fake_alone(trained: tuple[
     assert fake.grad is not None
     assert real.grad is None
     assert not any(parameter.requires_grad for parameter in distance.parameters())
+
+
+def _llm_loss(trained: tuple[Config, Paths], **changes: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the terms of a batch under other settings, and those of its samples without any conditioning."""
+    paths = trained[1]
+    model = ImageLanguageModel.load(paths.llm)
+    model.config = model.config.model_copy(update=changes)
+    examples = Examples(
+        read_pairs(paths, "val"),
+        VQGAN.load(paths.vqgan),
+        AlignmentModel.load(paths.alignment),
+        VisualCodebook.load(paths.alignment / "codebook"),
+        model.config,
+    )
+    batch = Batch(0, 0, np.arange(6), np.arange(6))
+    with torch.no_grad():
+        losses = llm._loss(model, model, batch, examples)
+        bare = model.image_loss([model.empty_prefix("frontal")] * 6, examples.codes_NT[:6])
+    return {name: float(value) for name, value in losses.items()}, {"image": float(bare)}
+
+
+def test_dropped_conditioning_leaves_the_empty_prefix(trained: tuple[Config, Paths]) -> None:
+    for changes in (
+        {"condition_dropout": 1.0},
+        {"condition_dropout": 0.0, "text_dropout": 1.0, "keypatch_dropout": 1.0},
+    ):
+        losses, bare = _llm_loss(trained, **changes)
+        assert losses["image"] == pytest.approx(bare["image"], abs=1e-6)
+    losses, bare = _llm_loss(trained, condition_dropout=0.0)
+    assert abs(losses["image"] - bare["image"]) > 1e-6
+
+
+def test_the_reverse_task_and_the_text_weigh_as_configured(trained: tuple[Config, Paths]) -> None:
+    losses, _ = _llm_loss(trained, reverse_fraction=1.0)
+    assert set(losses) == {"total", "report"}
+    assert losses["total"] == pytest.approx(losses["report"])
+    losses, _ = _llm_loss(trained, text_weight=0.5, condition_dropout=0.0)
+    assert losses["total"] == pytest.approx(losses["image"] + 0.5 * losses["text"], abs=1e-5)
+
+
+def test_the_words_of_held_out_reports_are_drawn(trained: tuple[Config, Paths]) -> None:
+    picture = trained[1].alignment / "words.png"
+    with Image.open(picture) as image:
+        assert min(image.size) > 500
+    digest, content = model_digest(picture.parent), picture.read_bytes()
+    try:
+        picture.write_bytes(b"other")
+        assert model_digest(picture.parent) == digest, "a picture is no part of a model"
+    finally:
+        picture.write_bytes(content)
 
 
 def test_training_needs_images(tmp_path: Path) -> None:
