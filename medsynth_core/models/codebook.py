@@ -110,6 +110,8 @@ class VisualCodebook:
 
     def _one_a_cell(self, order_E: Tensor, top: int) -> Tensor:
         """Returns the first ``top`` entries of an order, later ones of the same cell left out."""
+        if len(self) == 0:
+            return order_E
         first_C = torch.full((int(self.cells_E.max()) + 1,), len(self))
         first_C.scatter_reduce_(0, self.cells_E[order_E], torch.arange(len(self)), "amin")
         ranks = first_C.sort().values[:top]
@@ -118,7 +120,7 @@ class VisualCodebook:
     def _ranked(self, voice: _Voice, top: int) -> list[Keypatch]:
         """Returns the best entries for a finding, one a cell, without those that answer less than half as well to its
         words as the first."""
-        if not voice.words or top == 0:
+        if not voice.words or top == 0 or len(self) == 0:
             return []
         device = voice.whole_D.device
         usual_ED = self.usual_CD.to(device)[self.cells_E.to(device)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from medsynth_core.training.finish import TrainingReport, checkpoint_path, finis
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.training.words_picture import draw_words
+
+log = logging.getLogger(__name__)
 
 STAGE_VERSION = 2
 _CANDIDATES_PER_FINDING = 8
@@ -144,54 +147,76 @@ def build_codebook(
     ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of somebody's
     image); of one code in one cell only the best few are kept, and one a patient.
     """
-    patients_of: dict[tuple[int, int], set[str]] = defaultdict(set)
-    usual_PD = torch.zeros(model.side**2, settings.dim, dtype=torch.float64)
-    for start in range(0, len(pairs), batch_size):
-        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
-        usual_PD += model.encode_patches(pixels).features_BPD.sum(0).cpu() / len(pairs)
-        for image, codes in enumerate(vqgan.encode_to_codes(pixels).flatten(1).tolist(), start):
-            for place in enumerate(codes):
-                patients_of[place].add(pairs.patients[image])
-    found = _candidates(model, vqgan, pairs, usual_PD.float(), batch_size)
-    kept = _select(found, patients_of, settings)
+    usual_PD, patients_PK = _usual(model, vqgan, pairs, batch_size)
+    found = _candidates(model, vqgan, pairs, usual_PD, batch_size)
+    kept = _select(found, patients_PK, pairs.patients, settings)
+    if len(kept) == 0:
+        log.warning(
+            "alignment: no patch has look-alikes of %d patients; the language model gets no keypatches",
+            settings.codebook_min_patients,
+        )
+    features, wholes = [torch.zeros(0, settings.dim)], [torch.zeros(0, settings.dim)]
+    for part in kept.split(batch_size):
+        images_B, cells_B = found.images_N[part], found.cells_N[part]
+        patches = model.encode_patches(torch.from_numpy(pairs.pixels(images_B.numpy())).to(model.device))
+        features.append(patches.features_BPD[torch.arange(len(part)), cells_B.to(model.device)].cpu())
+        wholes.append(patches.global_BD.cpu())
     cells_E, codes_E = found.cells_N[kept], found.codes_N[kept]
-    seen = [len(patients_of[place]) for place in zip(cells_E.tolist(), codes_E.tolist(), strict=True)]
     return VisualCodebook(
-        found.features_ND[kept],
-        found.wholes_ND[kept],
-        usual_PD.float(),
+        torch.cat(features),
+        torch.cat(wholes),
+        usual_PD,
         cells_E,
         codes_E,
-        torch.tensor(seen, dtype=torch.int64),
+        patients_PK[cells_E, codes_E],
         torch.from_numpy(pairs.rows[found.images_N[kept].numpy()]),
         corpus_digest,
     )
 
 
+def _usual(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Returns of every cell its mean feature, float32 [P, D], and how many patients show each code there, int64 [P, K].
+
+    Images come in the order of patients, so that only one patient's codes are held at a time.
+    """
+    cells_P = torch.arange(model.side**2)
+    usual_PD = torch.zeros(len(cells_P), model.config.dim, dtype=torch.float64)
+    patients_PK = torch.zeros(len(cells_P), vqgan.config.codes, dtype=torch.int64)
+    order = np.argsort(pairs.patients, kind="stable")
+    shown_PK, patient = torch.zeros_like(patients_PK, dtype=torch.bool), None
+    for images in np.array_split(order, -(-len(order) // batch_size)):
+        pixels = torch.from_numpy(pairs.pixels(images)).to(model.device)
+        usual_PD += model.encode_patches(pixels).features_BPD.sum(0).cpu() / len(pairs)
+        for image, codes_P in zip(images.tolist(), vqgan.encode_to_codes(pixels).flatten(1).cpu(), strict=True):
+            if pairs.patients[image] != patient:
+                patient = pairs.patients[image]
+                shown_PK.zero_()
+            patients_PK[cells_P, codes_P] += ~shown_PK[cells_P, codes_P]
+            shown_PK[cells_P, codes_P] = True
+    return usual_PD.float(), patients_PK
+
+
 @dataclass(frozen=True)
 class _Candidates:
-    """Patches that may enter: their aligned features and those of their images, latent cells, codes, lifts, images,
-    the finding of each by number, and the patients by image."""
+    """Patches that may enter: cells, codes, lifts, images, and the finding of each by number; tensors [N]."""
 
-    features_ND: Tensor
-    wholes_ND: Tensor
     cells_N: Tensor
     codes_N: Tensor
     scores_N: Tensor
     images_N: Tensor
     findings_N: Tensor
-    patients: list[str]
 
 
 def _candidates(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, usual_PD: Tensor, batch_size: int) -> _Candidates:
     """Returns the best patches of every image for every finding of its report."""
-    rows: list[list[Tensor]] = []
+    none = torch.zeros(0, dtype=torch.int64)
+    rows = [(none, none, torch.zeros(0), none, none)]
     numbers: dict[str, int] = {}
     usual_PD = usual_PD.to(model.device)
     top = min(_CANDIDATES_PER_FINDING, len(usual_PD))
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
-        patches = model.encode_patches(pixels)
+        features_BPD = model.encode_patches(pixels).features_BPD
         codes_BP = vqgan.encode_to_codes(pixels).flatten(1)
         asked = [
             (image, phrase)
@@ -200,28 +225,19 @@ def _candidates(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, usual_PD: Ten
         ]
         words = model.encode_words([phrase for _, phrase in asked])
         for row, (image, phrase) in enumerate(asked):
-            features_PD = patches.features_BPD[image]
-            lift_PW = lift(features_PD, usual_PD, words.features_TWD[row, words.votes_TW[row]])
-            best = lift_PW.mean(1).topk(top)
-            finding = numbers.setdefault(phrase, len(numbers))
-            about = torch.tensor([start + image, finding]).expand(top, 2)
-            rows.append(
-                [
-                    features_PD[best.indices].cpu(),
-                    patches.global_BD[image].expand(top, -1).cpu(),
-                    best.indices.cpu(),
-                    codes_BP[image, best.indices].cpu(),
-                    best.values.cpu(),
-                    *about.unbind(1),
-                ]
-            )
-    features, wholes, cells, codes, scores, images, findings = map(torch.cat, zip(*rows, strict=True))
-    return _Candidates(features, wholes, cells, codes, scores, images, findings, pairs.patients)
+            voting_WD = words.features_TWD[row, words.votes_TW[row]]
+            if len(voting_WD) == 0:
+                continue
+            best = lift(features_BPD[image], usual_PD, voting_WD).mean(1).topk(top)
+            cells, codes = best.indices.cpu(), codes_BP[image, best.indices].cpu()
+            about = torch.tensor([start + image, numbers.setdefault(phrase, len(numbers))]).expand(top, 2)
+            rows.append((cells, codes, best.values.cpu(), about[:, 0], about[:, 1]))
+    return _Candidates(*map(torch.cat, zip(*rows, strict=True)))
 
 
-def _select(found: _Candidates, patients_of: dict[tuple[int, int], set[str]], settings: AlignmentConfig) -> Tensor:
+def _select(found: _Candidates, patients_PK: Tensor, patients: list[str], settings: AlignmentConfig) -> Tensor:
     """Returns the candidates that enter, best first; the findings take turns, so that rare ones have theirs."""
-    per_place = max(4, settings.codebook_size // max(1, len(patients_of)))
+    per_place = max(4, settings.codebook_size // int((patients_PK > 0).sum()))
     order = torch.sort(found.scores_N, descending=True, stable=True).indices
     turns: dict[int, int] = defaultdict(int)
     turn_N = []
@@ -233,8 +249,8 @@ def _select(found: _Candidates, patients_of: dict[tuple[int, int], set[str]], se
     kept: list[int] = []
     for index in order.tolist():
         place = int(found.cells_N[index]), int(found.codes_N[index])
-        patient = found.patients[int(found.images_N[index])]
-        if len(taken[place]) >= per_place or len(patients_of[place]) < settings.codebook_min_patients:
+        patient = patients[int(found.images_N[index])]
+        if len(taken[place]) >= per_place or int(patients_PK[place]) < settings.codebook_min_patients:
             continue
         if patient in taken[place]:
             continue

@@ -292,6 +292,18 @@ def test_a_keypatch_stands_for_several_training_patients(trained: tuple[Config, 
         assert len(patients) == int(codebook.patients_E[entry]) >= config.models.alignment.codebook_min_patients
 
 
+def test_without_look_alikes_there_are_no_keypatches(
+    trained: tuple[Config, Paths], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, paths = trained
+    model, vqgan, pairs = AlignmentModel.load(paths.alignment), VQGAN.load(paths.vqgan), read_pairs(paths, "val")
+    settings = config.models.alignment.model_copy(update={"codebook_min_patients": 1000})
+    codebook = alignment.build_codebook(model, vqgan, pairs, settings, "")
+    assert len(codebook) == 0
+    assert codebook.keypatches(model, ["cardiomegaly"], 4) == codebook.random_keypatches(["cardiomegaly"], 4) == [[]]
+    assert "the language model gets no keypatches" in caplog.text
+
+
 def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, Paths]) -> None:
     config, paths = trained
     settings = config.models.vqgan
