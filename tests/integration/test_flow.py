@@ -132,12 +132,14 @@ def test_verify_finds_a_flipped_bit_and_a_missing_object(runs: tuple[Path, Path,
     shutil.copytree(runs[0], tmp_path / "copy", symlinks=True)
     release = open_release(tmp_path / "copy")
     assert verify(release, silent).problems == ()
-    tar = tmp_path / "copy" / "store" / release.files["shards/shard-00000.tar"]
+    # a shard whose images were all rejected has no tar
+    name = min(name for name in release.files if name.endswith(".tar"))
+    tar = tmp_path / "copy" / "store" / release.files[name]
     original = tar.read_bytes()
     tar.unlink()
-    assert any(p.startswith("missing object: shards/shard-00000.tar") for p in verify(release, silent).problems)
+    assert any(p.startswith(f"missing object: {name}") for p in verify(release, silent).problems)
     tar.write_bytes(original[:600] + bytes([original[600] ^ 1]) + original[601:])
-    assert any(p.startswith("changed bytes: shards/shard-00000.tar") for p in verify(release, silent).problems)
+    assert any(p.startswith(f"changed bytes: {name}") for p in verify(release, silent).problems)
 
 
 def test_the_report_needs_no_network(runs: tuple[Path, Path, str]) -> None:
