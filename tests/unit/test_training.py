@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
+from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTImageProcessor, ViTModel
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.load import parse_config
@@ -20,11 +21,12 @@ from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, llm, loop, vqgan
 from medsynth_core.training.examples import Examples
-from medsynth_core.training.features import FeatureDistance
+from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.loop import (
     Batch,
     Objective,
@@ -384,6 +386,39 @@ def test_the_words_of_held_out_reports_are_drawn(trained: tuple[Config, Paths]) 
         assert model_digest(picture.parent) == digest, "a picture is no part of a model"
     finally:
         picture.write_bytes(content)
+
+
+def test_a_pretrained_text_encoder_is_loaded_saved_and_loaded_again(
+    trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    """Of a kind that names its sub-words, as CXR-BERT does; each word is the mean of its pieces."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "card", "##io", "##megaly", "effusion", "left"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), hidden_size=16, **shape)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    settings = trained[0].models.alignment.model_copy(update={"text_model": str(tmp_path / "bert")})
+    model = AlignmentModel.fresh(settings, 8, load_tokenizer(tmp_path / "bert")).eval()
+    encoded = model.encode_words(["left cardiomegaly"])
+    assert encoded.words == [["left", "cardiomegaly"]]
+    model.save(tmp_path / "saved")
+    again = AlignmentModel.load(tmp_path / "saved").encode_words(["left cardiomegaly"])
+    torch.testing.assert_close(again.features_TWD, encoded.features_TWD)
+    with pytest.raises(InputError, match="text_model"):
+        AlignmentModel.fresh(settings.model_copy(update={"text_model": str(tmp_path)}), 8, tokenizer)
+
+
+def test_an_external_image_encoder_measures_distance(tmp_path: Path) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**shape, image_size=16, patch_size=8)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    distance = FeatureDistance(ImageEncoder(str(tmp_path)))
+    real, fake = torch.rand(2, 1, 32, 32) * 2 - 1, torch.rand(2, 1, 32, 32) * 2 - 1
+    assert float(distance(real, real)) == 0.0
+    assert float(distance(fake, real)) > 0.0
+    with pytest.raises(InputError, match="can't be loaded as an image encoder"):
+        ImageEncoder(str(tmp_path / "away"))
 
 
 def test_training_needs_images(tmp_path: Path) -> None:
