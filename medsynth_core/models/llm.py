@@ -257,12 +257,13 @@ class ImageLanguageModel(nn.Module):
         return self.hidden(ids, cells, keys, attention_mask=mask, position_ids=positions, use_cache=False)
 
     def _text_loss(self, states: Tensor, following: Tensor) -> Tensor:
-        """Returns the mean cross-entropy where a text token or the end marker follows, over those ids."""
+        """Returns the mean cross-entropy where a text token or the end marker follows, over those ids; 0 where none
+        does."""
         end = self.layout.marker("end")
         chosen = (following < self.layout.text_tokens) | (following == end)
         rows = torch.cat([torch.arange(self.layout.text_tokens), torch.tensor([end])]).to(self.device)
         targets = following[chosen].clamp(max=self.layout.text_tokens)
-        return cross_entropy(self._logits(states[chosen], rows), targets)
+        return cross_entropy(self._logits(states[chosen], rows), targets, reduction="sum") / max(1, len(targets))
 
     def _logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
         head = self.lm.get_output_embeddings()

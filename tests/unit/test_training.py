@@ -374,6 +374,8 @@ def test_the_reverse_task_and_the_text_weigh_as_configured(trained: tuple[Config
     assert losses["total"] == pytest.approx(losses["report"])
     losses, _ = _llm_loss(trained, text_weight=0.5, condition_dropout=0.0)
     assert losses["total"] == pytest.approx(losses["image"] + 0.5 * losses["text"], abs=1e-5)
+    losses, _ = _llm_loss(trained, text_weight=0.5, condition_dropout=1.0)
+    assert losses["text"] == 0.0, "no sample of the batch has kept its text"
 
 
 def test_the_words_of_held_out_reports_are_drawn(trained: tuple[Config, Paths]) -> None:
