@@ -59,8 +59,7 @@ def main(workspace: Annotated[Path, typer.Argument(help="A workspace with traine
         rows.append((np.mean(on), np.mean(on[:FIRST]), float(on[0]), lesion.mean()))
         print(f"{query:48} {len(on)} keypatches: {rows[-1][0]:.2f} on it, by chance {rows[-1][3]:.2f}")
     every, first, best, chance = np.mean(rows, 0)
-    print(
-        f"mean of {len(rows)}: {every:.2f}; of the first {FIRST} {first:.2f}, of the first {best:.2f}; chance {chance:.2f}"
+    print(f"mean: {every:.2f}; of the first {FIRST} {first:.2f}, of the very first {best:.2f}; by chance {chance:.2f}")
     )
 
 
