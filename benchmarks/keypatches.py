@@ -60,7 +60,6 @@ def main(workspace: Annotated[Path, typer.Argument(help="A workspace with traine
         print(f"{query:48} {len(on)} keypatches: {rows[-1][0]:.2f} on it, by chance {rows[-1][3]:.2f}")
     every, first, best, chance = np.mean(rows, 0)
     print(f"mean: {every:.2f}; of the first {FIRST} {first:.2f}, of the very first {best:.2f}; by chance {chance:.2f}")
-    )
 
 
 def lesion_cells(finding: Finding, size: int, side: int) -> npt.NDArray[np.bool_]:
