@@ -38,7 +38,7 @@ from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.niqe import NaturalnessModel
-from medsynth_core.evaluation.oracle import Oracle
+from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.models.classifier import SIDES, FindingClassifier
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
@@ -51,6 +51,7 @@ from medsynth_core.workspace.stages import is_fresh, read_stages, run_stage
 log = logging.getLogger("method")
 
 Images = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 SHARED = ("corpus", "vocabulary", "prompts", "classifier", "vqgan", "alignment")
 """Stages that all arms of a seed have in common."""
@@ -58,7 +59,6 @@ JUDGE_SEED = 900_001
 """Corpus seed of the judge: a finding classifier trained on phantoms of other patients, and their mined labels."""
 REFERENCE_SEED, BOUND_SEED = 910_001, 920_001
 """Seeds of the patients in whom the prompts' findings are drawn: what images are compared with, and the upper bound."""
-MIDDLE, BASE = "moderate", "lower"
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,13 @@ def main(
         for made in [judging, *making]:
             made.result()
     judge = _Judge(out / "judge")
-    found = {
-        name: [judge.figures(*_images(_folder(out, seed), name, samples), samples) for seed in range(seeds)]
-        for name in [*(arm.name for arm in ARMS), BOUND, PHANTOMS]
-    }
+    found: dict[str, list[Figures]] = {name: [] for name in (*(arm.name for arm in ARMS), BOUND, PHANTOMS)}
+    for seed in range(seeds):
+        prompts = [prompt for prompt in _held_out_prompts(Paths(_folder(out, seed))) for _ in range(samples)]
+        reference = judge.features(_drawn(prompts, REFERENCE_SEED, judge.size))
+        for name, rows in found.items():
+            images = _images(_folder(out, seed), name, prompts, judge.size)
+            rows.append(judge.figures(images, prompts, reference, samples))
     text = _tables(found)
     (out / "method.md").write_text(text, "utf-8")
     _figure(found, out / "method.png")
@@ -186,20 +189,19 @@ def _held_out_prompts(paths: Paths) -> list[PromptRow]:
     return [prompt for prompt in read_prompts(paths.prompts) if fold_text(prompt.text) not in reports]
 
 
-def _images(root: Path, name: str, samples: int) -> tuple[Images, list[PromptRow]]:
-    """Returns the images of an arm or a bound, and the prompt of each."""
-    prompts = [prompt for prompt in _held_out_prompts(Paths(root)) for _ in range(samples)]
+def _images(root: Path, name: str, prompts: Sequence[PromptRow], size: int) -> Images:
+    """Returns the images of an arm or a bound, one a prompt."""
     if name not in (BOUND, PHANTOMS):
-        return np.load(root / f"{_slug(name)}.npy", allow_pickle=False), prompts
-    drawn = _drawn(prompts, BOUND_SEED, Corpus.open(Paths(root).corpus).image_size)
+        return np.load(root / f"{_slug(name)}.npy", allow_pickle=False)
+    drawn = _drawn(prompts, BOUND_SEED, size)
     if name == PHANTOMS:
-        return drawn, prompts
+        return drawn
     vqgan = VQGAN.load(Paths(root).vqgan)
     parts = [
         vqgan.decode_codes(vqgan.encode_to_codes(torch.from_numpy(to_pixels(part))[:, None]))[:, 0]
         for part in np.array_split(drawn, len(drawn) // 64 + 1)
     ]
-    return to_u8(torch.cat(parts).numpy()), prompts
+    return to_u8(torch.cat(parts).numpy())
 
 
 def _drawn(prompts: Sequence[PromptRow], seed: int, size: int) -> Images:
@@ -217,7 +219,9 @@ def _as_drawn(finding: dict[str, str | None]) -> Finding:
     anatomy = finding["anatomy"] or "lung"
     zones = {"upper lobe": "upper", "middle lobe": "middle", "mid lung": "middle", "lower lobe": "lower"}
     side = finding["side"] if finding["side"] in (*SIDES, "bilateral") else "none"
-    return Finding(str(finding["pathology"]), anatomy, side, finding["severity"] or MIDDLE, zones.get(anatomy, BASE))  # type: ignore[arg-type]
+    return Finding(
+        str(finding["pathology"]), anatomy, side, finding["severity"] or "moderate", zones.get(anatomy, "lower")
+    )  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -252,27 +256,21 @@ class _Judge:
         rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)[:1000]
         self.naturalness = NaturalnessModel.fit(corpus.images(rows))
 
-    def figures(self, images: Images, prompts: Sequence[PromptRow], samples: int) -> Figures:
+    def figures(self, images: Images, prompts: Sequence[PromptRow], reference: Floats, samples: int) -> Figures:
+        """Returns what images score; ``reference`` is ``features`` of phantoms with the same findings."""
+        requested = [[(finding["pathology"], finding["side"]) for finding in prompt.findings] for prompt in prompts]
+        rows = found_table(self.oracle, images, requested)
+        sided = [row for row in rows if row.n_sided]
+        features = self.features(images)
+        with torch.inference_mode():
+            logits = self.classifier.head[-1](torch.from_numpy(features)).numpy()
+        labels = np.array([pathology for pathology, _ in self.classifier.labels])
+        seen = np.stack([logits[:, labels == name].max(1) > 0 for name in PATHOLOGIES], 1)
         asked = np.array([[name in prompt.pathology for name in PATHOLOGIES] for prompt in prompts])
-        strength_NKS = self.oracle.probabilities(images)
-        found = strength_NKS.max(2) > 0.5
-        balanced = [(found[a, k].mean() + 1 - found[~a, k].mean()) / 2 for k, a in enumerate(asked.T)]
-        sides = [
-            SIDES[int(strength_NKS[row, column].argmax())] == finding["side"]
-            for row, prompt in enumerate(prompts)
-            for finding in prompt.findings
-            if found[row, column := PATHOLOGIES.index(finding["pathology"])] and finding["side"] in SIDES
-        ]
-        logits, features = self._read(images)
-        columns = {
-            name: [i for i, (label, _) in enumerate(self.classifier.labels) if label == name] for name in PATHOLOGIES
-        }
-        seen = np.stack([logits[:, columns[name]].max(1) > 0 for name in PATHOLOGIES], 1)
-        _, wanted = self._read(_drawn(prompts, REFERENCE_SEED, self.size))
-        moments = [(rows.mean(0), np.cov(rows, rowvar=False)) for rows in (features, wanted)]
+        moments = [(each.mean(0, dtype=np.float64), np.cov(each, rowvar=False)) for each in (features, reference)]
         return Figures(
-            np.array(balanced),
-            float(np.mean(sides)),
+            np.array([row.balanced_accuracy for row in rows]),
+            float(np.average([row.side_correct for row in sided], weights=[row.n_sided for row in sided])),
             float(seen[asked].mean()),
             float(calculate_frechet_distance(*moments[0], *moments[1])),
             float(self.naturalness.scores(images).mean()),
@@ -280,15 +278,14 @@ class _Judge:
         )
 
     @torch.inference_mode()
-    def _read(self, images: Images) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Returns the classifier's logits and the features before them."""
-        head = self.classifier.head
-        features = [
-            head[:-1](self.classifier.features(torch.from_numpy(to_pixels(part))[:, None])[-1])
+    def features(self, images: Images) -> Floats:
+        """Returns what the classifier's last layer reads, float32 [N, 128]."""
+        parts = [
+            self.classifier.head[:-1](self.classifier.features(torch.from_numpy(to_pixels(part))[:, None])[-1])
             for part in np.array_split(images, len(images) // 128 + 1)
         ]
-        joined = torch.cat(features)
-        return head[-1](joined).double().numpy(), joined.double().numpy()
+        features: Floats = torch.cat(parts).numpy()
+        return features
 
 
 def _diversity(images: Images, samples: int) -> float:

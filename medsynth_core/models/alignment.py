@@ -19,7 +19,7 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel, PreT
 from medsynth_core.config.tree import AlignmentConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import load_weights, save_weights
-from medsynth_core.models.text import DEGREES, STOP_WORDS, load_tokenizer
+from medsynth_core.models.text import SILENT_WORDS, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,7 @@ class AlignmentModel(nn.Module):
         for index, (words, places) in enumerate(spelled):
             for position, (word, tokens) in enumerate(zip(words, places, strict=True)):
                 average_TWS[index, position, tokens] = 1.0 / len(tokens)
-                votes_TW[index, position] = (
-                    word.isalpha() and len(word) > 1 and word.lower() not in STOP_WORDS | DEGREES
-                )
+                votes_TW[index, position] = word.isalpha() and len(word) > 1 and word.lower() not in SILENT_WORDS
         words_TWC = average_TWS.to(hidden_TSC) @ hidden_TSC
         pooled_TC = (hidden_TSC * mask_TS[..., None]).sum(1) / mask_TS.sum(1, keepdim=True).clamp(min=1)
         present_TW1 = (average_TWS.sum(-1, keepdim=True) > 0).to(self.device)

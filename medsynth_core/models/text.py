@@ -14,7 +14,7 @@ from medsynth_core.errors import InputError
 _MARKS = re.compile(r"\[\*\*.*?\*\*\]|\b[\w-]*X{3,}[\w-]*\b|_{2,}|\bX{2,}\b")
 _SPACES = re.compile(r"\s+")
 
-STOP_WORDS = frozenset(
+_STOP_WORDS = frozenset(
     [
         "a",
         "an",
@@ -55,10 +55,13 @@ STOP_WORDS = frozenset(
         "without",
     ]
 )
-"""Words that never vote for a patch; negations among them, since an absent finding has no patch."""
+"""Words that say nothing of a patch; negations among them, since an absent finding has no patch."""
 
-DEGREES = frozenset(["mild", "moderate", "severe", "slight", "small", "large", "marked", "minimal", "massive"])
-"""Words of extent don't vote either: one patch doesn't show how much of a finding there is."""
+_DEGREES = frozenset(["mild", "moderate", "severe", "slight", "small", "large", "marked", "minimal", "massive"])
+"""Words of extent: one patch doesn't show how much of a finding there is."""
+
+SILENT_WORDS = _STOP_WORDS | _DEGREES
+"""Words that never vote for a patch."""
 
 
 def strip_marks(text: str) -> str:

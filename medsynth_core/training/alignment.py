@@ -21,6 +21,7 @@ from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenize
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
 from medsynth_core.quality.calibration import save_scores
+from medsynth_core.training.examples import image_codes
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
@@ -147,8 +148,14 @@ def build_codebook(
     ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of somebody's
     image); of one code in one cell only the best few are kept, and one a patient.
     """
-    usual_PD, patients_PK = _usual(model, vqgan, pairs, batch_size)
-    found = _candidates(model, vqgan, pairs, usual_PD, batch_size)
+    codes_NP = image_codes(pairs, vqgan, batch_size)
+    patients_PK = _patients_showing(codes_NP.numpy(), pairs.patients, vqgan.config.codes)
+    usual_PD = torch.zeros(model.side**2, settings.dim, dtype=torch.float64)
+    for start in range(0, len(pairs), batch_size):
+        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
+        usual_PD += model.encode_patches(pixels).features_BPD.sum(0).cpu() / len(pairs)
+    usual_PD = usual_PD.float()
+    found = _candidates(model, pairs, codes_NP, usual_PD, batch_size)
     kept = _select(found, patients_PK, pairs.patients, settings)
     if len(kept) == 0:
         log.warning(
@@ -174,26 +181,11 @@ def build_codebook(
     )
 
 
-def _usual(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Returns of every cell its mean feature, float32 [P, D], and how many patients show each code there, int64 [P, K].
-
-    Images come in the order of patients, so that only one patient's codes are held at a time.
-    """
-    cells_P = torch.arange(model.side**2)
-    usual_PD = torch.zeros(len(cells_P), model.config.dim, dtype=torch.float64)
-    patients_PK = torch.zeros(len(cells_P), vqgan.config.codes, dtype=torch.int64)
-    order = np.argsort(pairs.patients, kind="stable")
-    shown_PK, patient = torch.zeros_like(patients_PK, dtype=torch.bool), None
-    for images in np.array_split(order, -(-len(order) // batch_size)):
-        pixels = torch.from_numpy(pairs.pixels(images)).to(model.device)
-        usual_PD += model.encode_patches(pixels).features_BPD.sum(0).cpu() / len(pairs)
-        for image, codes_P in zip(images.tolist(), vqgan.encode_to_codes(pixels).flatten(1).cpu(), strict=True):
-            if pairs.patients[image] != patient:
-                patient = pairs.patients[image]
-                shown_PK.zero_()
-            patients_PK[cells_P, codes_P] += ~shown_PK[cells_P, codes_P]
-            shown_PK[cells_P, codes_P] = True
-    return usual_PD.float(), patients_PK
+def _patients_showing(codes_NP: np.ndarray, patients: list[str], codes: int) -> Tensor:
+    """Returns how many patients show each code in each cell, int64 [P, K]."""
+    _, patient_N = np.unique(np.array(patients), return_inverse=True)
+    shown = [np.unique(patient_N * codes + codes_N) % codes for codes_N in codes_NP.T]
+    return torch.from_numpy(np.stack([np.bincount(each, minlength=codes) for each in shown]))
 
 
 @dataclass(frozen=True)
@@ -207,7 +199,9 @@ class _Candidates:
     findings_N: Tensor
 
 
-def _candidates(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, usual_PD: Tensor, batch_size: int) -> _Candidates:
+def _candidates(
+    model: AlignmentModel, pairs: Pairs, codes_NP: Tensor, usual_PD: Tensor, batch_size: int
+) -> _Candidates:
     """Returns the best patches of every image for every finding of its report."""
     none = torch.zeros(0, dtype=torch.int64)
     rows = [(none, none, torch.zeros(0), none, none)]
@@ -217,7 +211,6 @@ def _candidates(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, usual_PD: Ten
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
         features_BPD = model.encode_patches(pixels).features_BPD
-        codes_BP = vqgan.encode_to_codes(pixels).flatten(1)
         asked = [
             (image, phrase)
             for image in range(len(pixels))
@@ -229,7 +222,8 @@ def _candidates(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs, usual_PD: Ten
             if len(voting_WD) == 0:
                 continue
             best = lift(features_BPD[image], usual_PD, voting_WD).mean(1).topk(top)
-            cells, codes = best.indices.cpu(), codes_BP[image, best.indices].cpu()
+            cells = best.indices.cpu()
+            codes = codes_NP[start + image, cells]
             about = torch.tensor([start + image, numbers.setdefault(phrase, len(numbers))]).expand(top, 2)
             rows.append((cells, codes, best.values.cpu(), about[:, 0], about[:, 1]))
     return _Candidates(*map(torch.cat, zip(*rows, strict=True)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from medsynth_core.config.tree import LLMConfig
@@ -37,7 +35,7 @@ class Examples:
         batch_size: int = 32,
     ) -> None:
         self.pairs = pairs
-        self.codes_NT = torch.cat(list(_codes(pairs, vqgan, batch_size)))
+        self.codes_NT = image_codes(pairs, vqgan, batch_size)
         self.texts = [
             condition_text(settings.condition, text, found)
             for text, found in zip(pairs.texts, pairs.findings, strict=True)
@@ -65,8 +63,11 @@ class Examples:
 
 
 @torch.inference_mode()
-def _codes(pairs: Pairs, vqgan: VQGAN, batch_size: int) -> Iterator[torch.Tensor]:
+def image_codes(pairs: Pairs, vqgan: VQGAN, batch_size: int = 32) -> torch.Tensor:
+    """Returns the image tokens of every pair, int64 [pairs, tokens]."""
     device = vqgan.codebook_KD.device
+    parts = []
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(device)
-        yield vqgan.encode_to_codes(pixels).flatten(1).cpu()
+        parts.append(vqgan.encode_to_codes(pixels).flatten(1).cpu())
+    return torch.cat(parts)

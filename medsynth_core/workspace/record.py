@@ -49,10 +49,7 @@ def record_release(root: Path, local_store: bool) -> str:
     commit(
         root,
         f"Release {about['name']}",
-        [
-            *("dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", ".dvc/config"),
-            *(["metrics"] if (root / "metrics").is_dir() else []),
-        ],
+        [name for name in _RECORDED if name != "metrics" or (root / name).is_dir()],
     )
     tags = _tags(root, about["name"])
     if tags and _pointer_at(root, tags[-1]) == _pointer(root):
