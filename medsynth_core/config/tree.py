@@ -294,8 +294,10 @@ class SynthesisConfig(Section):
     """Images requested a shard; a shard is the unit of work, of retry and of resume."""
     max_shard_bytes: PositiveInt = 512_000_000
     """A shard that grows beyond this is an error that names shard_images."""
-    batch_size: PositiveInt = 64
-    """Images decoded together; changes no image but by floating-point rounding."""
+    batch_size: PositiveInt | None = None
+    """Images decoded together at most; changes no image but by rounding. null: as many as memory holds."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the language model. auto: bf16 on a GPU that has it, else float32."""
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
     top_k: Count = 0

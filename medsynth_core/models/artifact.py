@@ -79,6 +79,13 @@ def model_digest(folder: Path) -> str:
     return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])
 
 
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the type that a ``precision`` of the config names; ``auto`` is bf16 on a GPU that has it."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def pick_device(name: str) -> torch.device:
     """Returns the device that ``config.device`` names; ``auto`` prefers a GPU.
 

@@ -131,6 +131,12 @@ class ImageLanguageModel(nn.Module):
         table[layout.first_key :] -= mean
         return cls(config, layout, tokenizer, lm)
 
+    def cast(self, dtype: torch.dtype) -> ImageLanguageModel:
+        """Casts the weights, and only them: rotary frequencies stay float32. Returns the model."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return self
+
     @property
     def device(self) -> torch.device:
         return self.lm.device

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from medsynth_core.errors import InputError
-from medsynth_core.quality.filters import Images, Judgement
+from medsynth_core.quality.filters import Images, Judgement, Verdict
 
 SIDE = 16
 Signatures = npt.NDArray[np.uint8]
@@ -29,13 +29,14 @@ Signatures = npt.NDArray[np.uint8]
 _SCALE = 255.0 * SIDE * SIDE
 _ROWS_A_BLOCK = 8192
 _SETTLED_AT_ONCE = 512
+_NONE = np.zeros((0, SIDE * SIDE), dtype=np.uint8)
 _REFERENCE = "training_signatures.npy"
 
 
 def signatures(images_u8: Images) -> Signatures:
     """Returns a thumbnail an image, averaged over areas."""
     if not len(images_u8):
-        return np.zeros((0, SIDE * SIDE), dtype=np.uint8)
+        return _NONE
     small = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images_u8]
     return np.stack(small).reshape(len(images_u8), -1)
 
@@ -132,21 +133,17 @@ class TrainingCopyFilter:
         ]
 
 
-class ShardCopyFilter:
-    """Rejects near-copies of an earlier image of the same shard; must see a whole shard at once."""
+def reject_copies(verdicts: Sequence[Verdict], marks: Sequence[npt.NDArray[np.uint8]], bound: float) -> None:
+    """Rejects, in the verdicts, near-copies of an earlier image that is kept; compares accepted images alone.
 
-    name = "duplicate"
-
-    def __init__(self, bound: float) -> None:
-        self._bound = bound
-
-    def judge(self, images_u8: Images, prompts: Sequence[str]) -> list[Judgement]:
-        """Score: distance to the nearest earlier kept image."""
-        copies, distances = first_of_copies(signatures(images_u8), self._bound)
-        return [
-            Judgement({"score_release_distance": float(d)}, "duplicate:release" if copy else None)
-            for copy, d in zip(copies, distances, strict=True)
-        ]
+    Score: distance to the nearest earlier kept image.
+    """
+    alive = [index for index, verdict in enumerate(verdicts) if verdict.accepted]
+    copies, distances = first_of_copies(np.stack([marks[index] for index in alive]) if alive else _NONE, bound)
+    for index, copy, distance in zip(alive, copies, distances, strict=True):
+        verdicts[index].scores["score_release_distance"] = float(distance)
+        if copy:
+            verdicts[index].reasons.append("duplicate:release")
 
 
 def _settle(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from medsynth_core.config.tree import QualityConfig, SynthesisConfig
 from medsynth_core.hashing import sha256_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when the same prompts and models would make other images."""
 
 
@@ -81,7 +81,7 @@ def spec_hash(
         model_digests: vqgan, alignment and llm.
         settings: of which only the sampling fields count.
     """
-    sampling = settings.model_dump(include={"temperature", "top_p", "top_k", "guidance", "seed"})
+    sampling = settings.model_dump(include={"temperature", "top_p", "top_k", "guidance", "seed", "precision"})
     return sha256_json([FORMAT_VERSION, list(prompts), dict(model_digests), sampling])[:32]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -13,7 +14,7 @@ from medsynth_core.progress import Progress
 from medsynth_core.quality.agreement import AgreementFilter
 from medsynth_core.quality.calibration import read_bound
 from medsynth_core.quality.degenerate import DegenerateFilter
-from medsynth_core.quality.duplicate import ShardCopyFilter, TrainingCopyFilter, load_reference
+from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
 from medsynth_core.quality.filters import Filter
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import Counts, finished_shards
@@ -24,7 +25,7 @@ from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, models_folder
 from medsynth_core.synthesis.worker import ShardWorker
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         synthesiser,
         model_digests(config, paths),
         filters,
+        bounds(config, paths)["copy"] if "duplicate" in config.quality.enabled else None,
         store,
     )
 
@@ -74,7 +76,9 @@ def missing_shards(plan: ShardPlan, store: ObjectStore) -> list[int]:
 
 
 def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
-    """Makes the missing shards one after the other and writes ``paths.synthesis``.
+    """Makes the missing shards, ``runner.in_flight`` at a time, and writes ``paths.synthesis``.
+
+    One shard in work is enough to keep the machine busy until its upload; a second fills that time.
 
     Raises:
         InputError: prompts or models are missing.
@@ -83,10 +87,17 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     store.check_writable()
     worker = open_worker(config, paths, store)
     missing = missing_shards(worker.plan, store)
-    for done, shard in enumerate(missing):
-        progress(worker.plan.n_shards - len(missing) + done, worker.plan.n_shards)
-        worker.make(shard)
-    progress(worker.plan.n_shards, worker.plan.n_shards)
+    standing = worker.plan.n_shards - len(missing)
+    progress(standing, worker.plan.n_shards)
+    with ThreadPoolExecutor(config.runner.in_flight, thread_name_prefix="shard") as pool:
+        shards = [pool.submit(worker.make, shard) for shard in missing]
+        try:
+            for done, shard in enumerate(as_completed(shards), 1):
+                shard.result()
+                progress(standing + done, worker.plan.n_shards)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return collect(config, paths, store, made=len(missing))
 
 
@@ -121,7 +132,6 @@ def _filters(config: Config, paths: Paths, synthesiser: Synthesiser) -> list[Fil
     quality, limits = config.quality, bounds(config, paths)
     available: Iterable[Filter] = (
         DegenerateFilter(quality),
-        ShardCopyFilter(limits["copy"]),
         TrainingCopyFilter(load_reference(models_folder(config, paths) / "llm"), limits["copy"]),
         AgreementFilter(synthesiser.agreement, limits["agreement"]),
     )

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
-from medsynth_core.models.artifact import model_digest, pick_device
+from medsynth_core.models.artifact import model_digest, pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
-from medsynth_core.synthesis.engine import decode_image_tokens
+from medsynth_core.quality.filters import Images
+from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
+from medsynth_core.synthesis.packed import can_pack, pack_linears
+
+log = logging.getLogger(__name__)
 
 MODEL_NAMES = ("vqgan", "alignment", "llm")
 
@@ -44,14 +52,41 @@ def model_digests(config: Config, paths: Paths) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Synthesiser:
-    """Loaded models on one device."""
+class Batch:
+    """Images that are decoded together.
 
-    config: Config
-    vqgan: VQGAN
-    alignment: AlignmentModel
-    codebook: VisualCodebook
-    llm: ImageLanguageModel
+    Attributes:
+        places: where each stands among what was asked for.
+        codes: int64 [B, side, side] on the device.
+    """
+
+    places: list[int]
+    codes_Bhw: Tensor
+
+
+class Synthesiser:
+    """Loaded models on one device. Any number of threads may ask; one at a time decodes."""
+
+    def __init__(
+        self,
+        config: Config,
+        vqgan: VQGAN,
+        alignment: AlignmentModel,
+        codebook: VisualCodebook,
+        llm: ImageLanguageModel,
+    ) -> None:
+        self.config = config
+        self.vqgan = vqgan
+        self.alignment = alignment
+        self.codebook = codebook
+        self.llm = llm
+        if can_pack(llm.lm):
+            pack_linears(llm.lm.base_model)
+        self.engine = Engine(llm, compiled=llm.device.type == "cuda")
+        # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
+        # record the same graphs again.
+        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._most_images: int | None = config.synthesis.batch_size
 
     @classmethod
     def load(cls, config: Config, paths: Paths) -> Synthesiser:
@@ -65,7 +100,7 @@ class Synthesiser:
         vqgan = VQGAN.load(folder / "vqgan").to(device)
         alignment = AlignmentModel.load(folder / "alignment").to(device)
         codebook = VisualCodebook.load(folder / "alignment" / "codebook")
-        llm = ImageLanguageModel.load(folder / "llm").to(device)
+        llm = ImageLanguageModel.load(folder / "llm").cast(pick_dtype(config.synthesis.precision, device)).to(device)
         if llm.layout.codes != vqgan.config.codes or llm.layout.cells != alignment.side**2:
             raise InputError(
                 f"{folder}: the llm was trained for {llm.layout.codes} codes and {llm.layout.cells} cells, but the "
@@ -83,29 +118,72 @@ class Synthesiser:
 
     def images(
         self, image_ids: Sequence[str], prompts: Sequence[PromptRow], keypatches: Sequence[Sequence[Keypatch]]
-    ) -> npt.NDArray[np.uint8]:
+    ) -> Images:
         """Returns one image a prompt, uint8 [N, H, W]; image i depends on image_ids[i] and prompt i alone, up to
         floating-point rounding between batch shapes."""
-        settings = self.config.synthesis
-        side = self.alignment.side
-        done = []
-        for start in range(0, len(prompts), settings.batch_size):
-            batch = slice(start, start + settings.batch_size)
-            codes_BT = decode_image_tokens(
-                self.llm,
-                [
-                    self.llm.prefix(condition_text(self.llm.config.condition, p.text, p.findings), p.view, k)
-                    for p, k in zip(prompts[batch], keypatches[batch], strict=True)
-                ],
-                [self.llm.empty_prefix(p.view) for p in prompts[batch]],
-                torch.from_numpy(uniforms(image_ids[batch], side * side)),
-                settings,
-            )
-            pixels = self.vqgan.decode_codes(codes_BT.view(-1, side, side))
-            done.append(to_u8(pixels[:, 0].float().cpu().numpy()))
-        return np.concatenate(done)
+        done: dict[int, Images] = {}
+        for batch in self.batches(image_ids, prompts, keypatches):
+            done.update(zip(batch.places, self.render(batch), strict=True))
+        return np.stack([done[place] for place in range(len(prompts))])
 
-    def agreement(self, images_u8: npt.NDArray[np.uint8], texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def batches(
+        self, image_ids: Sequence[str], prompts: Sequence[PromptRow], keypatches: Sequence[Sequence[Keypatch]]
+    ) -> Iterator[Batch]:
+        """Yields decoded batches; while one is used, the next is being decoded, and no more than that.
+
+        Prompts of like length come together, the images of a prompt beside each other. When a GPU's memory doesn't
+        suffice, batches are halved from there on.
+        """
+        prefixes = [
+            self.llm.prefix(condition_text(self.llm.config.condition, p.text, p.findings), p.view, k)
+            for p, k in zip(prompts, keypatches, strict=True)
+        ]
+        waiting = sorted(range(len(prompts)), key=lambda place: (len(prefixes[place].ids), prefixes[place].ids))
+        longest = max(len(prefix.ids) for prefix in prefixes)
+
+        def decode() -> Batch | None:
+            while waiting:
+                places = waiting[: self._batch_size(len(waiting), longest)]
+                try:
+                    codes_BT = self.engine.decode(
+                        [prefixes[place] for place in places],
+                        [self.llm.empty_prefix(prompts[place].view) for place in places],
+                        torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.cells)),
+                        self.config.synthesis,
+                    )
+                    if codes_BT.is_cuda:
+                        torch.cuda.synchronize()
+                except RuntimeError as error:
+                    if len(places) == 1 or not should_reduce_batch_size(error):
+                        raise
+                    self._most_images = len(places) // 2
+                    log.warning("out of memory with %d images a batch; %d from here on", len(places), self._most_images)
+                    clear_device_cache(garbage_collection=True)
+                    continue
+                del waiting[: len(places)]
+                return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
+            return None
+
+        coming = self._decoder.submit(decode)
+        while (batch := coming.result()) is not None:
+            coming = self._decoder.submit(decode)
+            yield batch
+
+    def _batch_size(self, waiting: int, prefix_tokens: int) -> int:
+        """Returns images of the next batch: the rest in equal parts, prompts whole where they can be."""
+        settings = self.config.synthesis
+        if self._most_images is None:
+            self._most_images = self.engine.images_that_fit(prefix_tokens, settings)
+            log.info("memory holds %d images a batch", self._most_images)
+        size = -(-waiting // -(-waiting // self._most_images))
+        prompts = -(-size // settings.samples_per_prompt) * settings.samples_per_prompt
+        return prompts if prompts <= self._most_images else size
+
+    def render(self, batch: Batch) -> Images:
+        """Returns the images of a batch, uint8 [B, H, W]."""
+        return to_u8(self.vqgan.decode_codes(batch.codes_Bhw)[:, 0].float().cpu().numpy())
+
+    def agreement(self, images_u8: Images, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns prompt-image agreement, float32 [N] in [-1, 1]."""
         pixels = torch.from_numpy(to_pixels(images_u8))[:, None].to(self.alignment.device)
         scores: npt.NDArray[np.float32] = self.alignment.agreement(pixels, texts).cpu().numpy()

@@ -7,6 +7,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from medsynth_core import __version__
 from medsynth_core.config import Config
 from medsynth_core.errors import ConfigError
 from medsynth_core.models.codebook import Keypatch
-from medsynth_core.quality.duplicate import signatures
+from medsynth_core.quality.duplicate import reject_copies, signatures
 from medsynth_core.quality.filters import Filter, Verdict, judge_images
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
@@ -32,10 +33,25 @@ from medsynth_core.synthesis.synthesiser import Synthesiser
 
 log = logging.getLogger(__name__)
 
+_encoders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="png")
+
+
+@dataclass(frozen=True)
+class _Image:
+    png: bytes
+    width: int
+    height: int
+    mark: npt.NDArray[np.uint8]
+    verdict: Verdict
+
 
 @dataclass(frozen=True)
 class ShardWorker:
-    """Makes shards of one run; everything it needs comes in as arguments."""
+    """Makes shards of one run, any number at a time; everything it needs comes in as arguments.
+
+    Attributes:
+        copy_bound: distance at which an image is a copy of an earlier one of its shard; None lets copies pass.
+    """
 
     config: Config
     plan: ShardPlan
@@ -43,11 +59,12 @@ class ShardWorker:
     synthesiser: Synthesiser
     digests: dict[str, str]
     filters: Sequence[Filter]
+    copy_bound: float | None
     store: ObjectStore
 
     def make(self, shard: int) -> CompletionRecord:
         """Returns the completion record of a shard, made and uploaded; written last, so that a kill before it
-        leaves nothing that counts.
+        leaves nothing that counts. While a batch is judged and encoded here, the next one is being decoded.
 
         Raises:
             ConfigError: the shard outgrows synthesis.max_shard_bytes.
@@ -56,15 +73,14 @@ class ShardWorker:
         requests = self.plan.requests(shard)
         prompts = [self.prompts[request.prompt_index] for request in requests]
         keypatches = self._keypatches(requests)
-        images = self.synthesiser.images([request.image_id for request in requests], prompts, keypatches)
-        verdicts = judge_images(self.filters, images, [prompt.query for prompt in prompts])
-        marks = signatures(images)
-        pngs = [encode_png(image) for image in images]
+        images = self._images([request.image_id for request in requests], prompts, keypatches)
+        if self.copy_bound is not None:
+            reject_copies([image.verdict for image in images], [image.mark for image in images], self.copy_bound)
         writer = ShardWriter()
-        for request, prompt, verdict, png in zip(requests, prompts, verdicts, pngs, strict=True):
-            if verdict.accepted:
+        for request, prompt, image in zip(requests, prompts, images, strict=True):
+            if image.verdict.accepted:
                 label = {"prompt": prompt.text, "labels": list(prompt.findings), "view": prompt.view, "synthetic": True}
-                writer.add(request.image_id, png, label)
+                writer.add(request.image_id, image.png, label)
         tar, places = writer.finish()
         if len(tar) > self.config.synthesis.max_shard_bytes:
             raise ConfigError(
@@ -73,15 +89,13 @@ class ShardWorker:
             )
         tar_name = f"shards/shard-{shard:05d}.tar"
         rows = [
-            self._row(request, prompt, patches, verdict, png, image.shape, mark)
-            | _location(places.get(request.image_id), tar_name, png)
-            for request, prompt, patches, verdict, png, image, mark in zip(
-                requests, prompts, keypatches, verdicts, pngs, images, marks, strict=True
-            )
+            self._row(request, prompt, patches, image) | _location(places.get(request.image_id), tar_name, image.png)
+            for request, prompt, patches, image in zip(requests, prompts, keypatches, images, strict=True)
         ]
         rows.sort(key=lambda row: str(row["image_id"]))
         accepted = [row for row in rows if row["verdict"] == "accepted"]
         rejected = [row for row in rows if row["verdict"] == "rejected"]
+        reasons = Counter(image.verdict.reasons[0] for image in images if image.verdict.reasons)
         record = CompletionRecord(
             run_id=self.plan.run_id,
             shard=shard,
@@ -89,14 +103,23 @@ class ShardWorker:
             tar=put_content(self.store, tar_name, tar) if accepted else None,
             manifest=put_content(self.store, f"manifest/part-{shard:05d}.parquet", parquet_bytes(table_of(accepted))),
             rejected=put_content(self.store, f"rejected/part-{shard:05d}.parquet", parquet_bytes(table_of(rejected))),
-            counts=Counts(
-                requested=len(requests),
-                accepted=len(accepted),
-                rejected=dict(sorted(Counter(verdict.reasons[0] for verdict in verdicts if verdict.reasons).items())),
-            ),
+            counts=Counts(requested=len(requests), accepted=len(accepted), rejected=dict(sorted(reasons.items()))),
         )
         log.info("shard %d of %d: %d of %d accepted", shard, self.plan.n_shards, len(accepted), len(requests))
         return write_record(self.store, record)
+
+    def _images(
+        self, image_ids: Sequence[str], prompts: Sequence[PromptRow], keypatches: Sequence[Sequence[Keypatch]]
+    ) -> list[_Image]:
+        """Returns the judged and encoded image of each prompt; pixels are held for one batch at a time."""
+        done: dict[int, _Image] = {}
+        for batch in self.synthesiser.batches(image_ids, prompts, keypatches):
+            pixels = self.synthesiser.render(batch)
+            pngs = _encoders.map(encode_png, pixels)
+            verdicts = judge_images(self.filters, pixels, [prompts[place].query for place in batch.places])
+            for place, verdict, mark, png in zip(batch.places, verdicts, signatures(pixels), pngs, strict=True):
+                done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, verdict)
+        return [done[place] for place in range(len(prompts))]
 
     def _keypatches(self, requests: Sequence[ImageRequest]) -> list[list[Keypatch]]:
         distinct = sorted({request.prompt_index for request in requests})
@@ -104,22 +127,15 @@ class ShardWorker:
         return [found[request.prompt_index] for request in requests]
 
     def _row(
-        self,
-        request: ImageRequest,
-        prompt: PromptRow,
-        keypatches: Sequence[Keypatch],
-        verdict: Verdict,
-        png: bytes,
-        shape: tuple[int, ...],
-        mark: npt.NDArray[np.uint8],
+        self, request: ImageRequest, prompt: PromptRow, keypatches: Sequence[Keypatch], image: _Image
     ) -> dict[str, Any]:
         settings = self.config.synthesis
         return {
             "image_id": request.image_id,
             "split": self.config.release.split,
-            "sha256": hashlib.sha256(png).hexdigest(),
-            "width": shape[1],
-            "height": shape[0],
+            "sha256": hashlib.sha256(image.png).hexdigest(),
+            "width": image.width,
+            "height": image.height,
             "prompt_id": prompt.prompt_id,
             "prompt": prompt.text,
             "anatomy": prompt.anatomy,
@@ -135,10 +151,10 @@ class ShardWorker:
             "alignment_sha256": self.digests["alignment"],
             "llm_sha256": self.digests["llm"],
             "sampling": settings.model_dump(include={"temperature", "top_p", "top_k", "guidance"}),
-            **verdict.scores,
-            "signature": mark.tobytes(),
-            "verdict": "accepted" if verdict.accepted else "rejected",
-            "reasons": verdict.reasons,
+            **image.verdict.scores,
+            "signature": image.mark.tobytes(),
+            "verdict": "accepted" if image.verdict.accepted else "rejected",
+            "reasons": image.verdict.reasons,
             "synthetic": True,
             "generator": "medsynth",
             "generator_version": __version__,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medsynth_core.config import Config
 from medsynth_core.config.tree import OptimiserConfig
 from medsynth_core.errors import ConfigError, StateError
-from medsynth_core.models.artifact import pick_device
+from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.progress import Progress
 from medsynth_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from medsynth_core.training.curve import best_of, curve_path, stale_checkpoints, write_curve
@@ -96,10 +96,7 @@ def make_accelerator(config: Config) -> Accelerator:
         InputError: cuda is asked for and there is none.
     """
     device = pick_device(config.device)
-    precision = config.models.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    wanted = "bf16" if precision == "bf16" else "no"
+    wanted = "bf16" if pick_dtype(config.models.precision, device) == torch.bfloat16 else "no"
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted and not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)

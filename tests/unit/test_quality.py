@@ -14,14 +14,14 @@ from medsynth_core.quality.calibration import read_bound, save_scores
 from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import (
     SIDE,
-    ShardCopyFilter,
     TrainingCopyFilter,
     find_copies,
     first_of_copies,
     nearest,
+    reject_copies,
     signatures,
 )
-from medsynth_core.quality.filters import judge_images
+from medsynth_core.quality.filters import Verdict, judge_images
 
 PHANTOMS = np.stack([phantom_study(0, index, 64).views[0].load() for index in range(40)])
 
@@ -47,8 +47,16 @@ def test_a_copy_of_a_training_image_is_found_in_spite_of_brightness() -> None:
 
 
 def test_the_first_of_two_copies_stays() -> None:
-    verdicts = judge_images([ShardCopyFilter(0.001)], PHANTOMS[[0, 1, 0]], ["x"] * 3)
+    verdicts = [Verdict() for _ in range(3)]
+    reject_copies(verdicts, list(signatures(PHANTOMS[[0, 1, 0]])), 0.001)
     assert [verdict.accepted for verdict in verdicts] == [True, True, False]
+
+
+def test_a_copy_of_an_image_that_was_rejected_stays() -> None:
+    verdicts = [Verdict(reasons=["agreement:low"]), Verdict(), Verdict()]
+    reject_copies(verdicts, list(signatures(PHANTOMS[[0, 0, 0]])), 0.001)
+    assert [verdict.reasons for verdict in verdicts] == [["agreement:low"], [], ["duplicate:release"]]
+    reject_copies([Verdict(reasons=["degenerate:blank"])], list(signatures(PHANTOMS[:1])), 0.001)
 
 
 def test_distance_is_zero_to_itself_and_one_without_reference() -> None:

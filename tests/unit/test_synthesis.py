@@ -1,18 +1,25 @@
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
+    Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
     PreTrainedModel,
     Qwen2Config,
 )
+from transformers.pytorch_utils import Conv1D
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import LLMConfig, LoRAConfig, SynthesisConfig
@@ -22,8 +29,12 @@ from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
-from medsynth_core.synthesis.engine import decode_image_tokens, sample
+from medsynth_core.synthesis.attention import Buffers
+from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
+from medsynth_core.synthesis.inputs import PromptRow, read_prompts
+from medsynth_core.synthesis.packed import pack_linears
+from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.llm import add_adapters
@@ -33,14 +44,19 @@ SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 FAMILIES = {
     "gpt-neox": GPTNeoXConfig(**SHAPE),
     "llama": LlamaConfig(**SHAPE),
-    "qwen": Qwen2Config(**SHAPE, num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen": Qwen2Config(**SHAPE, num_key_value_heads=1, tie_word_embeddings=True),
 }
+ELSEWHERE = {
+    "falcon": FalconConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2),
+    "gemma-2": Gemma2Config(**SHAPE, num_key_value_heads=1, head_dim=8),
+}
+"""Families whose attention can't be replaced."""
 
 
 def language_model(name: str, trained: tuple[Config, Paths], folder: Path) -> ImageLanguageModel:
     """Returns an extended model of a family, loaded from a folder as a pretrained one is."""
     torch.manual_seed(0)
-    base: PreTrainedModel = AutoModelForCausalLM.from_config(FAMILIES[name])
+    base: PreTrainedModel = AutoModelForCausalLM.from_config({**FAMILIES, **ELSEWHERE}[name])
     base.save_pretrained(folder)
     tokenizer = load_tokenizer(trained[1].alignment / "tokenizer")
     tokenizer.save_pretrained(folder)
@@ -52,7 +68,8 @@ def language_model(name: str, trained: tuple[Config, Paths], folder: Path) -> Im
 
 def plain_inputs(model: ImageLanguageModel, prefix: Prefix, codes: list[int]) -> torch.Tensor:
     """Returns the embeddings [S + len(codes), C] of a prefix and the codes after it, added up one by one."""
-    at, table = model.layout, model.lm.get_input_embeddings().weight
+    at, embed = model.layout, model.lm.get_input_embeddings()
+    table = embed(torch.arange(at.size))
     rows = [(i, cell) for i, cell in zip(prefix.ids, prefix.cells, strict=True)]
     rows += [(at.first_code + code, cell + 1) for cell, code in enumerate(codes)]
     vectors = []
@@ -70,19 +87,6 @@ def two_prefixes(model: ImageLanguageModel) -> list[Prefix]:
     patches = [Keypatch(0, 3, 5, 0.5, "effusion"), Keypatch(1, 0, 7, 0.4, "left")]
     text = "Small left pleural effusion."
     return [model.prefix(text, "frontal", patches), model.prefix("Clear.", "frontal", [])]
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_decoding_equals_the_plain_forward_pass(name: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
-    model = language_model(name, trained, tmp_path)
-    prefixes = two_prefixes(model)
-    greedy = SynthesisConfig(top_k=1, top_p=1.0, guidance=1.0)
-    codes = decode_image_tokens(model, prefixes, [], torch.full((2, 16), 0.5), greedy)
-    first = model.layout.first_code
-    for prefix, row in zip(prefixes, codes.tolist(), strict=True):
-        for place, code in enumerate(row):
-            logits = model.lm(inputs_embeds=plain_inputs(model, prefix, row[:place])[None]).logits[0, -1]
-            assert int(logits[first : first + 32].argmax()) == code
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -157,15 +161,249 @@ def test_a_saved_language_model_loads_with_the_same_weights(
         assert torch.equal(left, right), key
 
 
+# --- the engine
+
+
+GREEDY = SynthesisConfig(top_k=1, guidance=1.0)
+
+
+def a_batch(model: ImageLanguageModel) -> list[Prefix]:
+    """Returns nine prefixes, three times each of two, twice one, once another; lengths differ."""
+    a, b = two_prefixes(model)
+    c, d = model.prefix("Moderate cardiomegaly.", "frontal", []), model.prefix("Nodule.", "lateral", [])
+    return [a, b, a, c, b, d, a, b, c]
+
+
+def uncached_codes(model: ImageLanguageModel, prefix: Prefix, tokens: int) -> list[int]:
+    """Returns greedy codes by the model's plain forward pass, one whole sequence a token."""
+    first, codes = model.layout.first_code, list[int]()
+    for _ in range(tokens):
+        logits = model.lm(inputs_embeds=plain_inputs(model, prefix, codes)[None]).logits[0, -1]
+        codes.append(int(logits[first : first + model.layout.codes].argmax()))
+    return codes
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *ELSEWHERE])
+def test_decoding_equals_the_plain_forward_pass(name: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    model = language_model(name, trained, tmp_path)
+    prefixes = a_batch(model)
+    want = {id(prefix): uncached_codes(model, prefix, 16) for prefix in prefixes}
+    engine = Engine(model)
+    assert engine.shares_prefixes == (name in FAMILIES)
+    codes = engine.decode(prefixes, [], torch.full((9, 16), 0.5), GREEDY)
+    assert codes.tolist() == [want[id(prefix)] for prefix in prefixes]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_tokens_are_those_of_generate(name: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """Without the embeddings of cells and keypatches, which ``generate`` knows nothing of."""
+    model = language_model(name, trained, tmp_path)
+    at, table = model.layout, model.lm.get_input_embeddings().weight.data
+    table[at.first_cell : at.first_code] = 0.0
+    table[at.first_key :] = 0.0
+    prefixes = [model.prefix(text, "frontal", []) for text in ("Clear.", "Small left pleural effusion.", "Clear.")]
+    ids, _, mask = model.pad(prefixes)
+    others = [*range(at.first_code), *range(at.first_key, at.size)]
+    tokens = model.lm.generate(
+        ids, attention_mask=mask, do_sample=False, min_new_tokens=16, max_new_tokens=16, suppress_tokens=others
+    )
+    codes = Engine(model).decode(prefixes, [], torch.zeros(3, 16), GREEDY)
+    assert (codes + at.first_code).tolist() == tokens[:, -16:].tolist()
+
+
+def test_guidance_contrasts_with_the_prefix_without_text(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    model = language_model("llama", trained, tmp_path)
+    prefixes = a_batch(model)
+    bare = [model.empty_prefix("lateral" if at == 5 else "frontal") for at in range(9)]
+    codes = Engine(model).decode(prefixes, bare, torch.zeros(9, 16), SynthesisConfig(top_k=1, guidance=2.5))
+    first = model.layout.first_code
+    for prefix, without, row in zip(prefixes, bare, codes.tolist(), strict=True):
+        for place in (0, 1, 9):
+            a, b = (
+                model.lm(inputs_embeds=plain_inputs(model, each, row[:place])[None]).logits[0, -1]
+                for each in (prefix, without)
+            )
+            assert int((b + 2.5 * (a - b))[first : first + 32].argmax()) == row[place]
+
+
+def test_each_prefix_is_encoded_once_and_their_common_head_once_for_all(
+    trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    model = language_model("llama", trained, tmp_path)
+    engine, shapes = Engine(model), []
+    model.lm.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    prefixes = [model.prefix(text, "frontal", []) for text in ("Clear lungs.", "Small effusion.")]
+    lengths = [len(prefix.ids) for prefix in prefixes]
+    head = next(at for at, (a, b) in enumerate(zip(*(p.ids for p in prefixes), strict=False)) if a != b)
+    engine.decode([prefixes[0]] * 5 + [prefixes[1]] * 5, [], torch.zeros(10, 3), GREEDY)
+    assert shapes == [(1, head), (2, max(lengths) - head), (10, 1), (10, 1)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpus_buffers_give_the_same_tokens(compiled: bool, trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """They stand still and are longer than what is written; the step compiles whole."""
+    model = language_model("qwen", trained, tmp_path)
+    prefixes, draws = a_batch(model), torch.rand(9, 16)
+    sampling = SynthesisConfig(top_p=0.9, guidance=1.0)
+    want = Engine(model).decode(prefixes, [], draws, sampling)
+    engine = Engine(model)
+    engine._buffers = Buffers(static=True, grain=6)
+    if compiled:
+        engine._advance = torch.compile(engine._advance, backend="eager", fullgraph=True, dynamic=False)
+    assert torch.equal(engine.decode(prefixes, [], draws, sampling), want)
+    assert torch.equal(engine.decode(prefixes, [], draws, sampling), want), "in the memory of another batch"
+
+
+def test_sampled_codes_follow_the_models_distribution(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """First and second token of many images of one prompt, by a chi-square test each."""
+    model = language_model("llama", trained, tmp_path)
+    prefix, images = two_prefixes(model)[0], 20_000
+    draws = torch.from_numpy(np.random.default_rng(7).random((images, 2), dtype=np.float32))
+    sampling = SynthesisConfig(top_p=1.0, temperature=1.5, guidance=1.0)
+    codes = Engine(model).decode([prefix] * images, [], draws, sampling)
+    span = slice(model.layout.first_code, model.layout.first_code + 32)
+
+    def probabilities(before: list[int]) -> torch.Tensor:
+        logits = model.lm(inputs_embeds=plain_inputs(model, prefix, before)[None]).logits[0, -1, span]
+        return torch.softmax(logits.double() / 1.5, 0).detach()
+
+    first = probabilities([])
+    second = sum(first[code] * probabilities([code]) for code in range(32))
+    for token, expected in enumerate((first, second)):
+        counts = torch.bincount(codes[:, token], minlength=32)
+        assert chisquare(counts, images * expected / expected.sum()).pvalue > 1e-3
+
+
 def test_the_sampled_distribution_is_the_softmax() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    logits = torch.tensor([[1.0, 2.0, -1.0, 0.0]])
     draws = torch.linspace(0, 1, 20_001)[:-1]
-    picked = sample(logits.expand(len(draws), 4).contiguous(), draws, SynthesisConfig(top_p=1.0))
+    picked = sample(logits.expand(len(draws), 4), draws, SynthesisConfig(top_p=1.0))
     shares = torch.bincount(picked, minlength=4) / len(draws)
     assert torch.allclose(shares, torch.softmax(logits[0], 0), atol=2e-4)
-    kept = sample(logits.expand(len(draws), 4).contiguous(), draws, SynthesisConfig(top_p=0.7))
+    kept = sample(logits.expand(len(draws), 4), draws, SynthesisConfig(top_p=0.7))
     assert set(kept.tolist()) == {0, 1}, "the smallest set whose mass reaches 0.7"
-    assert set(sample(logits.expand(9, 4).contiguous(), draws[:9], SynthesisConfig(top_k=1)).tolist()) == {0}
+    assert set(sample(logits.expand(9, 4), draws[:9], SynthesisConfig(top_k=1)).tolist()) == {1}
+    both = sample(logits.expand(len(draws), 4), draws, SynthesisConfig(top_k=3, top_p=0.95))
+    assert set(both.tolist()) == {0, 1, 3}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5), st.floats(0.05, 1.0), st.sampled_from([0.0, 0.5, 1 - 2**-24]))
+def test_a_draw_is_one_of_the_best_codes(seed: int, top_k: int, top_p: float, draw: float) -> None:
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
+    picked = int(sample(logits, torch.tensor([draw]), SynthesisConfig(top_k=top_k, top_p=top_p)))
+    rank = int((logits > logits[0, picked]).sum())
+    best = torch.softmax(logits[0], 0).sort(descending=True).values
+    best = best[: top_k or 12] / best[: top_k or 12].sum()
+    assert rank < (top_k or 12)
+    assert float(best[:rank].sum()) < top_p + 1e-6
+
+
+def test_packed_layers_compute_what_plain_ones_do_whatever_is_beside_a_row() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(48, 96), nn.Sequential(nn.Linear(96, 64, bias=False)), Conv1D(32, 64))
+    inputs = torch.randn(33, 48)
+    with torch.inference_mode():
+        want = plain(inputs)
+        pack_linears(plain)
+        got = plain(inputs)
+        assert torch.allclose(got, want, atol=1e-5)
+        assert torch.equal(plain(inputs[4:7]), got[4:7])
+    assert not list(plain.parameters())
+
+
+# --- the synthesiser
+
+
+Asked = tuple[list[str], list[PromptRow], list[list[Keypatch]]]
+
+
+def asked_of(synthesiser: Synthesiser, paths: Paths) -> Asked:
+    """Returns ids, prompts and keypatches of two images of each of six prompts."""
+    prompts = [prompt for prompt in read_prompts(paths.prompts)[:6] for _ in range(2)]
+    ids = [image_id("s", prompt.prompt_id, at % 2) for at, prompt in enumerate(prompts)]
+    return ids, prompts, synthesiser.keypatches(prompts)
+
+
+def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) -> None:
+    """In float32 on a CPU; the docs state how far a batch shape may move a pixel."""
+    synthesiser = Synthesiser.load(*trained)
+    ids, prompts, keypatches = asked_of(synthesiser, trained[1])
+    together = synthesiser.images(ids, prompts, keypatches)
+    alone = synthesiser.images(ids[2:3], prompts[2:3], keypatches[2:3])
+    assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
+
+
+def test_a_gpu_without_memory_gets_smaller_batches(
+    trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    synthesiser = Synthesiser.load(*trained)
+    asked = asked_of(synthesiser, trained[1])
+    want = synthesiser.images(*asked)
+    sizes, decode = [], Engine.decode
+
+    def small(self: Engine, prefixes: list[Prefix], *rest: object) -> torch.Tensor:
+        sizes.append(len(prefixes))
+        if len(prefixes) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(self, prefixes, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "decode", small)
+    got = synthesiser.images(*asked)
+    assert np.abs(got.astype(int) - want).max() <= 1
+    assert sizes[0] > 3
+    assert max(sizes[sizes.index(3) if 3 in sizes else sizes.index(2) :]) <= 3
+    assert "out of memory" in caplog.text
+    monkeypatch.setattr(Engine, "decode", lambda *_: (_ for _ in ()).throw(ValueError("another fault")))
+    with pytest.raises(ValueError, match="another fault"):
+        synthesiser.images(*asked)
+
+
+def test_one_batch_is_decoded_ahead_and_no_more(trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, paths = trained
+    synthesiser = Synthesiser.load(tiny_batches(config), paths)
+    begun, decode = [], Engine.decode
+
+    def counted(self: Engine, *inputs: object) -> torch.Tensor:
+        begun.append(1)
+        return decode(self, *inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "decode", counted)
+    for done, _ in enumerate(synthesiser.batches(*asked_of(synthesiser, paths)), 1):
+        for _ in range(200):
+            if len(begun) == min(done + 1, 6):
+                break
+            time.sleep(0.01)
+        time.sleep(0.02)
+        assert len(begun) == min(done + 1, 6), "the next is under way, the one after it is not"
+
+
+def tiny_batches(config: Config) -> Config:
+    return config.model_copy(
+        update={"synthesis": config.synthesis.model_copy(update={"batch_size": 2, "samples_per_prompt": 2})}
+    )
+
+
+def test_batches_are_as_large_as_memory_and_keep_prompts_together(
+    trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, paths = trained
+    free = config.model_copy(update={"synthesis": config.synthesis.model_copy(update={"batch_size": None})})
+    synthesiser = Synthesiser.load(free, paths)
+    roomy, guided = SynthesisConfig(guidance=1.0), SynthesisConfig(guidance=2.0)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000_000))
+    fits = synthesiser.engine.images_that_fit(40, roomy)
+    assert 1 < fits < 1024
+    assert synthesiser.engine.images_that_fit(40, guided) == fits // 2
+    assert synthesiser.engine.images_that_fit(400, roomy) < fits
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1))
+    assert synthesiser.engine.images_that_fit(40, roomy) == 1
+    synthesiser._most_images = 10
+    assert [synthesiser._batch_size(waiting, 40) for waiting in (24, 16, 10, 3)] == [8, 8, 10, 4]
+
+
+# --- identity
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 50))
@@ -191,19 +429,6 @@ def test_the_spec_ignores_what_it_must_and_changes_with_the_rest() -> None:
     assert base != spec_hash(prompts, models, SynthesisConfig(temperature=0.9))
     assert base != spec_hash(prompts, {"llm": "b"}, SynthesisConfig())
     assert base != spec_hash([{"id": "p0", "text": "Effusion."}], models, SynthesisConfig())
-
-
-def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) -> None:
-    """In float32 on a CPU; the docs state how far a batch shape may move a pixel."""
-    from medsynth_core.synthesis.inputs import read_prompts
-
-    synthesiser = Synthesiser.load(*trained)
-    prompts = read_prompts(trained[1].prompts)[:4]
-    ids = [image_id("s", prompt.prompt_id, 0) for prompt in prompts]
-    keypatches = synthesiser.keypatches(prompts)
-    together = synthesiser.images(ids, prompts, keypatches)
-    alone = synthesiser.images(ids[2:3], prompts[2:3], keypatches[2:3])
-    assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
 
 
 def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -> None:
