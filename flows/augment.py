@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 
 from flows.prepare import prepare
-from flows.runner import run_name, task_runner
+from flows.runner import run_name, shards_in_flight, task_runner
 from flows.train import train_models
 from medsynth_core.config import Config
 from tasks.artifacts import show_counts, show_release
@@ -60,20 +60,21 @@ def augment(workspace: str, overrides: list[str] | None = None) -> str:
 
 @flow(name="synthesise", flow_run_name=run_name, validate_parameters=False)
 def synthesise(root: str, config: Config) -> int:
-    """Makes the missing shards, ``runner.in_flight`` at a time, and returns how many were made.
+    """Makes the missing shards, a bounded number at a time, and returns how many were made.
 
     A shard that fails doesn't stop the others; what is missing in the end is seen from the store, not from here.
     """
     log = get_run_logger()
     n_shards, missing = plan_shards(root, config)
     attempt = make_shard.with_options(retries=config.runner.retries)
+    at_once = shards_in_flight(config.runner)
     waiting = list(reversed(missing))
     in_flight: list[PrefectFuture[dict[str, Any]]] = []
     rows: list[dict[str, Any]] = []
     failures: list[BaseException] = []
     with shown("synthesis", log) as progress:
         while waiting or in_flight:
-            while waiting and len(in_flight) < config.runner.in_flight:
+            while waiting and len(in_flight) < at_once:
                 in_flight.append(attempt.submit(root, config, waiting.pop()))
             done = next(iter(as_completed(in_flight)))
             in_flight.remove(done)

@@ -17,7 +17,7 @@ from medsynth_core.config import Config
 from medsynth_core.errors import MedsynthError
 
 _FLOWS = ("augment", "train")
-_PREFECT = {
+PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "medsynth_core",
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset)
         sys.stderr.write("input checked; starting Prefect\n")
-        os.environ.update({name: value for name, value in _PREFECT.items() if name not in os.environ})
+        os.environ.update({name: value for name, value in PREFECT.items() if name not in os.environ})
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
         tag = flow(str(root))
     except MedsynthError as error:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from medsynth_core.config.tree import RunnerConfig
 from medsynth_core.errors import ConfigError
+from tasks.shards import take_share, worker_processes
 
 
 def run_name() -> str:
@@ -17,6 +18,11 @@ def run_name() -> str:
     given = flow_run.parameters
     folder = Path(given.get("workspace") or given["root"]).expanduser().resolve().name
     return f"{flow_run.flow_name}-{folder}"
+
+
+def shards_in_flight(config: RunnerConfig) -> int:
+    """Returns how many shards are submitted at once."""
+    return max(config.in_flight, worker_processes(config)) if config.kind == "processes" else config.in_flight
 
 
 def task_runner(config: RunnerConfig) -> Any:
@@ -27,6 +33,9 @@ def task_runner(config: RunnerConfig) -> Any:
     """
     if config.kind == "threads":
         return ThreadPoolTaskRunner(max_workers=config.in_flight)
+    if config.kind == "processes":
+        count = worker_processes(config)
+        return ProcessPoolTaskRunner(max_workers=count, initializer=take_share, initargs=(count,))
     try:
         if config.kind == "ray":
             from prefect_ray import RayTaskRunner

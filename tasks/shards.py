@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import RunnerConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.worker import ShardWorker
@@ -36,6 +39,23 @@ def make_shard(root: str, config: Config, shard: int) -> dict[str, Any]:
     record = _worker(root, config).make(shard)
     get_run_logger().info("shard %d: %d of %d accepted", shard, record.counts.accepted, record.counts.requested)
     return {"shard": shard, **record.counts.model_dump(mode="json")}
+
+
+def worker_processes(config: RunnerConfig) -> int:
+    """Returns how many worker processes ``runner.kind: processes`` has: as many as named, or one a GPU."""
+    import torch
+
+    return config.processes or max(1, torch.cuda.device_count())
+
+
+def take_share(processes: int) -> None:
+    """Gives a new worker process its GPU, the processes taking turns, and its share of the cores."""
+    import torch
+
+    number = int(multiprocessing.current_process().name.rpartition("-")[2])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _worker(root: str, config: Config) -> ShardWorker:

@@ -351,10 +351,14 @@ class ReleaseConfig(Section):
 class RunnerConfig(Section):
     """How shards are spread (contract C10); changes no image."""
 
-    kind: Literal["threads", "ray", "dask"] = "threads"
-    """Prefect task runner: threads in one process, or a cluster through prefect-ray / prefect-dask."""
+    kind: Literal["threads", "processes", "ray", "dask"] = "threads"
+    """Prefect task runner: threads in one process, with one GPU; processes on one machine, each with a GPU and a share
+    of the cores; or a cluster through prefect-ray / prefect-dask."""
     in_flight: PositiveInt = 2
-    """Shards in work at once."""
+    """Shards in work at once. In one process a second one fills the time of the first one's upload; more gain nothing.
+    Of processes, each has one."""
+    processes: PositiveInt | None = None
+    """Worker processes of kind processes; null: one a GPU, or one."""
     address: str | None = None
     """Cluster address for ray and dask; null starts a local one."""
     retries: Count = 3

@@ -96,7 +96,11 @@ class Prefix:
 
 
 class ImageLanguageModel(nn.Module):
-    """A causal LM whose vocabulary was extended by markers, latent places and image codes."""
+    """A causal LM whose vocabulary was extended by markers, latent places and image codes.
+
+    Attributes:
+        image_head: stands in for the image codes' rows of the output head, where one was set for inference.
+    """
 
     def __init__(
         self, config: LLMConfig, layout: TokenLayout, tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel
@@ -106,6 +110,7 @@ class ImageLanguageModel(nn.Module):
         self.layout = layout
         self.tokenizer = tokenizer
         self.lm = lm
+        self.image_head: nn.Module | None = None
 
     @classmethod
     def fresh(cls, config: LLMConfig, cells: int, codes: int, tokenizer: PreTrainedTokenizerBase) -> ImageLanguageModel:
@@ -209,6 +214,9 @@ class ImageLanguageModel(nn.Module):
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """Returns logits over the image codes alone, float32 [..., K], of hidden states [..., C]."""
+        if self.image_head is not None:
+            logits: Tensor = self.image_head(hidden)
+            return logits.float()
         return self._logits(hidden, slice(self.layout.first_code, self.layout.first_code + self.layout.codes))
 
     def forward(

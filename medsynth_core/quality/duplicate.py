@@ -106,8 +106,9 @@ def find_copies(marks: Signatures, bound: float) -> dict[int, float]:
         block = marks[start : start + _SETTLED_AT_ONCE]
         earlier = np.ones(len(block), dtype=np.float32)
         if len(kept):
-            close = cKDTree(sums[kept]).query_ball_point(sums[start : start + len(block)], radius, p=1.0)
-            for index, candidates in enumerate(close):
+            tree = cKDTree(sums[kept])
+            for index in range(len(block)):  # one at a time: the candidates of many could be all pairs
+                candidates = tree.query_ball_point(sums[start + index], radius, p=1.0)
                 earlier[index] = nearest(block[index : index + 1], marks[kept[candidates]])[0][0]
         is_copy, distance = _settle(block, earlier, bound)
         copies.update((start + int(index), float(distance[index])) for index in np.flatnonzero(is_copy))

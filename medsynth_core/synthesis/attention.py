@@ -28,8 +28,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 IMPLEMENTATION = "medsynth"
-_ONLY_ELSEWHERE = ("softcap", "s_aux", "position_bias")
-"""Arguments by which a family changes the scores; ``attend`` has none of them."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,17 @@ class Buffers:
             self._memory = []
             self._memory = [like.new_empty(size) for _ in range(pieces)]
 
+    def release(self) -> None:
+        """Gives the memory back."""
+        self._memory = []
+
     def zeros(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Returns zeroed buffers of these shapes."""
-        return [memory[: prod(shape)].view(shape).zero_() for memory, shape in zip(self._memory, shapes, strict=False)]
+        views = [memory[: prod(shape)].view(shape).zero_() for memory, shape in zip(self._memory, shapes, strict=False)]
+        if self.static:  # a recorded graph writes to them; it would copy them in and out at each token otherwise
+            for view in views:
+                torch._dynamo.mark_static_address(view, guard=False)
+        return views
 
     def grown(self, buffers: Sequence[Tensor], length: int) -> list[Tensor]:
         """Returns the buffers [R G, n, D] with a greater n, zero beyond what they had: each moves into the memory that

@@ -14,6 +14,7 @@ Shapes: B images, R sequences (B, or 2 B with guidance), T image tokens, C hidde
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Hashable, Sequence
 from itertools import takewhile
 
@@ -30,7 +31,7 @@ from medsynth_core.synthesis.sampling import guided, sample
 log = logging.getLogger(__name__)
 
 _MOST_IMAGES = 1024
-"""Larger batches gain nothing more."""
+"""Of a batch, where memory would hold more."""
 _SHARE_OF_MEMORY = {True: 0.7, False: 0.4}
 """Of what is free, by whether it is a GPU's; the models' other work and other shards need the rest."""
 _STATES_A_TOKEN = 24
@@ -60,20 +61,24 @@ class Engine:
     def images_that_fit(self, prefix_tokens: int, settings: SynthesisConfig) -> int:
         """Returns how many images can be decoded together in the memory that is free now, at least 1.
 
+        A process that was given a share of the cores takes the same share of the memory.
+
         Args:
             prefix_tokens: of the longest prefix.
         """
         lm, device = self.model.lm, self.model.device
         cuda = device.type == "cuda"
-        free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
-        copies = 1 if self.shares_prefixes else settings.samples_per_prompt
-        tokens = self.model.layout.cells + prefix_tokens * copies / settings.samples_per_prompt
-        width = torch.finfo(lm.dtype).bits // 8
-        states = _STATES_A_TOKEN * lm.config.get_text_config().hidden_size * width
-        sequence = tokens * self._bytes_a_token + prefix_tokens * copies / settings.samples_per_prompt * states
-        sequences = 2 if settings.guidance > 1.0 else 1
-        fitting = int(_SHARE_OF_MEMORY[cuda] * free / (sequences * sequence))
-        return max(1, min(fitting, _MOST_IMAGES))
+        cores = min(1.0, torch.get_num_threads() / (os.cpu_count() or 1))
+        free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available * cores
+        encoded = prefix_tokens / settings.samples_per_prompt
+        kept = self.model.layout.cells + (encoded if self.shares_prefixes else prefix_tokens)
+        states = _STATES_A_TOKEN * lm.config.get_text_config().hidden_size * torch.finfo(lm.dtype).bits // 8
+        image = (2 if settings.guidance > 1.0 else 1) * (kept * self._bytes_a_token + encoded * states)
+        return max(1, min(int(_SHARE_OF_MEMORY[cuda] * free / image), _MOST_IMAGES))
+
+    def release(self) -> None:
+        """Gives back the memory that is kept from batch to batch."""
+        self._buffers.release()
 
     @torch.inference_mode()
     def decode(
@@ -93,11 +98,7 @@ class Engine:
         """
         every = [*prefixes, *unconditional] if settings.guidance > 1.0 else list(prefixes)
         images, tokens = uniforms_BT.shape
-        writer: _Writer
-        if self.shares_prefixes:
-            writer = _SharingWriter(self.model, every, tokens, self._buffers)
-        else:
-            writer = _CopyingWriter(self.model, every, tokens)
+        writer = self._writer(every, tokens)
         uniforms_TB = uniforms_BT.to(self.model.device).T.contiguous()
         codes_TB = torch.empty((tokens, images), dtype=torch.int64, device=self.model.device)
         codes_TB[0] = _draw(self.model, writer.first_states_RC, uniforms_TB[0], settings)
@@ -105,6 +106,16 @@ class Engine:
             writer.open(token)
             codes_TB[token] = self._advance(writer, codes_TB[token - 1], uniforms_TB[token], settings)
         return codes_TB.T.contiguous()
+
+    @torch.inference_mode()
+    def states(self, prefixes: Sequence[Prefix], codes_BT: Tensor) -> Tensor:
+        """Returns the last hidden states [B, T, C] from which given codes, int64 [B, T], would be predicted."""
+        return _states(self._writer(prefixes, codes_BT.shape[1]), codes_BT)
+
+    def _writer(self, prefixes: Sequence[Prefix], tokens: int) -> _Writer:
+        if self.shares_prefixes:
+            return _SharingWriter(self.model, prefixes, tokens, self._buffers)
+        return _CopyingWriter(self.model, prefixes, tokens)
 
 
 def _advance(writer: _Writer, codes_B: Tensor, uniform_B: Tensor, settings: SynthesisConfig) -> Tensor:
@@ -276,8 +287,8 @@ def _bytes_a_token(model: ImageLanguageModel) -> float:
     """Returns what the cache holds for one token of one sequence."""
     prefix = model.empty_prefix("frontal")
     cache, _, _ = _encode(model, [prefix])
-    kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return sum(tensor.nbytes for tensor in kept) / len(prefix.ids)
+    kept = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(tensor.nbytes for tensor in kept if tensor is not None) / len(prefix.ids)
 
 
 @torch.inference_mode()
@@ -288,11 +299,12 @@ def _can_share(model: ImageLanguageModel) -> bool:
     if not can_attend(lm, longest):
         return False
     prefixes = [model.empty_prefix(view) for view in ("frontal", "frontal", "lateral")]
-    want = _probe(_CopyingWriter(model, prefixes, _PROBED_TOKENS))
+    codes = torch.arange(3 * _PROBED_TOKENS, device=model.device).view(3, -1) % model.layout.codes
+    want = _states(_CopyingWriter(model, prefixes, _PROBED_TOKENS), codes)
     before = lm.config._attn_implementation
     lm.set_attn_implementation(IMPLEMENTATION)
     try:
-        got = _probe(_SharingWriter(model, prefixes, _PROBED_TOKENS, _buffers(model, compiled=False)))
+        got = _states(_SharingWriter(model, prefixes, _PROBED_TOKENS, _buffers(model, compiled=False)), codes)
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         log.debug("%s: %s", type(lm).__name__, error)
         got = torch.full_like(want, torch.inf)
@@ -303,9 +315,10 @@ def _can_share(model: ImageLanguageModel) -> bool:
     return False
 
 
-def _probe(writer: _Writer) -> Tensor:
+def _states(writer: _Writer, codes_RT: Tensor) -> Tensor:
+    """Returns the states [R, T, C] from which given codes would be predicted."""
     states = [writer.first_states_RC]
-    for token in range(1, _PROBED_TOKENS):
+    for token in range(1, codes_RT.shape[1]):
         writer.open(token)
-        states.append(writer.states(torch.arange(len(states[0]), device=writer.model.device)))
-    return torch.stack(states)
+        states.append(writer.states(codes_RT[:, token - 1]))
+    return torch.stack(states, 1)

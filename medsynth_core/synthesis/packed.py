@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from medsynth_core.models.llm import ImageLanguageModel
+
 
 class PackedLinear(nn.Module):
     """``nn.Linear`` in float32 on a CPU, for inference alone; holds [out, in] weights in oneDNN's layout."""
@@ -25,19 +27,26 @@ class PackedLinear(nn.Module):
         return product
 
 
-def can_pack(model: nn.Module) -> bool:
-    """Returns whether a model is on a CPU, in float32, with a torch that has oneDNN."""
+def pack(model: ImageLanguageModel) -> bool:
+    """Packs a model's linear layers and its head over the image codes, where that can be done: on a CPU, in float32,
+    with a torch that has oneDNN. Returns whether it was; the model can't be trained or saved after that."""
     first = next(model.parameters())
     has_ops = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return first.device.type == "cpu" and first.dtype == torch.float32 and has_ops
+    if first.device.type != "cpu" or first.dtype != torch.float32 or not has_ops:
+        return False
+    head = model.lm.get_output_embeddings()
+    codes = slice(model.layout.first_code, model.layout.first_code + model.layout.codes)
+    model.image_head = PackedLinear(head.weight[codes], None if head.bias is None else head.bias[codes])
+    pack_linears(model.lm.base_model)
+    return True
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replaces every linear layer below ``model``; it can't be trained or saved after that."""
-    for name, child in model.named_children():
+def pack_linears(module: nn.Module) -> None:
+    """Replaces every linear layer below ``module``."""
+    for name, child in module.named_children():
         if type(child) is nn.Linear:
-            setattr(model, name, PackedLinear(child.weight, child.bias))
+            setattr(module, name, PackedLinear(child.weight, child.bias))
         elif type(child) is Conv1D:
-            setattr(model, name, PackedLinear(child.weight.T, child.bias))
+            setattr(module, name, PackedLinear(child.weight.T, child.bias))
         else:
             pack_linears(child)

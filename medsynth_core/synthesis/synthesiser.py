@@ -27,10 +27,13 @@ from medsynth_core.quality.filters import Images
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
-from medsynth_core.synthesis.packed import can_pack, pack_linears
+from medsynth_core.synthesis.packed import pack
 
 log = logging.getLogger(__name__)
 
+_PIXELS_AT_ONCE = {True: 2**23, False: 2**16}
+"""Rendered at once, by whether it is on a GPU: so few on a CPU that activations stay in its caches, a third of the time
+of a whole batch at 256 x 256; on a GPU what bounds their memory."""
 MODEL_NAMES = ("vqgan", "alignment", "llm")
 
 
@@ -76,16 +79,17 @@ class Synthesiser:
         llm: ImageLanguageModel,
     ) -> None:
         self.config = config
-        self.vqgan = vqgan
+        self.vqgan = vqgan.to(memory_format=torch.channels_last)
         self.alignment = alignment
         self.codebook = codebook
         self.llm = llm
-        if can_pack(llm.lm):
-            pack_linears(llm.lm.base_model)
+        pack(llm)
         self.engine = Engine(llm, compiled=llm.device.type == "cuda")
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
         # record the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        # What follows decoding doesn't wait behind the next batch's tokens.
+        self._beside = torch.cuda.Stream() if llm.device.type == "cuda" else None
         self._most_images: int | None = config.synthesis.batch_size
 
     @classmethod
@@ -153,15 +157,16 @@ class Synthesiser:
                     )
                     if codes_BT.is_cuda:
                         torch.cuda.synchronize()
+                    del waiting[: len(places)]
+                    return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
                 except RuntimeError as error:
                     if len(places) == 1 or not should_reduce_batch_size(error):
                         raise
-                    self._most_images = len(places) // 2
-                    log.warning("out of memory with %d images a batch; %d from here on", len(places), self._most_images)
-                    clear_device_cache(garbage_collection=True)
-                    continue
-                del waiting[: len(places)]
-                return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
+                # Only now is the error, and with it what its frames held, gone.
+                self._most_images = len(places) // 2
+                log.warning("out of memory with %d images a batch; %d from here on", len(places), self._most_images)
+                self.engine.release()
+                clear_device_cache(garbage_collection=True)
             return None
 
         coming = self._decoder.submit(decode)
@@ -181,10 +186,23 @@ class Synthesiser:
 
     def render(self, batch: Batch) -> Images:
         """Returns the images of a batch, uint8 [B, H, W]."""
-        return to_u8(self.vqgan.decode_codes(batch.codes_Bhw)[:, 0].float().cpu().numpy())
+        with torch.cuda.stream(self._beside):
+            parts = [self.vqgan.decode_codes(part)[:, 0] for part in batch.codes_Bhw.split(self._at_once)]
+            return np.concatenate([to_u8(part.float().cpu().numpy()) for part in parts])
 
     def agreement(self, images_u8: Images, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns prompt-image agreement, float32 [N] in [-1, 1]."""
-        pixels = torch.from_numpy(to_pixels(images_u8))[:, None].to(self.alignment.device)
-        scores: npt.NDArray[np.float32] = self.alignment.agreement(pixels, texts).cpu().numpy()
-        return scores
+        scores: list[npt.NDArray[np.float32]] = []
+        many = 16 * self._at_once
+        for start in range(0, len(texts), many):
+            part = slice(start, start + many)
+            with torch.cuda.stream(self._beside):
+                pixels = torch.from_numpy(to_pixels(images_u8[part]))[:, None].to(self.alignment.device)
+                scores.append(self.alignment.agreement(pixels, texts[part]).cpu().numpy())
+        return np.concatenate(scores)
+
+    @property
+    def _at_once(self) -> int:
+        """Images that are rendered together."""
+        side = self.alignment.side * self.vqgan.config.downsampling
+        return max(1, _PIXELS_AT_ONCE[self.llm.device.type == "cuda"] // side**2)

@@ -27,8 +27,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2"}
 N_SHARDS = 12
 
 
-def start(root: Path) -> subprocess.Popen[str]:
+def start(root: Path, *settings: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flows.launch", "augment", "--workspace", str(root)]
+    command += [word for setting in settings for word in ("--set", setting)]
     return subprocess.Popen(
         command,
         cwd=root,
@@ -95,6 +96,16 @@ def test_a_killed_run_releases_the_same_images(runs: tuple[Path, Path, str]) -> 
     tables = [open_release(root).manifest(["image_id", "sha256", "shard", "offset"]) for root in (whole, killed)]
     assert tables[0].equals(tables[1])
     assert open_release(whole).dir_md5 == open_release(killed).dir_md5
+
+
+def test_worker_processes_release_the_same_images(
+    config: Config, trained: tuple[Config, Paths], runs: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "processes"
+    init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
+    shutil.copytree(trained[1].models, root / "trained")
+    finish(start(root, "runner.kind=processes", "runner.processes=2"))
+    assert open_release(root).dir_md5 == open_release(runs[0]).dir_md5
 
 
 def test_the_last_lines_say_where_the_release_is(runs: tuple[Path, Path, str]) -> None:

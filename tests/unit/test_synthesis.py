@@ -256,6 +256,19 @@ def test_a_gpus_buffers_give_the_same_tokens(compiled: bool, trained: tuple[Conf
     assert torch.equal(engine.decode(prefixes, [], draws, sampling), want), "in the memory of another batch"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_tokens_of_the_plain_forward_pass(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """In float32, compiled, twice: the second batch replays the first one's graphs."""
+    model = language_model("llama", trained, tmp_path)
+    prefixes = a_batch(model)
+    want = {id(prefix): uncached_codes(model, prefix, 16) for prefix in prefixes}
+    engine = Engine(model.cuda(), compiled=True)
+    for _ in range(2):
+        codes = engine.decode(prefixes, [], torch.full((9, 16), 0.5), GREEDY)
+        assert codes.tolist() == [want[id(prefix)] for prefix in prefixes]
+
+
 def test_sampled_codes_follow_the_models_distribution(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     """First and second token of many images of one prompt, by a chi-square test each."""
     model = language_model("llama", trained, tmp_path)
