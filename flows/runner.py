@@ -10,7 +10,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from medsynth_core.config.tree import RunnerConfig
 from medsynth_core.errors import ConfigError
-from tasks.shards import take_share, worker_processes
+from tasks.shards import take_share, visible_gpus
 
 
 def run_name() -> str:
@@ -22,7 +22,11 @@ def run_name() -> str:
 
 def shards_in_flight(config: RunnerConfig) -> int:
     """Returns how many shards are submitted at once."""
-    return max(config.in_flight, worker_processes(config)) if config.kind == "processes" else config.in_flight
+    return max(config.in_flight, _processes(config)) if config.kind == "processes" else config.in_flight
+
+
+def _processes(config: RunnerConfig) -> int:
+    return config.processes or max(1, len(visible_gpus()))
 
 
 def task_runner(config: RunnerConfig) -> Any:
@@ -34,8 +38,8 @@ def task_runner(config: RunnerConfig) -> Any:
     if config.kind == "threads":
         return ThreadPoolTaskRunner(max_workers=config.in_flight)
     if config.kind == "processes":
-        count = worker_processes(config)
-        return ProcessPoolTaskRunner(max_workers=count, initializer=take_share, initargs=(count,))
+        count = _processes(config)
+        return ProcessPoolTaskRunner(max_workers=count, initializer=take_share, initargs=(count, visible_gpus()))
     try:
         if config.kind == "ray":
             from prefect_ray import RayTaskRunner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import RunnerConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.worker import ShardWorker
@@ -41,20 +41,22 @@ def make_shard(root: str, config: Config, shard: int) -> dict[str, Any]:
     return {"shard": shard, **record.counts.model_dump(mode="json")}
 
 
-def worker_processes(config: RunnerConfig) -> int:
-    """Returns how many worker processes ``runner.kind: processes`` has: as many as named, or one a GPU."""
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    return config.processes or max(1, torch.cuda.device_count())
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
-def take_share(processes: int) -> None:
-    """Gives a new worker process its GPU, the processes taking turns, and its share of the cores."""
+def take_share(processes: int, gpus: Sequence[str]) -> None:
+    """Gives a new worker process its share of the cores and one of the GPUs, before it has looked for any."""
     import torch
 
-    number = int(multiprocessing.current_process().name.rpartition("-")[2])
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
+    if gpus:
+        number = int(multiprocessing.current_process().name.rpartition("-")[2])
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 

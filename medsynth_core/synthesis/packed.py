@@ -1,7 +1,7 @@
 """Linear layers for inference on a CPU: weights laid out once as oneDNN wants them.
 
-A product with few rows spends much of its time rearranging the weights; packed ones take about half the time at 32
-rows (benchmarks/engine.py) and, unlike plain ones, give a row the same result whatever rows are beside it.
+A product with few rows spends much of its time rearranging the weights; with packed ones it takes about half the time
+at 32 rows and, unlike with plain ones, gives a row the same result whatever rows are beside it (docs/decisions/0008).
 """
 
 from __future__ import annotations
