@@ -214,7 +214,7 @@ class OnlyCodes(LogitsProcessor):
 def language_model(size: Size, machine: Machine, tokens: int = CELLS) -> ImageLanguageModel:
     """Returns random weights behind our token layout."""
     torch.manual_seed(0)
-    layout = TokenLayout(VOCABULARY - 9 - tokens - 2 * CODES, tokens, CODES)
+    layout = TokenLayout(VOCABULARY - TokenLayout(0, tokens, CODES).size, tokens, CODES)
     with machine.device:
         lm = AutoModelForCausalLM.from_config(size.config(), dtype=machine.dtype)
     model = ImageLanguageModel(LLMConfig(keypatches=8), layout, None, lm)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from flows.launch import PREFECT
+from flows.launch import set_prefect_defaults
 from medsynth_core.config import Config, Paths, load_config
 from medsynth_core.config.load import configure
 from medsynth_core.progress import silent
@@ -31,9 +31,11 @@ from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, ru
 
 PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "vqgan", "alignment", "llm")
 BASE = (
-    *(f"models.{name}.train.steps=2" for name in ("classifier", "vqgan", "alignment", "llm")),
-    *(f"models.{name}.train.warmup_steps=1" for name in ("classifier", "vqgan", "alignment", "llm")),
-    *(f"models.{name}.train.batch_size=4" for name in ("classifier", "vqgan", "alignment", "llm")),
+    *(
+        f"models.{name}.train.{short}"
+        for name in PREPARED[3:]
+        for short in ("steps=2", "warmup_steps=1", "batch_size=4")
+    ),
     "models.vqgan.adversarial_start=2",
     "vocabulary.min_studies=3",
     "quality.min_contrast=0",
@@ -75,7 +77,7 @@ def speed(
     """Images/s of the engine alone, half before and half after the flow, and of the flow."""
     wanted = [f"prompts.n={images // 8}", "synthesis.shard_images=256", "synthesis.batch_size=256", *(settings or ())]
     root, config = prepared(out / "speed", [*BASE, *SMALL, *wanted])
-    os.environ.update({name: value for name, value in PREFECT.items() if name not in os.environ})
+    set_prefect_defaults()
     from prefect import flow
 
     from flows.augment import synthesise

@@ -17,7 +17,7 @@ from medsynth_core.config import Config
 from medsynth_core.errors import MedsynthError
 
 _FLOWS = ("augment", "train")
-PREFECT = {
+_PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "medsynth_core",
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset)
         sys.stderr.write("input checked; starting Prefect\n")
-        os.environ.update({name: value for name, value in PREFECT.items() if name not in os.environ})
+        set_prefect_defaults()
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
         tag = flow(str(root))
     except MedsynthError as error:
@@ -45,6 +45,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     if isinstance(tag, str):
         _say_where(root, config, tag)
+
+
+def set_prefect_defaults() -> None:
+    """Sets Prefect's settings where the environment has none; to be called before Prefect is imported."""
+    os.environ.update({name: value for name, value in _PREFECT.items() if name not in os.environ})
 
 
 def _say_where(root: Path, config: Config, tag: str) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from prefect import get_run_logger, task
 
 from medsynth_core.config import Config, Paths
@@ -43,8 +44,6 @@ def make_shard(root: str, config: Config, shard: int) -> dict[str, Any]:
 
 def visible_gpus() -> list[str]:
     """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
@@ -52,8 +51,6 @@ def visible_gpus() -> list[str]:
 
 def take_share(processes: int, gpus: Sequence[str]) -> None:
     """Gives a new worker process its share of the cores and one of the GPUs, before it has looked for any."""
-    import torch
-
     if gpus:
         number = int(multiprocessing.current_process().name.rpartition("-")[2])
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]

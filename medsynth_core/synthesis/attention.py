@@ -172,9 +172,9 @@ class SharedPrefixCache(Cache):
         shape = (self._groups, states.shape[1] // self._groups, states.shape[3])
         parts = [
             part.reshape(block.prefixes, block.count, *shape).transpose(1, 2).reshape(-1, *shape[1:])
-            for block, part in zip(self.blocks, self._split(states), strict=True)
+            for block, part in zip(self.blocks, states.split([block.rows for block in self.blocks]), strict=True)
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return _joined(parts)
 
     def unflat(self, parts: Sequence[Tensor]) -> Tensor:
         """Returns states in storage order, [R, 1, G g, D], of each block's in flat order, [U G c, g, D]."""
@@ -185,14 +185,15 @@ class SharedPrefixCache(Cache):
             .reshape(block.rows, 1, -1, width)
             for block, part in zip(self.blocks, parts, strict=True)
         ]
-        return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
-
-    def _split(self, states: Tensor) -> Sequence[Tensor]:
-        return [states] if len(self.blocks) == 1 else states.split([block.rows for block in self.blocks])
+        return _joined(ordered)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Returns the tokens in use."""
         return self.length
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def attend(

@@ -56,7 +56,6 @@ class Engine:
             log.info("%s: its attention can't be replaced, so prefixes are copied", type(model.lm).__name__)
         self._advance = _compiled(_advance) if compiled and self.shares_prefixes else _advance
         self._buffers = _buffers(model, compiled)
-        self._bytes_a_token = _bytes_a_token(model)
 
     def images_that_fit(self, prefix_tokens: int, settings: SynthesisConfig) -> int:
         """Returns how many images can be decoded together in the memory that is free now, at least 1.
@@ -73,7 +72,7 @@ class Engine:
         encoded = prefix_tokens / settings.samples_per_prompt
         kept = self.model.layout.cells + (encoded if self.shares_prefixes else prefix_tokens)
         states = _STATES_A_TOKEN * lm.config.get_text_config().hidden_size * torch.finfo(lm.dtype).bits // 8
-        image = (2 if settings.guidance > 1.0 else 1) * (kept * self._bytes_a_token + encoded * states)
+        image = (2 if settings.guidance > 1.0 else 1) * (kept * _bytes_a_token(self.model) + encoded * states)
         return max(1, min(int(_SHARE_OF_MEMORY[cuda] * free / image), _MOST_IMAGES))
 
     def release(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
@@ -56,15 +56,15 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         InputError: prompts or models are missing.
     """
     synthesiser = Synthesiser.load(config, paths)
-    filters = _filters(config, paths, synthesiser)
+    limits = bounds(config, paths)
     return ShardWorker(
         config,
         plan(config, paths),
         read_prompts(paths.prompts),
         synthesiser,
         model_digests(config, paths),
-        filters,
-        bounds(config, paths)["copy"] if "duplicate" in config.quality.enabled else None,
+        _filters(config, paths, synthesiser, limits),
+        limits["copy"] if "duplicate" in config.quality.enabled else None,
         store,
     )
 
@@ -128,8 +128,8 @@ def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> Synt
     return SynthesisReport(plan_.run_id, made, plan_.n_shards - made, counts)
 
 
-def _filters(config: Config, paths: Paths, synthesiser: Synthesiser) -> list[Filter]:
-    quality, limits = config.quality, bounds(config, paths)
+def _filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits: Mapping[str, float]) -> list[Filter]:
+    quality = config.quality
     available: Iterable[Filter] = (
         DegenerateFilter(quality),
         TrainingCopyFilter(load_reference(models_folder(config, paths) / "llm"), limits["copy"]),

@@ -142,6 +142,7 @@ class Synthesiser:
             self.llm.prefix(condition_text(self.llm.config.condition, p.text, p.findings), p.view, k)
             for p, k in zip(prompts, keypatches, strict=True)
         ]
+        bare = {view: self.llm.empty_prefix(view) for view in {prompt.view for prompt in prompts}}
         waiting = sorted(range(len(prompts)), key=lambda place: (len(prefixes[place].ids), prefixes[place].ids))
         longest = max(len(prefix.ids) for prefix in prefixes)
 
@@ -151,7 +152,7 @@ class Synthesiser:
                 try:
                     codes_BT = self.engine.decode(
                         [prefixes[place] for place in places],
-                        [self.llm.empty_prefix(prompts[place].view) for place in places],
+                        [bare[prompts[place].view] for place in places],
                         torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.cells)),
                         self.config.synthesis,
                     )
