@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +60,16 @@ class Corpus:
         except FileNotFoundError as error:
             raise InputError(f"{folder}: no corpus there; run `medsynth corpus` first") from error
         return cls(folder, about["image_size"])
+
+    def n_studies(self) -> int:
+        """Returns the number of studies."""
+        return int(pq.read_metadata(self.folder / "studies.parquet").num_rows)
+
+    def study_batches(self, rows: int) -> Iterator[list[dict[str, Any]]]:
+        """Yields the studies of all splits in order, ``rows`` at a time, with the columns of ``STUDIES_SCHEMA``."""
+        with pq.ParquetFile(self.folder / "studies.parquet") as table:
+            for batch in table.iter_batches(rows):
+                yield batch.to_pylist()
 
     def studies(self, split: str | None = None) -> pa.Table:
         """Returns the studies of a split (all when None), columns of ``STUDIES_SCHEMA``."""

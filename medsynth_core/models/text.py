@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,9 +9,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from medsynth_core.errors import InputError
-
-_MARKS = re.compile(r"\[\*\*.*?\*\*\]|\b[\w-]*X{3,}[\w-]*\b|_{2,}|\bX{2,}\b")
-_SPACES = re.compile(r"\s+")
 
 _STOP_WORDS = frozenset(
     [
@@ -62,12 +58,6 @@ _DEGREES = frozenset(["mild", "moderate", "severe", "slight", "small", "large", 
 
 SILENT_WORDS = _STOP_WORDS | _DEGREES
 """Words that never vote for a patch."""
-
-
-def strip_marks(text: str) -> str:
-    """Returns ``text`` without de-identification marks (``XXXX``, ``___``, ``[**...**]``): the most memorised
-    parts of a corpus."""
-    return _SPACES.sub(" ", _MARKS.sub(" ", text)).strip()
 
 
 def finding_phrase(finding: Mapping[str, str | None]) -> str:

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from medsynth_core.config.paths import Paths
 from medsynth_core.corpus.images import to_pixels
+from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
-from medsynth_core.models.text import query_of, strip_marks
+from medsynth_core.models.text import query_of
 
 
 @dataclass(frozen=True)

@@ -10,52 +10,98 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from medsynth_core.vocabulary.ontology import fold
+
 _PSEUDO = (
     "no change|no interval change|no significant change|no significant interval change|not changed|no increase|"
     "no decrease|not only|without change|no appreciable change|without significant change|no substantial change|"
-    "not increased|not certain if|gram negative|not excluded|no interval increase|no interval decrease"
+    "not increased|not certain|gram negative|not excluded|no interval increase|no interval decrease|not sure|"
+    "not clear if|not clear whether|no cause|no explanation|no reason|no etiology|no doubt|no question|"
+    "without doubt|without question|not ruled out|not resolved|not yet resolved|not cleared|not yet cleared|"
+    "not cleared of|not yet cleared of|not free of|not clear of|not without|not absent|incomplete clearing|"
+    "incomplete clearing of|incomplete resolution|incomplete resolution of|partial clearing of|"
+    "partial resolution of|partially resolved|incompletely resolved|nearly resolved|not entirely clear|"
+    "previously absent|that was absent|which was absent|that was not present|which was not present|"
+    "that was not seen|which was not seen|not previously seen|not previously present|not previously identified|"
+    "not seen previously|not seen before|not present previously|not present before|not seen on the prior|"
+    "not seen on the previous|not present on the prior|not present on the previous|not diagnostic|no progression|"
+    "no worsening|no improvement|no interval improvement|no interval progression|no interval worsening|"
+    "not improved|not worsened|not progressed|not enlarged since|not grown|if not|not to exclude"
 )
 _NEGATING_BEFORE = (
-    "no|not|without|negative for|free of|clear of|absence of|absent|ruled out|no evidence of|never|neither|nor|none|"
-    "no longer|fail to|lack of|resolution of|resolved|interval clearing of|denies|unremarkable for|clearing of|"
-    "nothing|argue against|rather than|instead of|unlikely to represent|unlikely represent|cleared of|devoid of"
+    "no|not|without|negative for|free of|free from|clear of|absence of|absent|ruled out|no evidence of|never|"
+    "neither|nor|none|no longer|fail to|lack of|lacking|resolution of|resolved|interval clearing of|denies|"
+    "unremarkable for|clearing of|nothing|argue against|rather than|instead of|unlikely to represent|"
+    "unlikely represent|cleared of|devoid of|nil|excluding|exclude the presence of|disappearance of|removal of"
 )
 _NEGATING_AFTER = (
-    "is not seen|are not seen|not seen|not identified|not present|not visualized|not evident|not appreciated|"
-    "not demonstrated|not detected|not noted|not shown|is absent|are absent|absent|unlikely|ruled out|has resolved|"
-    "have resolved|resolved|has cleared|have cleared|is excluded|are excluded|not apparent|is negative|are negative|"
-    "is no longer|are no longer|not observed|has been removed|no longer seen|no longer identified|not found|"
-    "not visible|not suspected|is gone|: none|: no|: absent|: negative"
+    "is not seen|are not seen|not seen|not identified|not present|not visualized|not visualised|not evident|"
+    "not appreciated|not demonstrated|not detected|not noted|not shown|is absent|are absent|absent|unlikely|"
+    "ruled out|has resolved|have resolved|resolved|has cleared|have cleared|is excluded|are excluded|"
+    "not apparent|is negative|are negative|is no longer|are no longer|not observed|has been removed|"
+    "have been removed|no longer seen|no longer identified|no longer present|no longer visible|no longer evident|"
+    "not found|not visible|not suspected|is gone|are gone|: none|: no|: absent|: negative|: nil|: not seen|"
+    "disappeared|re expanded|reexpanded|not recognized|not recognised|not discernible|not discerned|"
+    "not encountered|not confirmed|not convincing|is not .|are not .|is not ,|are not ,|was not .|were not .|"
+    "is none|are none|not depicted"
 )
 _UNCERTAIN_BEFORE = (
-    "may|might|possible|possibly|cannot exclude|can not exclude|cannot be excluded|questionable|question of|question|"
-    "suspected|suspicious for|suspicion for|suspicion of|concern for|concerning for|could|cannot rule out|"
-    "can not rule out|rule out|equivocal|perhaps|differential|potentially|if there is|evaluate for|evaluation for|"
-    "exclude|to identify|to assess for|to detect|detecting|less likely|history of|not excluded|worrisome for|?"
+    "assess for|assessment for|check for|not ruled out|may|might|possible|possibly|cannot exclude|"
+    "can not exclude|cannot be excluded|questionable|question of|question|suspected|suspicious for|suspicion for|"
+    "suspicion of|concern for|concerning for|could|cannot rule out|can not rule out|rule out|equivocal|perhaps|"
+    "differential|potentially|potential|if|evaluate for|evaluation for|exclude|to identify|to assess for|"
+    "to detect|detecting|less likely|history of|not excluded|worrisome for|?|could be due to|may be due to|"
+    "might be due to|could be secondary to|may be secondary to|could be related to|may be related to|"
+    "may be because of|whether|not certain|not sure|not clear|not clear if|not clear whether|uncertain|unclear|"
+    "either|possibility of|possible due to|possibly due to|suggestion of|raise concern for|indeterminate for|"
+    "do not exclude|does not exclude|can not be excluded|query|versus|look for|looking for|search for|to exclude|"
+    "no way to exclude|presumed|conceivably|maybe|sensitivity for|not to exclude|hint of|suspect"
 )
 _UNCERTAIN_AFTER = (
-    "cannot be excluded|can not be excluded|not excluded|not be excluded|cannot be ruled out|can not be ruled out|"
-    "is possible|are possible|is suspected|is questioned|could be considered|is considered|is questionable|"
-    "cannot be entirely excluded|less likely|?"
+    "difficult to exclude|hard to exclude|not ruled out|cannot be excluded|can not be excluded|not excluded|"
+    "not be excluded|cannot be ruled out|can not be ruled out|is possible|are possible|is suspected|"
+    "are suspected|is questioned|are questioned|be considered|is considered|is questionable|are questionable|"
+    "cannot be entirely excluded|less likely|?|versus|could be present|may be present|might be present|"
+    "could be obscured|may be obscured|might be obscured|could be hidden|may be hidden|indeterminate|"
+    "is uncertain|are uncertain|remain uncertain|not certain|be determined|is equivocal|are equivocal|"
+    "not be assessed|not be evaluated|could be missed|may be missed|could be masked|may be masked|is conceivable|"
+    "is a possibility|is a consideration|is a concern|remain possible|remain a possibility|"
+    "remain a consideration|: not excluded|: possible|: ?"
 )
+_EXCLUDED = "can be excluded|can be ruled out|is excluded|are excluded|can be entirely excluded"
 _TERMINATORS = (
-    "but|however|although|though|except|except for|aside from|other than|apart from|which|there is|there are|yet|"
-    "otherwise|:|secondary to|due to|because|status post|nevertheless|still|with stable|with unchanged|, stable|"
-    ", unchanged|, mild|, small|, minimal|, moderate|, with|with small|with mild|with minimal|with moderate|"
-    "with large|with left|with right|with bilateral"
+    "but|however|although|though|whereas|while|except|except for|aside from|other than|apart from|which|there is|"
+    "there are|yet|otherwise|:|secondary to|due to|because|status post|nevertheless|still|with stable|"
+    "with unchanged|, stable|, unchanged|, mild|, small|, minimal|, moderate|, with|with small|with mild|"
+    "with minimal|with moderate|with large|with left|with right|with bilateral|with residual|with subsequent|"
+    "with resultant|leaving|and a|and an|and the|and there|background of|despite|in the presence of|and stable|"
+    "and unchanged|in the setting of|and definite|in addition to|superimposed on"
 )
+_PLACES = "adjacent to|next to|beside|beneath|underneath|superimposed on"
+"""Where a negation ends that comes before; one behind rules across ("air beneath the diaphragm is absent")."""
 _ADVERBS = frozenset(
     [
-        "absolutely", "certainly", "clearly", "completely", "confidently", "convincingly", "currently", "definitely",
-        "definitively", "entirely", "fully", "grossly", "largely", "longer", "readily", "reliably", "significantly",
-        "well",
+        "absolutely", "been", "certainly", "clearly", "completely", "confidently", "convincingly", "currently",
+        "definitely", "definitively", "entirely", "frankly", "fully", "grossly", "largely", "longer", "now",
+        "otherwise", "readily", "reliably", "significantly", "well",
     ]
 )  # fmt: skip
-_VERBS = frozenset(["is", "are", "was", "were", "has", "have", "remain", "appear", "show", "demonstrate"])
+_VERBS = frozenset(
+    [
+        "is", "are", "was", "were", "has", "have", "remain", "appear", "show", "demonstrate", "project", "persist",
+        "overlie", "measure", "contain",
+    ]
+)  # fmt: skip
+_PLACING = frozenset(
+    [
+        "in", "within", "around", "adjacent", "beside", "near", "under", "beneath", "behind", "along", "over", "at",
+        "alongside",
+    ]
+)  # fmt: skip
 _SEEING = frozenset(
     [
         "apparent", "appreciated", "demonstrated", "detected", "evident", "found", "identified", "noted", "observed",
-        "present", "seen", "shown", "suggested", "suspected", "visible", "visualized",
+        "present", "recognised", "recognized", "seen", "shown", "suggested", "suspected", "visible", "visualized",
     ]
 )  # fmt: skip
 _Table = dict[str, list[tuple[str, ...]]]
@@ -64,15 +110,17 @@ _Table = dict[str, list[tuple[str, ...]]]
 def _table(text: str) -> _Table:
     table: _Table = {}
     for phrase in text.split("|"):
-        words = tuple(phrase.split())
+        words = tuple(fold(word) for word in phrase.split())
         table.setdefault(words[0], []).append(words)
     return {first: sorted(phrases, key=len, reverse=True) for first, phrases in table.items()}
 
 
 _PSEUDO_TABLE = _table(_PSEUDO)
 _TERMINATOR_TABLE = _table(_TERMINATORS)
+_PLACE_TABLE = _table(_PLACES)
 _NEGATION_TABLES = _table(_NEGATING_BEFORE), _table(_NEGATING_AFTER)
 _UNCERTAINTY_TABLES = _table(_UNCERTAIN_BEFORE), _table(_UNCERTAIN_AFTER)
+_EXCLUDED_TABLE = _table(_EXCLUDED)
 
 
 def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
@@ -81,50 +129,73 @@ def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
     Args:
         words: folded words of one sentence.
     """
-    stops = [start for start, _ in _matches(words, _TERMINATOR_TABLE)]
-    hedges = [span for table in _UNCERTAINTY_TABLES for span in _matches(words, table)]
-    blocked = [False] * len(words)
-    for start, end in (*_matches(words, _PSEUDO_TABLE), *(span for span in hedges if span[1] - span[0] > 1)):
+    closed = [*words, "."]
+    n = len(words)
+    stops = [start for start, _ in _matches(closed, _TERMINATOR_TABLE)]
+    hedges = [span for table in _UNCERTAINTY_TABLES for span in _matches(closed, table)]
+    pseudo = list(_matches(closed, _PSEUDO_TABLE))
+    blocked, no_doubt = [False] * (n + 1), [False] * (n + 1)
+    for start, end in (*pseudo, *(span for span in hedges if span[1] - span[0] > 1)):
         blocked[start:end] = [True] * (end - start)
-    nothing_blocked = [False] * len(words)
-    return (
-        _flags(words, stops, _NEGATION_TABLES, blocked),
-        _flags(words, stops, _UNCERTAINTY_TABLES, nothing_blocked),
-    )
+    for start, end in pseudo:
+        if closed[end - 1] in {"question", "doubt"}:
+            no_doubt[start:end] = [True] * (end - start)
+    negated = _flags(closed, stops, _NEGATION_TABLES, blocked, "")
+    uncertain = _flags(closed, stops, _UNCERTAINTY_TABLES, no_doubt, "no")
+    if "neither" in words:  # "neither effusion nor pneumonia can be excluded"
+        for start, _ in _matches(closed, _EXCLUDED_TABLE):
+            negated[:start], uncertain[:start] = [False] * start, [True] * start
+    return negated[:n], uncertain[:n]
 
 
-def _flags(words: Sequence[str], stops: list[int], tables: tuple[_Table, _Table], blocked: list[bool]) -> list[bool]:
+def _flags(
+    words: Sequence[str], stops: list[int], tables: tuple[_Table, _Table], blocked: list[bool], barrier: str
+) -> list[bool]:
+    """Returns what is ruled by the triggers of ``tables``; nothing reaches past the word ``barrier`` or "without"."""
     flags = [False] * len(words)
     before, after = tables
-    for start, _ in _matches(words, after):
-        if not blocked[start]:
-            low = _clause_start(words, max((stop + 1 for stop in stops if stop < start), default=0), start)
+    for start, end in _matches(words, after):
+        if not any(blocked[start:end]):
+            low = clause_start(words, max((stop + 1 for stop in stops if stop < start), default=0), start)
+            if barrier:
+                low = max((i + 1 for i in range(low, start) if words[i] in {barrier, "without"}), default=low)
             flags[low:start] = [True] * (start - low)
     for start, end in _matches(words, before):
-        if not blocked[start]:
-            high = _clause_end(words, end, min((stop for stop in stops if stop >= end), default=len(words)))
+        if not any(blocked[start:end]) and words[end : end + 1] not in ([","], ["."], [")"], ["and"]):
+            ends = [*stops, *(start for start, _ in _matches(words, _PLACE_TABLE))]
+            high = _clause_end(words, end, min((stop for stop in ends if stop >= end), default=len(words)))
+            if barrier:
+                high = next((i for i in range(end, high) if words[i] in {barrier, "without"}), high)
             flags[end:high] = [True] * (high - end)
     return flags
 
 
 def _clause_end(words: Sequence[str], low: int, high: int) -> int:
-    """Returns where a clause with a verb of its own begins in ``words[low:high]``, or ``high``."""
+    """Returns where a clause of its own begins in ``words[low:high]``, or ``high``.
+
+    It begins with the joint before a verb of its own ("no effusion, the heart is large", "no effusion (atelectasis is
+    seen)"), or with the place that follows a verb of seeing ("no mass is seen beside the fracture").
+    """
     joint = None
     for position in range(low, high):
         word = words[position]
-        if word in {",", "and"}:
+        if word in {",", "and", "("} and not (joint is not None and words[joint] == "("):
             joint = position
-        elif word in {"or", "nor"}:
+        elif word == ")" or word in {"or", "nor"}:
             joint = None
         elif word in _VERBS and joint is not None:
-            following = (w for w in words[position + 1 :] if w not in _ADVERBS and w not in {"been", "not"})
-            if next(following, "") not in _SEEING:
+            following = (w for w in words[position + 1 :] if w not in _ADVERBS and w != "not")
+            if words[joint] == "(" or next(following, "") not in _SEEING:
                 return joint
             joint = None
+        elif word in _SEEING and position > low and words[position + 1] in _PLACING:
+            before = next((w for w in reversed(words[low:position]) if w not in _ADVERBS), "")
+            if before in _VERBS:
+                return position
     return high
 
 
-def _clause_start(words: Sequence[str], low: int, start: int) -> int:
+def clause_start(words: Sequence[str], low: int, start: int) -> int:
     """Returns where the clause that ends at ``start`` begins, not before ``low``.
 
     A list ("effusion, edema and pneumothorax are not seen") is one clause; "the heart is large and no ..." is two;
@@ -136,7 +207,7 @@ def _clause_start(words: Sequence[str], low: int, start: int) -> int:
             verb = position
     if verb is not None:
         joints = [i for i in range(verb, start) if words[i] in {",", "and"}]
-        if joints:
+        if joints and not {"looked", "searched", "sought"} & set(words[verb:start]):
             return joints[0] + 1
     plural = {"are", "have", "were"} & set(words[start - 1 : start + 1])
     if not plural and "or" not in words[low:start]:

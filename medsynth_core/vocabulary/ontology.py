@@ -43,6 +43,7 @@ class Term:
         parent: a broader term, or None.
         side: of an anatomy that exists on one side only.
         refined: anatomy -> what the pathology is called there.
+        listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Term:
     parent: str | None = None
     side: str | None = None
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
+    listed: bool = True
 
 
 class Node(dict[str, "Node"]):
@@ -61,11 +63,22 @@ class Node(dict[str, "Node"]):
 
 @dataclass(frozen=True)
 class Ontology:
-    """Terms by name, the trie of all their wordings, and the patterns of findings said with words between."""
+    """Terms by name, the trie of all their wordings, the patterns of findings said with words between, and the
+    words that make a finding a kind of it ("patchy")."""
 
     terms: dict[str, Term]
     trie: Node
     patterns: tuple[tuple[re.Pattern[str], Term], ...]
+    descriptors: frozenset[tuple[str, ...]]
+
+    def lineage(self, name: str | None) -> tuple[str, ...]:
+        """Returns a term's name and those of its ever broader parents; the name alone where it isn't listed."""
+        names: list[str] = []
+        while name is not None:
+            names.append(name)
+            term = self.terms.get(name)
+            name = term.parent if term is not None else None
+        return tuple(names)
 
     def longest(self, words: Sequence[str], start: int) -> tuple[int, Term] | None:
         """Returns (end, term) of the longest wording that begins at ``start``, or None."""
@@ -99,7 +112,9 @@ def load_ontology() -> Ontology:
     terms: dict[str, Term] = {}
     trie = Node()
     patterns = []
-    for kind, entries in yaml.safe_load(text).items():
+    tree = yaml.safe_load(text)
+    descriptors = frozenset(tuple(fold(w) for w in phrase.split()) for phrase in tree.pop("descriptors"))
+    for kind, entries in tree.items():
         for name, entry in entries.items():
             term = Term(
                 name, kind, entry.get("anatomy"), entry.get("parent"), entry.get("side"), entry.get("refined", {})
@@ -113,4 +128,7 @@ def load_ontology() -> Ontology:
                     raise ValueError(f"ontology.yaml: {wording!r} belongs to {node.term.name!r} and {name!r}")
                 node.term = term
             patterns += [(re.compile(rf"\b(?:{p})\b"), term) for p in entry.get("patterns", ())]
-    return Ontology(terms, trie, tuple(patterns))
+    for term in terms.values():
+        if term.parent is not None and term.parent not in terms:
+            raise ValueError(f"ontology.yaml: parent {term.parent!r} of {term.name!r} is not a term")
+    return Ontology(terms, trie, tuple(patterns), descriptors)

@@ -1,4 +1,4 @@
-"""Sentences and folded words of a report."""
+"""Sentences and words of a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,32 @@ from medsynth_core.vocabulary.ontology import fold
 
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(\"'X_])|\n+|;\s+|(?<=[a-z]{3})\.(?=[A-Z])|(?:^|\s)\d{1,2}[.)]\s+(?=[A-Z])")
 _LIST_NUMBER = re.compile(r"\d{1,2}[.)]")
-_WORD = re.compile(r"[A-Za-z][A-Za-z]*(?:'s)?|\d+(?:\.\d+)?|[,:?]")
+_WORD = re.compile(r"[A-Za-z][A-Za-z]*(?:'s)?|\d+(?:\.\d+)?|[,:?()]")
+_SHORT = (
+    (re.compile(r"\s-+\s"), " : "),
+    (re.compile(r"\b[wW]/[oO]\b"), "without"),
+    (re.compile(r"\b[eE]/[oO]\b"), "evidence of"),
+    (re.compile(r"\b[wW]/\s?"), "with "),
+    (re.compile(r"\b[sS]/[pP]\b"), "status post"),
+    (re.compile(r"\b[rR]/[oO]\b"), "rule out"),
+    (re.compile(r"\b[cC]/[wW]\b"), "consistent with"),
+    (re.compile(r"\b[bB]/[lL]\b"), "bilateral"),
+    (re.compile(r"\bRt\b\.?|\b[rR]t\.|\bR(?=\s+[a-z])|\(R\)"), "right"),
+    (re.compile(r"\bLt\b\.?|\b[lL]t\.|\bL(?=\s+[a-z])|\(L\)"), "left"),
+    (re.compile(r"\b[bB]ilat\b\.?"), "bilateral"),
+    (re.compile(r"\b[vV]s\b\.?"), "versus"),
+    (re.compile(r"\b[cC]an not\b"), "cannot"),
+    (re.compile(r"\b[nN]eg\b\.?"), "negative"),
+    (re.compile(r"\b[pP]oss\b\.?"), "possible"),
+)
+"""Abbreviations of prose; those of anatomy and findings are synonyms in the ontology."""
+_LOBES = {
+    "rul": ("right", "upper", "lobe"),
+    "rml": ("right", "middle", "lobe"),
+    "rll": ("right", "lower", "lobe"),
+    "lul": ("left", "upper", "lobe"),
+    "lll": ("left", "lower", "lobe"),
+}
 
 
 def split_sentences(text: str) -> list[str]:
@@ -18,20 +43,35 @@ def split_sentences(text: str) -> list[str]:
         part = (part or "").strip()
         if not part or _LIST_NUMBER.fullmatch(part):
             continue
-        if sentences and _ends_in_abbreviation(sentences[-1]):
+        if sentences and (sentences[-1] == "?" or _ends_in_abbreviation(sentences[-1])):
             sentences[-1] += " " + part
         else:
             sentences.append(part)
     return sentences
 
 
-def fold_words(sentence: str) -> list[str]:
-    """Returns lower-case words with plurals folded; commas, colons and question marks are words of their own."""
-    return [fold(word) for word in _WORD.findall(sentence)]
+def spell_out(sentence: str) -> str:
+    """Returns a sentence with the abbreviations of prose in full: ``w/o``, ``s/p``, ``b/l``, ``Rt.``, ``L base``."""
+    for pattern, words in _SHORT:
+        sentence = pattern.sub(words, sentence)
+    return sentence
+
+
+def split_words(sentence: str) -> list[str]:
+    """Returns the words of a sentence, lobes in full (``RLL``); commas, colons, brackets and ``?`` are words too."""
+    words: list[str] = []
+    for word in _WORD.findall(sentence):
+        words.extend(_LOBES.get(word.lower(), (word,)))
+    return words
+
+
+def fold_words(words: list[str]) -> list[str]:
+    """Returns the words in lower case, plurals folded."""
+    return [fold(word) for word in words]
 
 
 def _ends_in_abbreviation(sentence: str) -> bool:
     if not sentence.endswith("."):
         return False
     last = sentence[:-1].rsplit(maxsplit=1)[-1].lower() if sentence[:-1].strip() else ""
-    return last in {"dr", "mr", "mrs", "ms", "vs", "approx", "e.g", "i.e"}
+    return last in {"dr", "mr", "mrs", "ms", "vs", "approx", "e.g", "i.e", "rt", "lt", "bilat", "neg", "poss"}

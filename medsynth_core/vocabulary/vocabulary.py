@@ -12,14 +12,28 @@ from medsynth_core.errors import ConfigError, InputError
 
 
 class TermCount(BaseModel):
-    """One term: in how many studies and patients it is asserted, in how many studies it is denied."""
+    """One term: in how many studies it is asserted, and in how many it is only denied.
+
+    Attributes:
+        parent: a broader term of the ontology, or None.
+        wordings: other wordings of the ontology that the corpus uses for it, commonest first.
+    """
 
     model_config = ConfigDict(frozen=True)
     term: str
     n_studies: int
-    n_patients: int
     n_negated: int
+    parent: str | None = None
     wordings: tuple[str, ...] = ()
+
+
+class VariantCount(BaseModel):
+    """A kind of a pathology that the corpus tells apart ("patchy opacity"); labels and requests name the parent."""
+
+    model_config = ConfigDict(frozen=True)
+    term: str
+    parent: str
+    n_studies: int
 
 
 class FindingCount(BaseModel):
@@ -45,6 +59,8 @@ class PairCount(BaseModel):
 class Vocabulary(BaseModel):
     """What may leave the machine: terms and their counts, never text (contract C8).
 
+    Every term, wording and variant is asserted in ``min_studies`` patients or more.
+
     Attributes:
         n_studies: mined; n_normal: of which without a positive finding.
         findings_a_study: studies by their number of pathologies ("1", "2", ...).
@@ -56,6 +72,7 @@ class Vocabulary(BaseModel):
     min_studies: int
     anatomy: tuple[TermCount, ...]
     pathology: tuple[TermCount, ...]
+    variants: tuple[VariantCount, ...] = ()
     findings: tuple[FindingCount, ...]
     pairs: tuple[PairCount, ...]
     findings_a_study: dict[str, int]

@@ -1,7 +1,17 @@
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from medsynth_core.config import Config, Paths
+from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.progress import silent
+from medsynth_core.vocabulary import stage
+from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
+from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
 from medsynth_core.vocabulary.sentences import split_sentences
 from medsynth_core.vocabulary.vocabulary import Vocabulary
@@ -37,6 +47,109 @@ def test_what_a_sentence_asserts(text: str, expected: set[str]) -> None:
     assert positives(text) == expected
 
 
+def status(text: str, finding: str) -> str:
+    """Returns what a sentence says of a finding or a kind of it: present, uncertain, absent or missed."""
+    lineage = load_ontology().lineage
+    found = [m for m in mine_report(text) if m.kind == "pathology" and finding in lineage(m.term)]
+    if any(mention.asserted for mention in found):
+        return "present"
+    if any(mention.uncertain for mention in found):
+        return "uncertain"
+    return "absent" if found else "missed"
+
+
+@pytest.mark.parametrize(("name", "size"), [("negation.csv", 359), ("negation-held-back.csv", 160)])
+def test_negation_and_uncertainty_on_the_written_sets(name: str, size: int) -> None:
+    with (Path(__file__).parents[1] / "data" / name).open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    wrong = [row for row in rows if status(row["sentence"], row["finding"]) != row["status"]]
+    assert len(rows) == size
+    assert len(wrong) <= 0.05 * len(rows), wrong
+
+
+def test_abbreviations_are_spelt_out() -> None:
+    found = {f["pathology"]: f for f in positive_findings(mine_report("RLL opacity w/o PTX. Lt. effusion, s/p fx."))}
+    assert (found["opacity"]["side"], found["opacity"]["anatomy"]) == ("right", "lower lobe")
+    assert found["pleural effusion"]["side"] == "left"
+    assert "pneumothorax" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The lungs are clear.", {"lung"}),
+        ("Heart, mediastinum and hila are unremarkable.", {"heart", "mediastinum", "hilum"}),
+        ("Normal heart size. The aorta is tortuous.", {"heart"}),
+        ("No acute bony abnormality.", {"bone"}),
+        ("The lungs are not clear.", set()),
+        ("Lungs are clear of effusion.", set()),
+        ("The heart is large, the lungs are clear.", {"lung"}),
+        ("Heart size is at the upper limits of normal.", set()),
+    ],
+)
+def test_what_is_called_normal(text: str, normal: set[str]) -> None:
+    assert {mention.term for mention in mine_report(text) if mention.normal} == normal
+
+
+def test_kinds_of_a_finding_and_findings_that_are_not_listed() -> None:
+    mentions = mine_report("Patchy ground glass opacity in the left base and signs of bronchiolitis. BRONCHIOLITIS.")
+    assert [m.variant for m in mentions if m.term == "opacity"] == ["patchy ground glass opacity"]
+    assert [(m.term, m.listed) for m in mentions if not m.listed] == [("bronchiolitis", False)]
+
+
+def counted(texts: list[str], min_patients: int) -> Counts:
+    counts = Counts(min_patients)
+    for number, text in enumerate(texts):
+        mentions = mine_report(text)
+        counts.add(f"patient-{number}", mentions, positive_findings(mentions))
+    return counts
+
+
+def test_only_what_enough_patients_have_enters() -> None:
+    """A name at a patient of many reports, or in capitals, enters neither as a term nor as a wording."""
+    texts = [
+        "Loculated pleural effusion with bronchiolitis.",
+        "Loculated effusion, bronchiolitis.",
+        "Loculated effusion; Thomasitis was informed of bronchiolitis. Cardiac enlargement.",
+        "Free effusion. Called to Thomasitis. Thomasitis agreed. Enlarged heart.",
+        "Enlarged heart. ZOSTERITIS. Seen by Thomasitis.",
+    ]
+    vocabulary, too_rare = counted(texts, 3).vocabulary(500)
+    assert vocabulary.terms("pathology") == ["pleural effusion", "bronchiolitis", "cardiomegaly"]
+    assert too_rare == 1
+    assert [variant.term for variant in vocabulary.variants] == ["loculated pleural effusion"]
+    assert vocabulary.pathology[0].wordings == ("effusion",)
+    assert vocabulary.pathology[2].wordings == ()
+
+
+def test_batches_merge_to_what_one_pass_counts() -> None:
+    texts = ["Left effusion and atelectasis.", "No effusion.", "Large left effusion.", "Mild atelectasis.", "Clear."]
+    whole = counted(texts, 2)
+    parts = [Counts(2), Counts(2)]
+    for number, text in enumerate(texts):
+        mentions = mine_report(text)
+        parts[number % 2].add(f"patient-{number}", mentions, positive_findings(mentions))
+    parts[1].merge(parts[0])
+    assert parts[1].vocabulary(10) == whole.vocabulary(10)
+
+
+def test_the_vocabulary_does_not_depend_on_the_number_of_processes(
+    trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, paths = trained
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "corpus").symlink_to(paths.corpus)
+    monkeypatch.setattr(stage, "processes_for", lambda _: 2)
+    monkeypatch.setattr(stage, "_ROWS_A_BATCH", 50)
+    stage.run(config, Paths(tmp_path), silent)
+    assert Vocabulary.load(Paths(tmp_path).vocabulary / "vocabulary.json") == Vocabulary.load(
+        paths.vocabulary / "vocabulary.json"
+    )
+    labels: list[pa.Table] = [pq.read_table(p.vocabulary / "labels.parquet") for p in (Paths(tmp_path), paths)]
+    assert labels[0] == labels[1]
+    assert labels[0].num_rows == Corpus.open(paths.corpus).n_studies()
+
+
 def test_modifiers_belong_to_their_finding() -> None:
     found = {f["pathology"]: f for f in positive_findings(mine_report(
         "Large left pleural effusion. There is a small nodule in the right upper lobe."))}  # fmt: skip
@@ -62,5 +175,5 @@ def test_private_text_is_recognised(text: str) -> None:
 def test_rare_terms_never_enter(trained: tuple[Config, Paths]) -> None:
     vocabulary = Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
     assert vocabulary.pathology
-    assert all(count.n_patients >= 3 for count in (*vocabulary.pathology, *vocabulary.anatomy))
+    assert all(count.n_studies >= 3 for count in (*vocabulary.pathology, *vocabulary.anatomy))
     assert sum(vocabulary.findings_a_study.values()) + vocabulary.n_normal == vocabulary.n_studies

@@ -1,0 +1,46 @@
+"""Anatomy that a sentence calls normal: "the lungs are clear", "normal heart size", "no acute bony abnormality"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsynth_core.vocabulary.negation import clause_start
+
+_NORMAL = frozenset(["clear", "normal", "unremarkable", "intact", "negative"])
+_ENDS = frozenset([",", "and", "with", "in", "for", "of", "without", "but", "is", "are"])
+_ABNORMALITY = frozenset(["abnormality", "process", "disease", "finding", "lesion"])
+_REACH = 3
+_LONGEST_DENIAL = 6
+
+
+def normal_words(words: Sequence[str]) -> list[bool]:
+    """Returns, a flag a word, what is said to be normal.
+
+    Args:
+        words: folded words of one sentence.
+    """
+    flags = [False] * len(words)
+    for position, word in enumerate(words):
+        if word in _NORMAL and not _is_qualified(words, position):
+            low = max((i + 1 for i in range(position) if words[i] in {"but", "however", ":"}), default=0)
+            low = clause_start(words, low, position)
+            flags[low:position] = [True] * (position - low)
+            for after in range(position + 1, min(len(words), position + 1 + _REACH)):
+                if words[after] in _ENDS:
+                    break
+                flags[after] = True
+        elif word in {"no", "without"}:
+            end = next((i for i in range(position + 1, len(words)) if words[i] in _ABNORMALITY), len(words))
+            if end - position <= _LONGEST_DENIAL:
+                flags[position + 1 : end] = [True] * (end - position - 1)
+    return flags
+
+
+def _is_qualified(words: Sequence[str], position: int) -> bool:
+    """Returns whether a word of normality is denied or bounded: "not clear", "upper limit of normal", "clear of"."""
+    before = words[max(0, position - 3) : position]
+    if {"not", "no", "nor", "otherwise", "above", "than"} & set(before) or (before and before[-1] == "of"):
+        return True
+    return (
+        position + 1 < len(words) and words[position] in {"clear", "negative"} and words[position + 1] in {"of", "for"}
+    )

@@ -1,0 +1,102 @@
+"""Where in a sentence a term stands: wordings of the ontology, findings said with words between, unlisted findings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medsynth_core.vocabulary.ontology import Term, fold, load_ontology
+
+_UNLISTED = re.compile(
+    r"(?:[A-Z]|[a-z])[a-z]{2,}(?:itis|osis|ectasis|megaly|opathy|plasia|malacia|thorax|noma|toma|cele|ptysis|emia)"
+)
+"""Endings that name a disorder, in a word that is not all capitals."""
+_NO_FINDINGS = frozenset(
+    [
+        "diagnosis",
+        "prognosis",
+        "thorax",
+        "hemithorax",
+        "enosis",
+        "stigmata",
+        "automata",
+        "anemia",
+        "academia",
+        "pneumonia",
+    ]
+)
+_MAX_DESCRIPTORS = 2
+
+
+@dataclass(frozen=True)
+class Span:
+    """A term at words [start, end); ``described`` is where the descriptors before it begin.
+
+    ``literal`` is false of a pattern's span, which may hold any word between.
+    """
+
+    start: int
+    end: int
+    term: Term
+    described: int
+    literal: bool = True
+
+
+def find_spans(tokens: Sequence[str], words: Sequence[str]) -> list[Span]:
+    """Returns the terms of a sentence in order: longest wordings first, then patterns, then unlisted findings.
+
+    Args:
+        tokens: the words as written.
+        words: the same, folded.
+    """
+    ontology = load_ontology()
+    spans: list[Span] = []
+    position = 0
+    while position < len(words):
+        hit = ontology.longest(words, position)
+        if hit is None:
+            term = _unlisted(tokens[position])
+            if term is not None:
+                spans.append(Span(position, position + 1, term, position))
+            position += 1
+        else:
+            end, term = hit
+            described = _described(words, position) if term.kind == "pathology" else position
+            spans.append(Span(position, end, term, described))
+            position = end
+    text = " ".join(words)
+    for pattern, term in ontology.patterns:
+        for match in pattern.finditer(text):
+            start = text.count(" ", 0, match.start())
+            end = start + match.group().count(" ") + 1
+            spans = _with_pattern(spans, Span(start, end, term, start, literal=False))
+    return sorted(spans, key=lambda span: (span.start, span.end))
+
+
+def _unlisted(token: str) -> Term | None:
+    """Returns a finding that the ontology doesn't list, known by its ending, or None."""
+    if not _UNLISTED.fullmatch(token):
+        return None
+    name = fold(token)
+    return None if name in _NO_FINDINGS else Term(name, "pathology", listed=False)
+
+
+def _described(words: Sequence[str], start: int) -> int:
+    """Returns where the descriptors right before ``start`` begin ("patchy ground glass | opacity")."""
+    descriptors = load_ontology().descriptors
+    for _ in range(_MAX_DESCRIPTORS):
+        length = next((n for n in (2, 1) if start >= n and tuple(words[start - n : start]) in descriptors), 0)
+        if not length:
+            break
+        start -= length
+    return start
+
+
+def _with_pattern(spans: list[Span], found: Span) -> list[Span]:
+    """Adds a pattern's span; it takes the place of findings at its ends, not of those inside or of anatomy."""
+    findings = [span for span in spans if span.term.kind != "anatomy"]
+    if any(span.start <= found.start and found.end <= span.end for span in findings):
+        return spans
+    replaced = {span for span in findings if span.start <= found.start < span.end or span.start < found.end <= span.end}
+    return [span for span in spans if span not in replaced] + [found]
