@@ -21,6 +21,7 @@ from tasks.stages import (
     collect_shards,
     judge_release,
     mine_vocabulary,
+    plan_prompts,
     publish_release,
     read_corpus,
     record,
@@ -45,6 +46,7 @@ def augment(workspace: str, overrides: list[str] | None = None) -> str:
     root = str(folder)
     read_corpus(root, config)
     mine_vocabulary(root, config)
+    plan_prompts(root, config)
     write_prompts(root, config)
     if config.models.path is None:
         train_models(root, config)

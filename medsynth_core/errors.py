@@ -9,6 +9,7 @@
     │   └── CorruptObjectError    an object's bytes don't match its hash
     ├── StoreError            the store refused (credentials, permission, no such bucket): retrying won't help
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
+    ├── BudgetError           the budget is used up: everything paid is kept, a higher one goes on from there
     └── ModelOutputError      an LLM answered with something that can't be used
 
 A message says what was wrong, what was found, what was expected and what to do. The CLI prints it as one
@@ -68,3 +69,9 @@ class ModelOutputError(MedsynthError):
     """A language model's answer can't be used."""
 
     exit_code = 7
+
+
+class BudgetError(MedsynthError):
+    """The budget for a language model is used up."""
+
+    exit_code = 8

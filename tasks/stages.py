@@ -44,6 +44,29 @@ def mine_vocabulary(root: str, config: Config) -> dict[str, Any]:
     return _run("vocabulary", root, config)
 
 
+@task(name="plan-prompts")
+def plan_prompts(root: str, config: Config) -> None:
+    """Shows which prompts will be asked for, and what they will cost, before any is paid."""
+    from medsynth_core.prompts import stage
+
+    plan = stage.plan(config, Paths(Path(root)))
+    rows = [
+        {
+            "pathology": name,
+            "findings": plan.pathologies.get(name, 0),
+            "share": f"{plan.plan_share.get(name, 0.0):.1%}",
+            "in the corpus": f"{share:.1%}",
+        }
+        for name, share in plan.corpus_share.items()
+    ]
+    cost = plan.cost if plan.calls else "none, nothing is asked of a server"
+    create_table_artifact(
+        key="prompt-plan",
+        table=rows,
+        description=f"{plan.requested} prompts, {plan.normal} of them normal. Cost: {cost}",
+    )
+
+
 @task(
     name="prompts",
     retries=3,

@@ -67,9 +67,22 @@ def vocabulary(workspace: Workspace = Path()) -> None:
 
 
 @app.command()
-def prompts(workspace: Workspace = Path()) -> None:
+def prompts(
+    workspace: Workspace = Path(),
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be asked for and its cost; ask nothing.")
+    ] = False,
+) -> None:
     """Stage: write anatomy-pathology prompts."""
-    _stage("prompts", workspace)
+    if not plan:
+        _stage("prompts", workspace)
+        return
+    from medsynth_core.cli.tables import plan_tables
+    from medsynth_core.config import Paths, load_config
+    from medsynth_core.prompts import stage
+
+    root = workspace.resolve()
+    plan_tables(stage.plan(load_config(root / "params.yaml"), Paths(root)))
 
 
 @app.command("train-classifier")

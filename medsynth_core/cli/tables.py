@@ -1,10 +1,11 @@
-"""Tables of a release for the terminal."""
+"""Tables of a release and of a plan of prompts for the terminal."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
+from medsynth_core.prompts.plan import PromptPlan
 from medsynth_core.release.reader import Release
 
 
@@ -28,3 +29,24 @@ def release_tables(release: Release) -> None:
     for name, n in about["pathologies"].items():
         table.add_row(name, str(n))
     console.print(table)
+
+
+def plan_tables(plan: PromptPlan) -> None:
+    """Prints what prompts will be asked for, and what they will cost."""
+    console = Console()
+    sizes = ", ".join(f"{n} with {size}" for size, n in sorted(plan.findings_a_prompt.items()))
+    table = Table(title=f"{plan.requested} prompts ({sizes} findings)")
+    for heading, where in (
+        ("pathology", "left"),
+        ("findings", "right"),
+        ("share", "right"),
+        ("in the corpus", "right"),
+    ):
+        table.add_column(heading, justify=where)  # type: ignore[arg-type]
+    for name, share in plan.corpus_share.items():
+        asked = plan.pathologies.get(name, 0)
+        table.add_row(name, str(asked), f"{plan.plan_share.get(name, 0.0):.1%}", f"{share:.1%}")
+    console.print(table)
+    for heading, counts in (("side", plan.sides), ("severity", plan.severities), ("place", plan.places)):
+        console.print(f"{heading}: {', '.join(f'{name} {n}' for name, n in counts.items())}")
+    console.print(f"cost: {plan.cost}" if plan.calls else "cost: none, nothing is asked of a server")

@@ -29,6 +29,10 @@ class Paths:
         return self.root / "data" / "prompts"
 
     @property
+    def prompt_ledger(self) -> Path:
+        return self.root / ".medsynth" / "prompts.sqlite"
+
+    @property
     def synthesis(self) -> Path:
         return self.root / "data" / "synthesis"
 

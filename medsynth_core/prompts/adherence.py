@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from medsynth_core.prompts.records import PromptRequest
-from medsynth_core.vocabulary.mining import mine_report
+from medsynth_core.prompts.records import PromptRequest, RequestedFinding
+from medsynth_core.vocabulary.mining import Mention, mine_report
+from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
 
 MIN_WORDS, MAX_WORDS = 4, 90
@@ -14,14 +16,47 @@ _COMPARISON = re.compile(
     r"improv(?:ed|ing))\b",
     re.IGNORECASE,
 )
+_NO_FINDINGS_PROSE = re.compile(
+    r"^\W*(?:findings?|impression|report|text)\s*:|[*#`|{}<>\[\]?!]|^\s*(?:-|\d+[.)])\s|"
+    r"\b\d+(?:\.\d+)?\s*(?:cm|mm|%|year)|"
+    r"\b(?:recommend\w*|advis\w+|follow[- ]?up|correlat\w+|patient\w*|year[- ]old|clinically|as an ai|sorry|i am|"
+    r"i can\w*|synthetic|here (?:is|are)|certainly|request\w*|history|indication)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ALL_NORMAL = re.compile(
+    r"\bno (?:acute |active |significant )*(?:cardiopulmonary|cardiothoracic|intrathoracic|pulmonary|chest) "
+    r"(?:abnormalit\w+|process\w*|disease|findings?)|\bno (?:acute )?(?:abnormalit\w+|findings?)\b|"
+    r"\b(?:normal|unremarkable) (?:chest|study|examination|radiograph)|\b(?:chest|study) is (?:normal|unremarkable)",
+    re.IGNORECASE,
+)
 
 
 def adherence_problem(text: str, request: PromptRequest) -> str | None:
     """Returns why a prompt can't be accepted, or None.
 
-    The part before the first colon is the reason it is counted under: length, private, comparison, missing,
-    side, anatomy, unasked.
+    The part before the first colon is the reason it is counted under: length, private, comparison, style, missing,
+    side, severity, anatomy, unasked, contradiction.
     """
+    problem = _prose_problem(text)
+    if problem is not None:
+        return problem
+    mentions = mine_report(text)
+    said = [m for m in mentions if m.kind == "pathology" and not m.negated]
+    for asked in request.findings:
+        named = [m for m in said if m.term == asked.pathology and m.asserted]
+        problem = _finding_problem(asked, named)
+        if problem is not None:
+            return problem
+    lineage = load_ontology().lineage
+    allowed = {name for finding in request.findings for name in lineage(finding.pathology)}
+    unasked = sorted({m.term for m in said} - allowed)
+    unasked += sorted({m.term for m in mentions if m.kind == "device" and m.asserted})
+    if unasked:
+        return f"unasked: {', '.join(unasked)}"
+    return _contradiction(text, mentions)
+
+
+def _prose_problem(text: str) -> str | None:
     words = len(text.split())
     if not MIN_WORDS <= words <= MAX_WORDS:
         return f"length: {words} words, expected {MIN_WORDS} to {MAX_WORDS}"
@@ -31,22 +66,63 @@ def adherence_problem(text: str, request: PromptRequest) -> str | None:
     comparison = _COMPARISON.search(text)
     if comparison is not None:
         return f"comparison: {comparison.group()!r} compares with an earlier study"
-    said = [m for m in mine_report(text) if m.kind == "pathology" and not m.negated]
-    for asked in request.findings:
-        named = [m for m in said if m.term == asked.pathology and m.asserted]
-        if not named:
-            return f"missing: {asked.pathology} is not asserted"
-        sides = {m.side for m in named}
-        if sides - {"none"} - {asked.side} or (asked.side not in sides):
-            return f"side: {asked.pathology} should be {asked.side}, found {', '.join(sorted(sides))}"
-        if asked.anatomy is not None and asked.anatomy not in {m.anatomy for m in named}:
-            return f"anatomy: {asked.pathology} should be in {asked.anatomy}"
-    unasked = sorted({m.term for m in said} - {f.pathology for f in request.findings})
-    if unasked:
-        return f"unasked: {', '.join(unasked)}"
+    odd = _NO_FINDINGS_PROSE.search(text)
+    if odd is not None:
+        return f"style: {odd.group().strip()!r} is not in the prose of a findings section"
+    if not text[:1].isupper() or not text.rstrip().endswith("."):
+        return "style: not in whole sentences"
     return None
 
 
-def fold_text(text: str) -> str:
-    """Returns the words of a prompt alone, so that two prompts that differ in punctuation are the same."""
-    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+def _finding_problem(asked: RequestedFinding, named: Sequence[Mention]) -> str | None:
+    """Returns what is wrong with how a requested finding is said, or None.
+
+    Args:
+        asked: the request.
+        named: asserted mentions of its pathology.
+    """
+    if not named:
+        return f"missing: {asked.pathology} is not asserted"
+    sides = {m.side for m in named}
+    if sides - {"none", asked.side} or asked.side not in sides:
+        return f"side: {asked.pathology} should be {asked.side}, found {', '.join(sorted(sides))}"
+    severities = {m.severity for m in named}
+    if severities - {None, asked.severity} or asked.severity not in severities:
+        found = ", ".join(sorted(s or "none" for s in severities))
+        return f"severity: {asked.pathology} should be {asked.severity or 'of no severity'}, found {found}"
+    places = {m.anatomy for m in named}
+    if asked.anatomy is not None and asked.anatomy not in places:
+        return f"anatomy: {asked.pathology} should be in {asked.anatomy}"
+    elsewhere = sorted(str(place) for place in places if not _is_same_place(place, asked.anatomy))
+    if elsewhere:
+        return f"anatomy: {asked.pathology} should be in {asked.anatomy}, found {', '.join(elsewhere)}"
+    return None
+
+
+def _contradiction(text: str, mentions: Sequence[Mention]) -> str | None:
+    """Returns what a text says twice in opposite ways, or None."""
+    lineage = load_ontology().lineage
+    asserted = [m for m in mentions if m.kind == "pathology" and m.asserted]
+    for finding in asserted:
+        for other in mentions:
+            if not _share_a_side(finding, other):
+                continue
+            if other.kind == "pathology" and other.negated and other.term in lineage(finding.term):
+                if _is_same_place(finding.anatomy, other.anatomy):
+                    return f"contradiction: {finding.term} is asserted and {other.term} denied"
+            elif other.normal and other.term in lineage(finding.anatomy):
+                return f"contradiction: {other.term} is called normal, but {finding.term} lies in it"
+    everything = _ALL_NORMAL.search(text)
+    if asserted and everything is not None:
+        return f"contradiction: {everything.group()!r} beside {asserted[0].term}"
+    return None
+
+
+def _share_a_side(first: Mention, second: Mention) -> bool:
+    return first.side == second.side or {first.side, second.side} != {"left", "right"}
+
+
+def _is_same_place(first: str | None, second: str | None) -> bool:
+    """Returns whether a place is the other, or a part of it; no place at all is any."""
+    lineage = load_ontology().lineage
+    return first is None or second is None or first in lineage(second) or second in lineage(first)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+import logging
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,14 +12,21 @@ import pyarrow.parquet as pq
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import ModelOutputError
 from medsynth_core.progress import Progress
-from medsynth_core.prompts.adherence import adherence_problem, fold_text
+from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.adherence import adherence_problem
+from medsynth_core.prompts.ledger import Ledger
+from medsynth_core.prompts.plan import PromptPlan, describe
 from medsynth_core.prompts.providers import open_provider
 from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
+from medsynth_core.prompts.writing import Written, have_written, plan_key, rejections
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
-STAGE_VERSION = 1
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 2
 _FINDING = pa.struct(
     [("pathology", pa.string()), ("anatomy", pa.string()), ("side", pa.string()), ("severity", pa.string())]
 )
@@ -44,13 +51,23 @@ REJECTED_SCHEMA = pa.schema(
         ("findings", pa.list_(_FINDING)),
         ("reason", pa.string()),
         ("attempts", pa.int32()),
+        ("input_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class PromptsReport:
-    """requested = accepted + sum(rejected), rejected by reason (contract C6)."""
+    """requested = accepted + sum(rejected), rejected by reason (contract C6).
+
+    Attributes:
+        input_tokens, output_tokens: of all drafts of these prompts, those that were rejected included.
+        spent_tokens, spent_usd: noted for this plan over all its runs; drafts that an earlier plan paid cost nothing.
+        unanswered_calls: sent without an answer; counted in ``spent`` with their bound, since they may have been paid.
+        distinct_2, distinct_3: share of word 2- and 3-grams of the accepted texts that are different ones.
+        pathologies: requested, by name.
+    """
 
     provider: str
     requested: int
@@ -58,111 +75,121 @@ class PromptsReport:
     rejected: dict[str, int]
     input_tokens: int
     output_tokens: int
+    spent_tokens: int
+    spent_usd: float
+    unanswered_calls: int
+    distinct_2: float
+    distinct_3: float
     pathologies: dict[str, int]
 
 
-@dataclass
-class _Ledger:
-    accepted: dict[str, dict[str, object]] = field(default_factory=dict)
-    complaints: dict[str, tuple[str, str]] = field(default_factory=dict)
-    texts: set[str] = field(default_factory=set)
-    tokens: Counter[str] = field(default_factory=Counter)
+def plan(config: Config, paths: Paths) -> PromptPlan:
+    """Returns what ``run`` will ask for and about what it will cost; asks nothing.
+
+    Raises:
+        InputError: there is no vocabulary.
+        ConfigError: a target is unknown.
+    """
+    vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
+    requests = sample_requests(vocabulary, config.prompts, config.synthesis.view, config.seed)
+    return describe(requests, vocabulary, config.prompts)
 
 
 def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
     """Samples requests, has them written, checks adherence and writes ``paths.prompts``.
 
-    A text that fails is written again with the reason, up to ``prompts.max_attempts`` times, then rejected.
+    A text that fails is written again with the reason, up to ``prompts.max_attempts`` times, then rejected. Answers
+    are kept in ``paths.prompt_ledger`` as they come, so a run that ends early goes on from there.
 
     Raises:
-        InputError: there is no vocabulary.
-        ConfigError: a target term is unknown, or the provider lacks a key.
+        InputError: there is no vocabulary, or no local model.
+        ConfigError: a target is unknown, the provider lacks a key, or its server refuses it.
+        BudgetError: the budget is used up.
         TransientError: the provider's server stays unreachable.
         ModelOutputError: no prompt at all was accepted.
     """
     vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
     requests = sample_requests(vocabulary, config.prompts, config.synthesis.view, config.seed)
-    provider = open_provider(config.prompts, vocabulary, config.seed)
-    ledger = _Ledger()
-    pending = requests
-    for attempt in range(config.prompts.max_attempts):
-        complaints = [ledger.complaints.get(r.prompt_id, (None, None))[0] for r in pending]
-        drafts = provider.write(pending, complaints, attempt)
-        failed = []
-        for request, draft in zip(pending, drafts, strict=True):
-            ledger.tokens.update(input=draft.usage.input_tokens, output=draft.usage.output_tokens)
-            problem = draft.problem or _problem(draft.text or "", request, ledger.texts)
-            if problem is None and draft.text is not None:
-                ledger.texts.add(fold_text(draft.text))
-                ledger.accepted[request.prompt_id] = _row(request, draft.text, provider.name, attempt + 1) | {
-                    "input_tokens": draft.usage.input_tokens,
-                    "output_tokens": draft.usage.output_tokens,
-                }
-            else:
-                ledger.complaints[request.prompt_id] = (problem or "answer: empty", draft.text or "")
-                failed.append(request)
-        pending = failed
-        progress(len(requests) - len(pending), len(requests), f"attempt {attempt + 1}")
-        if not pending:
-            break
-    if not ledger.accepted:
-        first = next(iter(ledger.complaints.values()))[0]
-        raise ModelOutputError(f"provider {provider.name}: none of {len(requests)} prompts was accepted ({first})")
-    return _write(config, paths, requests, pending, ledger, provider.name)
+    planned = describe(requests, vocabulary, config.prompts)
+    provider = open_provider(config, vocabulary)
+    if planned.calls:
+        log.info("prompts: %s", planned.cost)
+    ledger = Ledger(paths.prompt_ledger if provider.keeps else None)
+    try:
+        account = Account(ledger, plan_key(provider, config.seed, requests), config.prompts.openai)
+        seen = SeenTexts(config.prompts.max_similarity)
+        written = have_written(
+            requests,
+            provider,
+            account,
+            lambda text, request: _judge(text, request, seen),
+            config.seed,
+            config.prompts.max_attempts,
+            progress,
+        )
+        spent_tokens, spent_usd = ledger.spent(account.plan)
+        unanswered = ledger.unsettled(account.plan)
+    finally:
+        ledger.close()
+    accepted = [w for w in written if w.accepted]
+    if not accepted:
+        raise ModelOutputError(
+            f"provider {provider.name}: none of {len(requests)} prompts was accepted ({written[0].problem})"
+        )
+    report = PromptsReport(
+        provider=provider.name,
+        requested=len(requests),
+        accepted=len(accepted),
+        rejected=rejections(written),
+        input_tokens=sum(w.usage.input_tokens for w in written),
+        output_tokens=sum(w.usage.output_tokens for w in written),
+        spent_tokens=spent_tokens,
+        spent_usd=round(spent_usd, 6),
+        unanswered_calls=unanswered,
+        distinct_2=round(distinct_ngrams((w.text for w in accepted), 2), 4),
+        distinct_3=round(distinct_ngrams((w.text for w in accepted), 3), 4),
+        pathologies=planned.pathologies,
+    )
+    with replace_directory(paths.prompts) as folder:
+        rows = [_accepted_row(w, provider.name) for w in accepted]
+        pq.write_table(pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA), folder / "prompts.parquet")
+        rows = [_rejected_row(w) for w in written if not w.accepted]
+        pq.write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA), folder / "rejected.parquet")
+        for name, about in (("account.json", report), ("plan.json", planned)):
+            (folder / name).write_text(json.dumps(asdict(about), indent=2) + "\n", "utf-8")
+    return report
 
 
-def _problem(text: str, request: PromptRequest, texts: set[str]) -> str | None:
+def _judge(text: str, request: PromptRequest, seen: SeenTexts) -> str | None:
     problem = adherence_problem(text, request)
-    if problem is None and fold_text(text) in texts:
-        return "duplicate: the same text was written for another request"
+    if problem is None:
+        nearest = seen.nearest(text)
+        if nearest is not None:
+            return f"duplicate: {nearest[1]:.0%} of it was written for another request already"
+        seen.add(request.prompt_id, text)
     return problem
 
 
-def _row(request: PromptRequest, text: str, provider: str, attempts: int) -> dict[str, object]:
-    return {
-        "prompt_id": request.prompt_id,
-        "text": text,
-        "pathology": [finding.pathology for finding in request.findings],
-        "anatomy": sorted({finding.anatomy for finding in request.findings if finding.anatomy}),
-        "findings": [asdict(finding) for finding in request.findings],
-        "view": request.view,
+def _accepted_row(written: Written, provider: str) -> dict[str, object]:
+    findings = written.request.findings
+    return _row(written) | {
+        "pathology": [finding.pathology for finding in findings],
+        "anatomy": sorted({finding.anatomy for finding in findings if finding.anatomy}),
+        "view": written.request.view,
         "provider": provider,
-        "attempts": attempts,
     }
 
 
-def _write(
-    config: Config,
-    paths: Paths,
-    requests: list[PromptRequest],
-    rejected: list[PromptRequest],
-    ledger: _Ledger,
-    provider: str,
-) -> PromptsReport:
-    reasons = Counter(ledger.complaints[r.prompt_id][0].partition(":")[0] for r in rejected)
-    accepted = [ledger.accepted[r.prompt_id] for r in requests if r.prompt_id in ledger.accepted]
-    pathologies = Counter(f.pathology for r in requests for f in r.findings)
-    report = PromptsReport(
-        provider,
-        len(requests),
-        len(accepted),
-        dict(sorted(reasons.items())),
-        ledger.tokens["input"],
-        ledger.tokens["output"],
-        dict(pathologies.most_common()),
-    )
-    rows = [
-        {
-            "prompt_id": r.prompt_id,
-            "text": ledger.complaints[r.prompt_id][1],
-            "findings": [asdict(f) for f in r.findings],
-            "reason": ledger.complaints[r.prompt_id][0],
-            "attempts": config.prompts.max_attempts,
-        }
-        for r in rejected
-    ]
-    with replace_directory(paths.prompts) as folder:
-        pq.write_table(pa.Table.from_pylist(accepted, schema=PROMPTS_SCHEMA), folder / "prompts.parquet")
-        pq.write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA), folder / "rejected.parquet")
-        (folder / "account.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
-    return report
+def _rejected_row(written: Written) -> dict[str, object]:
+    return _row(written) | {"reason": written.problem}
+
+
+def _row(written: Written) -> dict[str, object]:
+    return {
+        "prompt_id": written.request.prompt_id,
+        "text": written.text,
+        "findings": [asdict(finding) for finding in written.request.findings],
+        "attempts": written.attempts,
+        "input_tokens": written.usage.input_tokens,
+        "output_tokens": written.usage.output_tokens,
+    }

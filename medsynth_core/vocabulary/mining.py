@@ -119,9 +119,11 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
     mentions = []
     for span in spans:
         if span.term.kind == "pathology":
-            place = inner_place(words, span) or nearest_place(words, span, anatomies, pathologies)
+            place, side = None, None
+            if not span.term.whole:
+                place = inner_place(words, span) or nearest_place(words, span, anatomies, pathologies)
+                side = modifier(sides, words, span, pathologies, after=True) or (place.side if place else None)
             anatomy = place.name if place else span.term.anatomy
-            side = modifier(sides, words, span, pathologies, after=True) or (place.side if place else None)
             described = words[span.described : span.start]
             mentions.append(
                 Mention(

@@ -69,7 +69,12 @@ def modifier(
 
 
 def inner_place(words: Sequence[str], span: Span) -> Term | None:
-    """Returns the anatomy that a wording names ("rib fracture"), unless it is the one that is implied anyway."""
+    """Returns the anatomy that a wording names ("rib fracture"), unless it is the one that is implied anyway.
+
+    A term's own name says nothing beyond what it implies ("pulmonary edema").
+    """
+    if " ".join(words[span.start : span.end]) == span.term.name:
+        return None
     for position in range(span.start, span.end):
         end = span.end - (position == span.start)  # the whole wording is the finding itself
         hit = load_ontology().longest(words[:end], position)

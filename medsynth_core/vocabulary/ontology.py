@@ -42,6 +42,7 @@ class Term:
         anatomy: where a pathology is when its sentence doesn't say.
         parent: a broader term, or None.
         side: of an anatomy that exists on one side only.
+        whole: of a finding of a whole organ, which has no place or side in it.
         refined: anatomy -> what the pathology is called there.
         listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
     """
@@ -51,6 +52,7 @@ class Term:
     anatomy: str | None = None
     parent: str | None = None
     side: str | None = None
+    whole: bool = False
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
     listed: bool = True
 
@@ -117,7 +119,7 @@ def load_ontology() -> Ontology:
     for kind, entries in tree.items():
         for name, entry in entries.items():
             term = Term(
-                name, kind, entry.get("anatomy"), entry.get("parent"), entry.get("side"), entry.get("refined", {})
+                name, kind, **{key: value for key, value in entry.items() if key not in {"synonyms", "patterns"}}
             )
             terms[name] = term
             for wording in (name, *entry["synonyms"]):

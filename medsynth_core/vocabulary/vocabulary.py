@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from medsynth_core.errors import ConfigError, InputError
+from medsynth_core.errors import InputError
 
 
 class TermCount(BaseModel):
@@ -80,18 +79,6 @@ class Vocabulary(BaseModel):
     def terms(self, kind: str) -> list[str]:
         """Returns the names of ``anatomy`` or ``pathology`` terms, commonest first."""
         return [count.term for count in (self.anatomy if kind == "anatomy" else self.pathology)]
-
-    def require_pathology(self, name: str, where: str) -> None:
-        """Checks that a pathology is known.
-
-        Raises:
-            ConfigError: it isn't; names the nearest known one.
-        """
-        known = self.terms("pathology")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where}: pathology {name!r} is not in the vocabulary{hint}")
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON."""

@@ -3,75 +3,40 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
-from medsynth_core.config import Config, Paths
+from benchmarks.llm_server import FAULTS, LLMServer, completion, failing, serving
+from medsynth_core.config import Config, Paths, dump_config
 from medsynth_core.config.tree import OpenAIConfig
-from medsynth_core.errors import ConfigError, TransientError
+from medsynth_core.errors import BudgetError, ConfigError, StateError, TransientError
+from medsynth_core.progress import silent
+from medsynth_core.prompts import stage
+from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.ledger import Ledger
+from medsynth_core.prompts.providers import server as server_module
 from medsynth_core.prompts.providers.openai import OpenAIProvider
+from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from tests.conftest import tiny
 
 pytestmark = pytest.mark.integration
-Reply = Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]
-
-
-def completion(text: str | None, finish: str = "stop") -> tuple[int, dict[str, str], bytes]:
-    body = {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
-        "usage": {"prompt_tokens": 40, "completion_tokens": 10, "total_tokens": 50},
-    }
-    return 200, {}, json.dumps(body).encode()
-
-
-def good(request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-    asked = json.loads(request["messages"][1]["content"])["requests"]
-    return completion(json.dumps({"prompts": [{"id": r["id"], "text": f"Text of {r['id']}."} for r in asked]}))
-
-
-class Server:
-    """Answers from a script, then with good answers; keeps every body it was sent."""
-
-    def __init__(self) -> None:
-        self.script: list[Reply] = []
-        self.bodies: list[bytes] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.bodies.append(body)
-                reply = server.script.pop(0) if server.script else good
-                status, headers, data = reply(json.loads(body))
-                self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.http.shutdown()
+def server() -> Iterator[LLMServer]:
+    yield from serving()
 
 
 @pytest.fixture
@@ -79,90 +44,265 @@ def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
     return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
 
 
-def provider(server: Server, vocabulary: Vocabulary, **changes: Any) -> OpenAIProvider:
-    address = f"http://127.0.0.1:{server.http.server_port}/v1"
-    config = OpenAIConfig(base_url=address, concurrency=1, max_retries=2, **{"prompts_per_call": 3, **changes})
-    return OpenAIProvider(config, vocabulary, SecretStr("key-that-must-stay-secret"))
+@pytest.fixture
+def assignments(trained: tuple[Config, Paths], vocabulary: Vocabulary) -> list[Assignment]:
+    requests = sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
+    return [Assignment(request.prompt_id, request) for request in requests]
 
 
-def requests_of(trained: tuple[Config, Paths], vocabulary: Vocabulary) -> list[Any]:
-    return sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
+def settings(server: LLMServer, **changes: Any) -> OpenAIConfig:
+    given = {"concurrency": 1, "max_retries": 2, "prompts_per_call": 3, "timeout_s": 1.0, **changes}
+    return OpenAIConfig(base_url=server.url, **given)
+
+
+def written(
+    server: LLMServer,
+    vocabulary: Vocabulary,
+    assignments: list[Assignment],
+    account: Account | None = None,
+    **changes: Any,
+) -> list[Draft]:
+    config = settings(server, **changes)
+    provider = OpenAIProvider(config, vocabulary, SecretStr("key-that-must-stay-secret"))
+    replies = provider.write(assignments, account or Account(Ledger(None), "plan", config))
+    return [draft for reply in replies for draft in reply.drafts]
 
 
 def test_several_prompts_a_call_and_tokens_are_shared_out(
-    server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths]
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
 ) -> None:
-    asked = requests_of(trained, vocabulary)
-    drafts = provider(server, vocabulary).write(asked, [None] * 6, 0)
-    assert [draft.text for draft in drafts] == [f"Text of p{i:05d}." for i in range(6)]
+    drafts = written(server, vocabulary, assignments)
+    assert len(drafts) == 6
+    assert all(draft.text for draft in drafts)
     assert len(server.bodies) == 2
-    assert sum(draft.usage.input_tokens for draft in drafts) == 78
-    assert json.loads(server.bodies[0])["response_format"]["type"] == "json_schema"
+    assert sum(draft.usage.input_tokens for draft in drafts) == 800
+    assert sum(draft.usage.output_tokens for draft in drafts) == 202
+    body = json.loads(server.bodies[0].partition(b"\n\n")[2])
+    assert body["response_format"]["type"] == "json_schema"
 
 
-def test_a_busy_server_is_asked_again(server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths]) -> None:
-    server.script = [lambda _: (429, {"Retry-After": "0.01"}, b"{}"), lambda _: (503, {}, b"{}")]
-    drafts = provider(server, vocabulary).write(requests_of(trained, vocabulary)[:1], [None], 0)
-    assert drafts[0].text == "Text of p00000."
-    assert len(server.bodies) == 3
-
-
-def test_a_server_that_stays_busy_is_a_transient_failure(
-    server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths]
+def test_a_busy_server_is_asked_again_no_earlier_than_it_says(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
 ) -> None:
-    server.script = [lambda _: (500, {}, b"{}")] * 3
-    with pytest.raises(TransientError, match="failed 3 times"):
-        provider(server, vocabulary).write(requests_of(trained, vocabulary)[:1], [None], 0)
+    server.script = [failing(429, {"Retry-After": "1"}), failing(503)]
+    assert written(server, vocabulary, assignments[:1])[0].text
+    assert len(server.arrivals) == 3
+    assert server.arrivals[1] - server.arrivals[0] >= 1.0
+
+
+def test_a_server_that_asks_for_a_long_wait_ends_the_run(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
+) -> None:
+    server.script = [failing(429, {"Retry-After": "3600"})]
+    with pytest.raises(TransientError, match="asks to wait 3600 s"):
+        written(server, vocabulary, assignments[:1])
+    assert len(server.bodies) == 1
+
+
+def test_a_call_that_stays_busy_is_left_out_and_a_server_that_does_ends_the_run(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
+) -> None:
+    server.script = [failing(500)] * 3
+    assert len(written(server, vocabulary, assignments)) == 3
+    server.script = [failing(500)] * 100
+    with pytest.raises(TransientError, match="failed 4 calls in a row"):
+        written(server, vocabulary, assignments, prompts_per_call=1, max_retries=0)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_key_or_model_is_a_configuration_error(
-    server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths], status: int
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], status: int
 ) -> None:
-    server.script = [lambda _: (status, {}, b'{"error": {"message": "no"}}')]
+    server.script = [failing(status)]
     with pytest.raises(ConfigError, match="LLM server") as caught:
-        provider(server, vocabulary).write(requests_of(trained, vocabulary)[:1], [None], 0)
+        written(server, vocabulary, assignments[:1])
     assert "key-that-must-stay-secret" not in str(caught.value)
 
 
-def test_a_server_without_schemas_is_asked_in_plain_text(
-    server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths]
+def test_a_used_up_quota_is_not_retried(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
 ) -> None:
-    server.script = [lambda _: (400, {}, b'{"error": {"message": "no json_schema"}}')]
-    drafts = provider(server, vocabulary).write(requests_of(trained, vocabulary)[:4], [None] * 4, 0)
+    server.script = [failing(429, code="insufficient_quota")]
+    with pytest.raises(ConfigError, match="quota"):
+        written(server, vocabulary, assignments[:1])
+    assert len(server.bodies) == 1
+
+
+def test_a_server_without_schemas_is_asked_in_its_own_way(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
+) -> None:
+    server.script = [
+        failing(400, message="Unsupported parameter: max_completion_tokens"),
+        failing(400, message="no json_schema"),
+        failing(422, message="no response_format"),
+    ]
+    drafts = written(server, vocabulary, assignments)
     assert all(draft.text for draft in drafts)
-    assert ["response_format" in json.loads(body) for body in server.bodies] == [True, False, False]
+    bodies = [json.loads(body.partition(b"\n\n")[2]) for body in server.bodies]
+    assert [body.get("response_format", {}).get("type") for body in bodies] == [
+        "json_schema", "json_schema", "json_object", None, None,
+    ]  # fmt: skip
+    assert ["max_tokens" in body for body in bodies] == [False, True, True, True, True]
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        lambda _: completion("not json"),
-        lambda _: completion('{"texts": []}'),
-        lambda _: completion(None),
-        lambda _: completion('{"prompts": [', "length"),
-        lambda _: completion('{"prompts": [{"id": "other", "text": "x"}]}'),
-    ],
-)
-def test_an_unusable_answer_is_a_draft_with_a_problem(
-    server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths], reply: Reply
+def test_a_server_that_refuses_every_way_is_a_configuration_error(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
 ) -> None:
-    server.script = [reply]
-    draft = provider(server, vocabulary).write(requests_of(trained, vocabulary)[:1], [None], 0)[0]
+    server.script = [failing(400, message="the context is too long")] * 9
+    with pytest.raises(ConfigError, match="the context is too long"):
+        written(server, vocabulary, assignments[:1])
+
+
+@pytest.mark.parametrize("name", ["malformed JSON", "another schema", "refusal", "no choice", "cut off"])
+def test_an_unusable_answer_is_a_draft_with_a_problem_and_is_paid(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    account = Account(Ledger(None), "plan", settings(server))
+    server.script = [FAULTS[name]]
+    draft = written(server, vocabulary, assignments[:1], account)[0]
     assert draft.text is None
     assert draft.problem is not None
     assert draft.problem.startswith("answer:")
+    assert account.ledger.spent("plan")[0] == 501
 
 
-def test_only_terms_and_instructions_leave(
-    server: Server, vocabulary: Vocabulary, trained: tuple[Config, Paths]
+@pytest.mark.parametrize("name", ["time-out", "reset in the body"])
+def test_an_answer_that_may_have_been_paid_is_asked_for_again_and_counted(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
 ) -> None:
-    from medsynth_core.corpus.normalised import Corpus
+    account = Account(Ledger(None), "plan", settings(server))
+    server.script = [FAULTS[name]]
+    assert written(server, vocabulary, assignments[:1], account)[0].text
+    assert account.ledger.unsettled("plan") == 1
+    assert account.ledger.spent("plan")[0] > 2 * 501
 
-    asked = requests_of(trained, vocabulary)
-    provider(server, vocabulary).write(asked, ["missing: pneumothorax is not asserted"] * 6, 1)
-    sent = b"".join(server.bodies).decode()
-    for row in Corpus.open(trained[1].corpus).studies().to_pylist():
-        for sentence in row["findings"].split(". "):
-            assert len(sentence.split()) < 4 or sentence not in sent
-        assert row["patient_id"] not in sent
+
+@pytest.mark.parametrize("data", [b"<html>busy</html>", b'{"detail": "queued"}', b"[]"])
+def test_a_body_that_is_no_completion_is_asked_for_again(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], data: bytes
+) -> None:
+    server.script = [lambda _: (200, {}, data)]
+    assert written(server, vocabulary, assignments[:1])[0].text
+    assert len(server.bodies) == 2
+
+
+def test_answers_are_read_out_of_fences_prose_and_thoughts(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
+) -> None:
+    text = '<think>{"a": 1}</think>Here it is:\n```json\n{"prompts": [{"id": "1", "text": "Clear."}]}\n```'
+    server.script = [lambda _: completion(text)]
+    assert written(server, vocabulary, assignments[:1])[0].text == "Clear."
+
+
+def test_calls_keep_to_the_rate_limit(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_RATE_WINDOW_MS", 1000)
+    written(server, vocabulary, assignments, prompts_per_call=1, concurrency=6, requests_per_minute=2)
+    assert len(server.arrivals) == 6
+    assert server.arrivals[-1] - server.arrivals[0] >= 1.9
+
+
+def test_a_call_above_the_token_rate_is_a_configuration_error(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
+) -> None:
+    with pytest.raises(ConfigError, match="tokens_per_minute=100"):
+        written(server, vocabulary, assignments, tokens_per_minute=100)
+    assert not server.bodies
+
+
+def test_a_ledger_in_use_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "prompts.sqlite")
+    script = "from pathlib import Path; from medsynth_core.prompts.ledger import Ledger; Ledger(Path('prompts.sqlite'))"
+    other = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "in use by another run" in other.stderr
+    ledger.close()
+    (tmp_path / "prompts.sqlite").write_text("no database, but long enough to be looked at")
+    with pytest.raises(StateError, match="no prompt ledger"):
+        Ledger(tmp_path / "prompts.sqlite")
+
+
+def workspace_of(trained: tuple[Config, Paths], root: Path, server: LLMServer, n: int, **openai: Any) -> Config:
+    """Makes a workspace with the trained one's vocabulary that has ``n`` prompts written by the server."""
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "vocabulary").symlink_to(trained[1].vocabulary)
+    given = {"concurrency": 8, "max_retries": 8, "timeout_s": 1.0, "base_url": server.url, **openai}
+    config = tiny(prompts={"n": n, "provider": "openai", "max_similarity": 1.0, "openai": given})
+    (root / "params.yaml").write_text(dump_config(config))
+    return config
+
+
+def prompts_process(root: Path) -> subprocess.Popen[str]:
+    script = (
+        "from pathlib import Path\n"
+        "from medsynth_core.config import Paths, load_config\n"
+        "from medsynth_core.progress import silent\n"
+        "from medsynth_core.prompts import stage\n"
+        "stage.run(load_config(Path('params.yaml')), Paths(Path()), silent)\n"
+    )
+    environment = {**os.environ, "OPENAI_API_KEY": "any"}
+    return subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment, text=True)
+
+
+def test_two_thousand_prompts_with_a_fifth_of_all_calls_failing_and_a_kill(
+    trained: tuple[Config, Paths], vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """Every request is accepted or accounted for; the kill loses the calls in flight alone; nothing is paid twice."""
+    server = LLMServer(vocabulary, fault_rate=0.2)
+    root = tmp_path / "workspace"
+    prices = {"usd_per_million_input": 1.0, "usd_per_million_output": 4.0, "budget_usd": 20.0}
+    config = workspace_of(trained, root, server, 2000, **prices)
+    first = prompts_process(root)
+    while len(server.answered) < 60 and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(2.5)  # until the calls that were in flight have come to their end
+    paid_before = set(server.answered)
+    second = prompts_process(root)
+    assert second.wait(300) == 0
+    account = json.loads((root / "data" / "prompts" / "account.json").read_text())
+    server.close()
+
+    assert account["requested"] == 2000 == account["accepted"] + sum(account["rejected"].values())
+    accepted = pq.read_table(root / "data" / "prompts" / "prompts.parquet").to_pylist()
+    rejected = pq.read_table(root / "data" / "prompts" / "rejected.parquet").to_pylist()
+    names = [row["prompt_id"] for row in accepted + rejected]
+    assert sorted(names) == [f"p{i:05d}" for i in range(2000)]
+    assert account["accepted"] == len({row["text"] for row in accepted}) >= 1900
+    assert set(server.faults) == set(FAULTS), "every kind of failure came up"
+    again = [n - 1 for n in server.answered.values() if n > 1]
+    assert sum(again) <= config.prompts.openai.concurrency, "only calls in flight at the kill are asked for again"
+    assert len(paid_before) >= 60
+    prices_of = account["spent_usd"], account["spent_tokens"]
+    assert prices_of[0] <= 20.0
+    assert server.tokens <= prices_of[1], "what was paid is noted, and no less"
+
+
+def test_a_budget_is_never_exceeded_and_a_higher_one_goes_on(
+    trained: tuple[Config, Paths], vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    server = LLMServer(vocabulary)
+    paths = Paths(tmp_path / "workspace")
+    config = workspace_of(trained, paths.root, server, 200, budget_tokens=12_000)
+    for _ in range(2):
+        with pytest.raises(BudgetError, match=r"budget_tokens=12000: \d+ tokens are spent"):
+            stage.run(config, paths, silent)
+        assert 6_000 < server.tokens <= 12_000
+    calls = sum(server.answered.values())
+    higher = config.prompts.openai.model_copy(update={"budget_tokens": 400_000})
+    config = config.model_copy(update={"prompts": config.prompts.model_copy(update={"openai": higher})})
+    report = stage.run(config, paths, silent)
+    assert report.accepted + sum(report.rejected.values()) == 200
+    assert sum(server.answered.values()) > calls
+    assert set(server.answered.values()) == {1}
+    assert report.spent_tokens == server.tokens <= 400_000
+    n_bodies = len(server.bodies)
+    assert stage.run(config, paths, silent) == report
+    assert len(server.bodies) == n_bodies, "a second run asks nothing"
+    more = config.model_copy(update={"prompts": config.prompts.model_copy(update={"n": 210})})
+    report = stage.run(more, paths, silent)
+    assert report.requested == 210
+    assert set(server.answered.values()) == {1}
+    server.close()

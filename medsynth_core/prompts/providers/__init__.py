@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
-from medsynth_core.config.tree import PromptsConfig
-from medsynth_core.prompts.records import Draft, PromptRequest
+from medsynth_core.config.tree import Config
+from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.records import Assignment, Reply
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 
 class Provider(Protocol):
     """Writes prompt texts.
 
-    ``write`` returns a draft a request, in order. ``complaints`` holds, for each request, why the last text
-    was rejected (None at first); ``attempt`` counts from 0.
+    Attributes:
+        settings: what determines its texts, apart from the assignments.
+        keeps: whether its drafts are worth keeping: they cost money or time.
     """
 
     name: str
+    settings: dict[str, Any]
+    keeps: bool
 
-    def write(
-        self, requests: Sequence[PromptRequest], complaints: Sequence[str | None], attempt: int
-    ) -> list[Draft]: ...
+    def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
+        """Yields replies as they come, each already noted in the account; an assignment without a reply failed in a
+        way that may pass.
+
+        Raises:
+            ConfigError: the server refuses the key, the model or the request.
+            BudgetError: the budget is used up; what was in flight has been yielded.
+            TransientError: it makes no sense to go on now.
+        """
+        ...
 
 
-def open_provider(config: PromptsConfig, vocabulary: Vocabulary, seed: int) -> Provider:
+def open_provider(config: Config, vocabulary: Vocabulary) -> Provider:
     """Returns the provider that ``prompts.provider`` names.
 
     Raises:
-        ConfigError: it lacks a key or a model.
+        ConfigError: it lacks a key.
+        InputError: its model isn't there.
     """
-    if config.provider == "template":
+    settings = config.prompts
+    if settings.provider == "template":
         from medsynth_core.prompts.providers.template import TemplateProvider
 
-        return TemplateProvider(vocabulary, seed)
+        return TemplateProvider(vocabulary, config.seed)
+    if settings.provider == "transformers":
+        from medsynth_core.prompts.providers.local import LocalProvider
+
+        return LocalProvider(settings.transformers, vocabulary, config.device)
+    if settings.openai.mode == "batch":
+        from medsynth_core.prompts.providers.batch import BatchProvider
+
+        return BatchProvider.from_environment(settings.openai, vocabulary)
     from medsynth_core.prompts.providers.openai import OpenAIProvider
 
-    return OpenAIProvider.from_environment(config.openai, vocabulary)
+    return OpenAIProvider.from_environment(settings.openai, vocabulary)

@@ -1,0 +1,71 @@
+"""Cost of a plan of prompts: bounded before each call, noted after it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from medsynth_core.config.tree import OpenAIConfig
+from medsynth_core.errors import BudgetError
+from medsynth_core.prompts.ledger import Ledger
+from medsynth_core.prompts.records import Reply, Usage
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars a million tokens; None: unknown."""
+
+    input: float | None
+    output: float | None
+
+    def of(self, usage: Usage) -> float:
+        """Returns what tokens cost in dollars; 0 when the prices are unknown."""
+        return ((self.input or 0.0) * usage.input_tokens + (self.output or 0.0) * usage.output_tokens) / 1e6
+
+
+class Account:
+    """Keeps one plan within its budget, over all its runs.
+
+    A call is noted with its upper bound before it is sent, and with its real cost once it is answered. One whose
+    answer never came keeps its bound, since it may have been paid. So what was really spent is never above what is
+    noted, and what is noted never above the budget.
+    """
+
+    def __init__(self, ledger: Ledger, plan: str, config: OpenAIConfig) -> None:
+        self.plan = plan
+        self.ledger = ledger
+        self.prices = Prices(config.usd_per_million_input, config.usd_per_million_output)
+        self._config = config
+        self._lock = threading.Lock()
+
+    def open_call(self, bound: Usage) -> int:
+        """Notes a call before it is sent and returns its number.
+
+        Args:
+            bound: tokens that it may use at most.
+
+        Raises:
+            BudgetError: it may go beyond the budget.
+        """
+        with self._lock:
+            tokens, usd = self.ledger.spent(self.plan)
+            limit_usd, limit_tokens = self._config.budget_usd, self._config.budget_tokens
+            if limit_usd is not None and usd + self.prices.of(bound) > limit_usd:
+                raise BudgetError(
+                    f"prompts.openai.budget_usd={limit_usd}: {usd:.4f} USD are spent and the next call may cost "
+                    f"{self.prices.of(bound):.4f}; all answers are kept: raise the budget and run again to go on"
+                )
+            if limit_tokens is not None and tokens + bound.total > limit_tokens:
+                raise BudgetError(
+                    f"prompts.openai.budget_tokens={limit_tokens}: {tokens} tokens are spent and the next call may "
+                    f"use {bound.total}; all answers are kept: raise the budget and run again to go on"
+                )
+            return self.ledger.open_try(self.plan, bound.total, self.prices.of(bound))
+
+    def refused(self, number: int) -> None:
+        """Notes that a call was refused, at no cost."""
+        self.ledger.drop_try(number)
+
+    def answered(self, number: int, usage: Usage, reply: Reply) -> None:
+        """Notes an answer and what it cost, in one instant."""
+        self.ledger.keep(reply, (number, usage.total, self.prices.of(usage)))

@@ -1,0 +1,241 @@
+"""The Batch API of an OpenAI-compatible server: handed in today, answered within a day, resumable in between."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import openai
+from openai.types import Batch
+from pydantic import SecretStr, ValidationError
+
+from medsynth_core.config.tree import OpenAIConfig
+from medsynth_core.errors import BudgetError, ConfigError, TransientError
+from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.ledger import KeptBatch
+from medsynth_core.prompts.messages import messages_for, told_vocabulary
+from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body, call_bound, split_calls
+from medsynth_core.prompts.providers.openai import settings_of
+from medsynth_core.prompts.providers.server import key_from_environment
+from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usage
+from medsynth_core.vocabulary.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+_CALLS_A_BATCH = 50_000
+_BYTES_A_BATCH = 190_000_000
+_ENDPOINT: Final = "/v1/chat/completions"
+_MARK = "medsynth"
+_RECENT_BATCHES = 1000
+_ANOTHER_PLANS = PromptRequest("", (), "")
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a call of a batch is for: draft keys with their attempts, the try it is noted as, and its bound."""
+
+    asked: tuple[tuple[str, int], ...]
+    number: int
+    bound: Usage
+
+
+class BatchProvider:
+    """Hands in batches and fetches their answers.
+
+    A batch is noted in the ledger before it exists, and carries the ledger's name for it: a run that was killed at
+    any instant finds it again, by its name if need be, and never hands it in twice.
+    """
+
+    name = "openai"
+    keeps = True
+
+    def __init__(self, config: OpenAIConfig, vocabulary: Vocabulary, key: SecretStr) -> None:
+        self._config = config
+        self._told = told_vocabulary(vocabulary)
+        self._client = openai.OpenAI(
+            api_key=key.get_secret_value(),
+            base_url=config.base_url,
+            timeout=config.timeout_s,
+            max_retries=config.max_retries,
+        )
+        self.settings = settings_of(config, self._told)
+
+    @classmethod
+    def from_environment(cls, config: OpenAIConfig, vocabulary: Vocabulary) -> BatchProvider:
+        """Returns a provider with the key of OPENAI_API_KEY.
+
+        Raises:
+            ConfigError: the variable isn't set.
+        """
+        return cls(config, vocabulary, key_from_environment())
+
+    def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
+        """Yields the replies of batches that are out, then of new ones for the other assignments.
+
+        Raises:
+            ConfigError: the server refuses the key, the model or the batch.
+            BudgetError: the budget doesn't suffice for all; what it suffices for has been yielded.
+            TransientError: the server fails, or a batch isn't ready within ``batch_wait_h``.
+        """
+        wanted = {(a.key, a.attempt): a for a in assignments}
+        end: BudgetError | None = None
+        try:
+            out = {key for kept in account.ledger.batches() for call in _calls(kept).values() for key in call.asked}
+            end = self._hand_in([a for key, a in wanted.items() if key not in out], account)
+            for kept in account.ledger.batches():
+                if any(key in wanted for call in _calls(kept).values() for key in call.asked):
+                    yield from self._settle(kept, wanted, account)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise ConfigError(f"the LLM server refused OPENAI_API_KEY (HTTP {error.status_code})") from error
+        except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
+            raise TransientError(
+                f"the LLM server at {self._client.base_url} failed ({type(error).__name__}); run again to go on: "
+                f"batches that are out are kept"
+            ) from error
+        except openai.APIStatusError as error:
+            raise ConfigError(
+                f"the LLM server refused a batch (HTTP {error.status_code}): {error.message[:200]}; "
+                f"set prompts.openai.mode=direct if it has no Batch API"
+            ) from error
+        if end is not None:
+            raise end
+
+    def _hand_in(self, assignments: list[Assignment], account: Account) -> BudgetError | None:
+        """Hands in as many calls as the budget allows; returns what stopped it."""
+        lines: list[bytes] = []
+        calls: dict[str, _Call] = {}
+        size = 0
+        for call in split_calls(assignments, self._config):
+            messages = messages_for(call, self._told)
+            bound = call_bound(self._config, messages, len(call))
+            try:
+                number = account.open_call(bound)
+            except BudgetError as error:
+                self._create(lines, calls, account)
+                return error
+            name = f"call-{number}"
+            body = call_body(self._config, messages, len(call), FORMATS[0], "max_completion_tokens")
+            line = json.dumps({"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}).encode() + b"\n"
+            if len(lines) == _CALLS_A_BATCH or size + len(line) > _BYTES_A_BATCH:
+                self._create(lines, calls, account)
+                lines, calls, size = [], {}, 0
+            calls[name] = _Call(tuple((a.key, a.attempt) for a in call), number, bound)
+            lines.append(line)
+            size += len(line)
+        self._create(lines, calls, account)
+        return None
+
+    def _create(self, lines: list[bytes], calls: dict[str, _Call], account: Account) -> None:
+        if not lines:
+            return
+        name = uuid4().hex
+        account.ledger.add_batch(name, {key: _plain(call) for key, call in calls.items()})
+        try:
+            self._submit(name, lines, account)
+        except openai.APIStatusError as error:
+            if error.status_code < 500 and error.status_code != 429:  # refused: nothing was handed in
+                self._forget(name, calls.values(), account)
+            raise
+
+    def _submit(self, name: str, lines: Sequence[bytes], account: Account) -> None:
+        file = self._client.files.create(file=(f"{name}.jsonl", b"".join(lines)), purpose="batch")
+        batch = self._client.batches.create(
+            input_file_id=file.id, endpoint=_ENDPOINT, completion_window="24h", metadata={_MARK: name}
+        )
+        account.ledger.name_batch(name, batch.id)
+        log.info("LLM server: batch %s handed in, %d calls", batch.id, len(lines))
+
+    def _settle(self, kept: KeptBatch, wanted: dict[tuple[str, int], Assignment], account: Account) -> Iterator[Reply]:
+        """Waits for a batch and yields its replies; calls that weren't answered cost nothing and are left out."""
+        calls = _calls(kept)
+        batch = self._find(kept)
+        if batch is None:
+            log.warning("LLM server: a batch that was being handed in never arrived; it is handed in again")
+            self._forget(kept.name, calls.values(), account)
+            return
+        batch = self._wait(batch)
+        if batch.status == "failed":
+            said = "; ".join(error.message or "" for error in (batch.errors.data if batch.errors else None) or [])
+            self._forget(kept.name, calls.values(), account)
+            raise ConfigError(f"the LLM server refused batch {batch.id}: {said[:300] or 'no reason given'}")
+        answered: set[str] = set()
+        problem = ""
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            for line in self._client.files.content(file).text.splitlines():
+                name, result = _result(line)
+                if isinstance(result, str):
+                    problem = result
+                elif name in calls and name not in answered:
+                    answered.add(name)
+                    yield _keep(calls[name], wanted, result, account)
+        self._forget(kept.name, [call for name, call in calls.items() if name not in answered], account)
+        if not answered and problem and batch.status == "completed":
+            raise ConfigError(f"the LLM server refused every call of batch {batch.id}, the last with {problem}")
+
+    def _find(self, kept: KeptBatch) -> Batch | None:
+        if kept.batch is not None:
+            return self._client.batches.retrieve(kept.batch)
+        for number, batch in enumerate(self._client.batches.list(limit=100)):
+            if (batch.metadata or {}).get(_MARK) == kept.name:
+                return batch
+            if number >= _RECENT_BATCHES:
+                break
+        return None
+
+    def _wait(self, batch: Batch) -> Batch:
+        until = time.monotonic() + self._config.batch_wait_h * 3600
+        while batch.status not in _ENDED:
+            if time.monotonic() >= until:
+                counts = batch.request_counts
+                done = f"{counts.completed} of {counts.total} calls" if counts else batch.status
+                raise TransientError(
+                    f"batch {batch.id} isn't ready after prompts.openai.batch_wait_h={self._config.batch_wait_h:g} "
+                    f"({done}); run again to go on waiting for it"
+                )
+            time.sleep(self._config.batch_poll_s)
+            batch = self._client.batches.retrieve(batch.id)
+        return batch
+
+    def _forget(self, name: str, unanswered: Iterable[_Call], account: Account) -> None:
+        for call in unanswered:
+            account.refused(call.number)
+        account.ledger.drop_batch(name)
+
+
+def _plain(call: _Call) -> dict[str, Any]:
+    return {"asked": call.asked, "number": call.number, "bound": [call.bound.input_tokens, call.bound.output_tokens]}
+
+
+def _calls(kept: KeptBatch) -> dict[str, _Call]:
+    return {
+        name: _Call(tuple((key, attempt) for key, attempt in call["asked"]), call["number"], Usage(*call["bound"]))
+        for name, call in kept.calls.items()
+    }
+
+
+def _result(line: str) -> tuple[str, Completion | str]:
+    """Returns the call's name and its completion, or why it failed, of a line of a result file."""
+    try:
+        value = json.loads(line)
+        response = value.get("response") or {}
+        if value.get("error") or response.get("status_code") != 200:
+            return str(value["custom_id"]), json.dumps(value.get("error") or response)[:300]
+        return str(value["custom_id"]), Completion.model_validate(response["body"])
+    except (json.JSONDecodeError, ValidationError, KeyError, AttributeError) as error:
+        return "", f"a line that is no result ({type(error).__name__})"
+
+
+def _keep(call: _Call, wanted: dict[tuple[str, int], Assignment], completion: Completion, account: Account) -> Reply:
+    """Notes a call's answer, also for requests that another plan made, and returns it."""
+    assignments = [
+        wanted.get((key, attempt)) or Assignment(key, _ANOTHER_PLANS, attempt) for key, attempt in call.asked
+    ]
+    reply, used = completion.reply(assignments, call.bound)
+    account.answered(call.number, used, reply)
+    return reply
