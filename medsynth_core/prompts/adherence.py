@@ -101,16 +101,16 @@ def _finding_problem(asked: RequestedFinding, named: Sequence[Mention]) -> str |
 
 def _contradiction(text: str, mentions: Sequence[Mention]) -> str | None:
     """Returns what a text says twice in opposite ways, or None."""
-    lineage = load_ontology().lineage
+    ontology = load_ontology()
     asserted = [m for m in mentions if m.kind == "pathology" and m.asserted]
     for finding in asserted:
         for other in mentions:
             if not _share_a_side(finding, other):
                 continue
-            if other.kind == "pathology" and other.negated and other.term in lineage(finding.term):
+            if other.kind == "pathology" and other.negated and other.term in ontology.shows(finding.term):
                 if _is_same_place(finding.anatomy, other.anatomy):
                     return f"contradiction: {finding.term} is asserted and {other.term} denied"
-            elif other.normal and other.term in lineage(finding.anatomy):
+            elif other.normal and other.term in ontology.lineage(finding.anatomy):
                 return f"contradiction: {other.term} is called normal, but {finding.term} lies in it"
     everything = _ALL_NORMAL.search(text)
     if asserted and everything is not None:

@@ -159,6 +159,8 @@ class _Joint:
         Where a severity is asked for that was seen, but not at these places, it is put to the places' counts.
         """
         seen = {key: float(n) for key, n in self._seen[name].items() if side in (None, key[1])}
+        placed = {key: n for key, n in seen.items() if key[0] is not None or key[1] == "none"}
+        seen = placed or seen  # a side without a place says little ("right calcification")
         common = {place: n for place, n in _marginal(seen, (0, 1)).items() if n >= self._config.min_together}
         kept = {key: n for key, n in seen.items() if not common or key[:2] in common}
         if severity is None:

@@ -121,7 +121,8 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
         if span.term.kind == "pathology":
             place, side = None, None
             if not span.term.whole:
-                place = inner_place(words, span) or nearest_place(words, span, anatomies, pathologies)
+                fitting = [a for a in anatomies if load_ontology().may_be_in(span.term, a.term.name)]
+                place = inner_place(words, span) or nearest_place(words, span, fitting, pathologies)
                 side = modifier(sides, words, span, pathologies, after=True) or (place.side if place else None)
             anatomy = place.name if place else span.term.anatomy
             described = words[span.described : span.start]

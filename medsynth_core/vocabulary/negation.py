@@ -8,7 +8,7 @@ nothing, and a negation inside an uncertain phrase ("cannot exclude") is part of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from medsynth_core.vocabulary.ontology import fold
 
@@ -104,23 +104,33 @@ _SEEING = frozenset(
         "present", "recognised", "recognized", "seen", "shown", "suggested", "suspected", "visible", "visualized",
     ]
 )  # fmt: skip
-_Table = dict[str, list[tuple[str, ...]]]
+_TRIGGERS = {
+    "pseudo": _PSEUDO,
+    "terminator": _TERMINATORS,
+    "place": _PLACES,
+    "negating before": _NEGATING_BEFORE,
+    "negating after": _NEGATING_AFTER,
+    "uncertain before": _UNCERTAIN_BEFORE,
+    "uncertain after": _UNCERTAIN_AFTER,
+    "excluded": _EXCLUDED,
+}
+_Spans = list[tuple[int, int]]
 
 
-def _table(text: str) -> _Table:
-    table: _Table = {}
-    for phrase in text.split("|"):
-        words = tuple(fold(word) for word in phrase.split())
-        table.setdefault(words[0], []).append(words)
-    return {first: sorted(phrases, key=len, reverse=True) for first, phrases in table.items()}
+def _index() -> dict[str, list[tuple[str, list[tuple[str, ...]]]]]:
+    """Returns, by their first word, the folded phrases of each kind of trigger, the longest first."""
+    index: dict[str, dict[str, list[tuple[str, ...]]]] = {}
+    for kind, text in _TRIGGERS.items():
+        for phrase in text.split("|"):
+            words = tuple(fold(word) for word in phrase.split())
+            index.setdefault(words[0], {}).setdefault(kind, []).append(words)
+    return {
+        first: [(kind, sorted(phrases, key=len, reverse=True)) for kind, phrases in kinds.items()]
+        for first, kinds in index.items()
+    }
 
 
-_PSEUDO_TABLE = _table(_PSEUDO)
-_TERMINATOR_TABLE = _table(_TERMINATORS)
-_PLACE_TABLE = _table(_PLACES)
-_NEGATION_TABLES = _table(_NEGATING_BEFORE), _table(_NEGATING_AFTER)
-_UNCERTAINTY_TABLES = _table(_UNCERTAIN_BEFORE), _table(_UNCERTAIN_AFTER)
-_EXCLUDED_TABLE = _table(_EXCLUDED)
+_INDEX = _index()
 
 
 def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
@@ -131,38 +141,36 @@ def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
     """
     closed = [*words, "."]
     n = len(words)
-    stops = [start for start, _ in _matches(closed, _TERMINATOR_TABLE)]
-    hedges = [span for table in _UNCERTAINTY_TABLES for span in _matches(closed, table)]
-    pseudo = list(_matches(closed, _PSEUDO_TABLE))
+    found = _triggers(closed)
     blocked, no_doubt = [False] * (n + 1), [False] * (n + 1)
-    for start, end in (*pseudo, *(span for span in hedges if span[1] - span[0] > 1)):
+    hedges = (span for kind in ("uncertain before", "uncertain after") for span in found[kind])
+    for start, end in (*found["pseudo"], *(span for span in hedges if span[1] - span[0] > 1)):
         blocked[start:end] = [True] * (end - start)
-    for start, end in pseudo:
+    for start, end in found["pseudo"]:
         if closed[end - 1] in {"question", "doubt"}:
             no_doubt[start:end] = [True] * (end - start)
-    negated = _flags(closed, stops, _NEGATION_TABLES, blocked, "")
-    uncertain = _flags(closed, stops, _UNCERTAINTY_TABLES, no_doubt, "no")
+    negated = _flags(closed, found, "negating", blocked, "")
+    uncertain = _flags(closed, found, "uncertain", no_doubt, "no")
     if "neither" in words:  # "neither effusion nor pneumonia can be excluded"
-        for start, _ in _matches(closed, _EXCLUDED_TABLE):
+        for start, _ in found["excluded"]:
             negated[:start], uncertain[:start] = [False] * start, [True] * start
     return negated[:n], uncertain[:n]
 
 
-def _flags(
-    words: Sequence[str], stops: list[int], tables: tuple[_Table, _Table], blocked: list[bool], barrier: str
-) -> list[bool]:
-    """Returns what is ruled by the triggers of ``tables``; nothing reaches past the word ``barrier`` or "without"."""
+def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: list[bool], barrier: str) -> list[bool]:
+    """Returns what triggers of a kind rule; nothing reaches past the word ``barrier`` or "without"."""
     flags = [False] * len(words)
-    before, after = tables
-    for start, end in _matches(words, after):
+    stops = [start for start, _ in found["terminator"]]
+    for start, end in found[f"{kind} after"]:
         if not any(blocked[start:end]):
             low = clause_start(words, max((stop + 1 for stop in stops if stop < start), default=0), start)
-            if barrier:
+            if barrier:  # nor past the hedge before it: "opacity, concerning for atelectasis versus pneumonia"
                 low = max((i + 1 for i in range(low, start) if words[i] in {barrier, "without"}), default=low)
+                low = max((e for _, e in found[f"{kind} before"] if low < e < start), default=low)
             flags[low:start] = [True] * (start - low)
-    for start, end in _matches(words, before):
+    ends = [*stops, *(start for start, _ in found["place"])]
+    for start, end in found[f"{kind} before"]:
         if not any(blocked[start:end]) and words[end : end + 1] not in ([","], ["."], [")"], ["and"]):
-            ends = [*stops, *(start for start, _ in _matches(words, _PLACE_TABLE))]
             high = _clause_end(words, end, min((stop for stop in ends if stop >= end), default=len(words)))
             if barrier:
                 high = next((i for i in range(end, high) if words[i] in {barrier, "without"}), high)
@@ -215,13 +223,17 @@ def clause_start(words: Sequence[str], low: int, start: int) -> int:
     return low
 
 
-def _matches(words: Sequence[str], table: _Table) -> Iterator[tuple[int, int]]:
+def _triggers(words: Sequence[str]) -> dict[str, _Spans]:
+    """Returns where the triggers of each kind stand: at each word the longest that begins there."""
+    found: dict[str, _Spans] = {kind: [] for kind in _TRIGGERS}
     for start, word in enumerate(words):
-        for phrase in table.get(word, ()):
-            end = _phrase_end(words, start, phrase)
-            if end is not None:
-                yield start, end
-                break
+        for kind, phrases in _INDEX.get(word, ()):
+            for phrase in phrases:
+                end = _phrase_end(words, start, phrase)
+                if end is not None:
+                    found[kind].append((start, end))
+                    break
+    return found
 
 
 def _phrase_end(words: Sequence[str], start: int, phrase: tuple[str, ...]) -> int | None:

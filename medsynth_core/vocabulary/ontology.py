@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -43,6 +44,8 @@ class Term:
         parent: a broader term, or None.
         side: of an anatomy that exists on one side only.
         whole: of a finding of a whole organ, which has no place or side in it.
+        places: where a pathology may be beside its implied anatomy and the parts of that.
+        appears_as: a pathology that nobody who reports this one would deny.
         refined: anatomy -> what the pathology is called there.
         listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
     """
@@ -53,8 +56,39 @@ class Term:
     parent: str | None = None
     side: str | None = None
     whole: bool = False
+    places: Sequence[str] = field(default=(), hash=False)
+    appears_as: str | None = None
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
     listed: bool = True
+
+
+_GRAMMAR = re.compile(r"\(\?<!.*?\)|\\w|\b(?:is|are|appear|remain|again|of|the|both|and|in|a)\b")
+_WORDS_A_PATTERN = 2
+
+
+class Patterns:
+    """Regular expressions over the folded words of a sentence, for findings that are said with words between.
+
+    Every pattern asks for two words of its own at least, so it is tried on sentences with two of them alone.
+    """
+
+    def __init__(self, patterns: Iterable[tuple[str, Term]]) -> None:
+        self._patterns = [(re.compile(rf"\b(?:{pattern})\b"), term) for pattern, term in patterns]
+        self._of_word: dict[str, list[int]] = {}
+        for number, (pattern, _) in enumerate(self._patterns):
+            for word in set(re.findall(r"[a-z]+", _GRAMMAR.sub(" ", pattern.pattern.replace("\\b", " ")))):
+                self._of_word.setdefault(word, []).append(number)
+
+    def find(self, words: Sequence[str]) -> Iterator[tuple[int, int, Term]]:
+        """Yields (start, end, term) of what is found, in the order of the patterns."""
+        present = Counter(number for word in set(words) for number in self._of_word.get(word, ()))
+        tried = sorted(number for number, n in present.items() if n >= _WORDS_A_PATTERN)
+        text = " ".join(words) if tried else ""
+        for number in tried:
+            pattern, term = self._patterns[number]
+            for match in pattern.finditer(text):
+                start = text.count(" ", 0, match.start())
+                yield start, start + match.group().count(" ") + 1, term
 
 
 class Node(dict[str, "Node"]):
@@ -70,7 +104,7 @@ class Ontology:
 
     terms: dict[str, Term]
     trie: Node
-    patterns: tuple[tuple[re.Pattern[str], Term], ...]
+    patterns: Patterns
     descriptors: frozenset[tuple[str, ...]]
 
     def lineage(self, name: str | None) -> tuple[str, ...]:
@@ -81,6 +115,24 @@ class Ontology:
             term = self.terms.get(name)
             name = term.parent if term is not None else None
         return tuple(names)
+
+    def shows(self, name: str) -> frozenset[str]:
+        """Returns the pathologies that can't be denied beside this one: its lineage, and what it appears as."""
+        shown: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for each in self.lineage(waiting.pop()):
+                shown.add(each)
+                term = self.terms.get(each)
+                if term is not None and term.appears_as is not None:
+                    waiting.append(term.appears_as)
+        return frozenset(shown)
+
+    def may_be_in(self, term: Term, place: str) -> bool:
+        """Returns whether a pathology can lie in a place: in any, when it implies none."""
+        if term.anatomy is None or place in term.places:
+            return True
+        return self.lineage(place)[-1] == self.lineage(term.anatomy)[-1]
 
     def longest(self, words: Sequence[str], start: int) -> tuple[int, Term] | None:
         """Returns (end, term) of the longest wording that begins at ``start``, or None."""
@@ -95,6 +147,7 @@ class Ontology:
         return best
 
 
+@lru_cache(maxsize=50_000)
 def fold(word: str) -> str:
     """Returns a lower-case word with its plural ending removed."""
     word = word.lower()
@@ -129,8 +182,9 @@ def load_ontology() -> Ontology:
                 if node.term is not None and node.term.name != name:
                     raise ValueError(f"ontology.yaml: {wording!r} belongs to {node.term.name!r} and {name!r}")
                 node.term = term
-            patterns += [(re.compile(rf"\b(?:{p})\b"), term) for p in entry.get("patterns", ())]
+            patterns += [(pattern, term) for pattern in entry.get("patterns", ())]
     for term in terms.values():
-        if term.parent is not None and term.parent not in terms:
-            raise ValueError(f"ontology.yaml: parent {term.parent!r} of {term.name!r} is not a term")
-    return Ontology(terms, trie, tuple(patterns), descriptors)
+        unknown = {term.parent, term.appears_as, term.anatomy, *term.places} - {None} - terms.keys()
+        if unknown:
+            raise ValueError(f"ontology.yaml: {term.name!r} names {unknown}, which it doesn't list")
+    return Ontology(terms, trie, Patterns(patterns), descriptors)

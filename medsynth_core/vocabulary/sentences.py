@@ -9,24 +9,25 @@ from medsynth_core.vocabulary.ontology import fold
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(\"'X_])|\n+|;\s+|(?<=[a-z]{3})\.(?=[A-Z])|(?:^|\s)\d{1,2}[.)]\s+(?=[A-Z])")
 _LIST_NUMBER = re.compile(r"\d{1,2}[.)]")
 _WORD = re.compile(r"[A-Za-z][A-Za-z]*(?:'s)?|\d+(?:\.\d+)?|[,:?()]")
-_SHORT = (
-    (re.compile(r"\s-+\s"), " : "),
-    (re.compile(r"\b[wW]/[oO]\b"), "without"),
-    (re.compile(r"\b[eE]/[oO]\b"), "evidence of"),
-    (re.compile(r"\b[wW]/\s?"), "with "),
-    (re.compile(r"\b[sS]/[pP]\b"), "status post"),
-    (re.compile(r"\b[rR]/[oO]\b"), "rule out"),
-    (re.compile(r"\b[cC]/[wW]\b"), "consistent with"),
-    (re.compile(r"\b[bB]/[lL]\b"), "bilateral"),
-    (re.compile(r"\bRt\b\.?|\b[rR]t\.|\bR(?=\s+[a-z])|\(R\)"), "right"),
-    (re.compile(r"\bLt\b\.?|\b[lL]t\.|\bL(?=\s+[a-z])|\(L\)"), "left"),
-    (re.compile(r"\b[bB]ilat\b\.?"), "bilateral"),
-    (re.compile(r"\b[vV]s\b\.?"), "versus"),
-    (re.compile(r"\b[cC]an not\b"), "cannot"),
-    (re.compile(r"\b[nN]eg\b\.?"), "negative"),
-    (re.compile(r"\b[pP]oss\b\.?"), "possible"),
-)
+_SHORT = {
+    " : ": r"\s-+\s",
+    "without": r"\b[wW]/[oO]\b",
+    "evidence of": r"\b[eE]/[oO]\b",
+    "with ": r"\b[wW]/\s?",
+    "status post": r"\b[sS]/[pP]\b",
+    "rule out": r"\b[rR]/[oO]\b",
+    "consistent with": r"\b[cC]/[wW]\b",
+    "bilateral": r"\b[bB](?:/[lL]\b|ilat\b\.?)",
+    "right": r"\bRt\b\.?|\brt\.|\bR(?=\s+[a-z])|\(R\)",
+    "left": r"\bLt\b\.?|\blt\.|\bL(?=\s+[a-z])|\(L\)",
+    "versus": r"\b[vV]s\b\.?",
+    "cannot": r"\b[cC]an not\b",
+    "negative": r"\b[nN]eg\b\.?",
+    "possible": r"\b[pP]oss\b\.?",
+}
 """Abbreviations of prose; those of anatomy and findings are synonyms in the ontology."""
+_ANY_SHORT = re.compile("|".join(f"({pattern})" for pattern in _SHORT.values()))
+_LONG = tuple(_SHORT)
 _LOBES = {
     "rul": ("right", "upper", "lobe"),
     "rml": ("right", "middle", "lobe"),
@@ -52,9 +53,7 @@ def split_sentences(text: str) -> list[str]:
 
 def spell_out(sentence: str) -> str:
     """Returns a sentence with the abbreviations of prose in full: ``w/o``, ``s/p``, ``b/l``, ``Rt.``, ``L base``."""
-    for pattern, words in _SHORT:
-        sentence = pattern.sub(words, sentence)
-    return sentence
+    return _ANY_SHORT.sub(lambda found: _LONG[(found.lastindex or 1) - 1], sentence)
 
 
 def split_words(sentence: str) -> list[str]:

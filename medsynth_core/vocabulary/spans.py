@@ -65,12 +65,8 @@ def find_spans(tokens: Sequence[str], words: Sequence[str]) -> list[Span]:
             described = _described(words, position) if term.kind == "pathology" else position
             spans.append(Span(position, end, term, described))
             position = end
-    text = " ".join(words)
-    for pattern, term in ontology.patterns:
-        for match in pattern.finditer(text):
-            start = text.count(" ", 0, match.start())
-            end = start + match.group().count(" ") + 1
-            spans = _with_pattern(spans, Span(start, end, term, start, literal=False))
+    for start, end, term in ontology.patterns.find(words):
+        spans = _with_pattern(spans, Span(start, end, term, start, literal=False))
     return sorted(spans, key=lambda span: (span.start, span.end))
 
 

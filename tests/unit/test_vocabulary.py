@@ -48,9 +48,10 @@ def test_what_a_sentence_asserts(text: str, expected: set[str]) -> None:
 
 
 def status(text: str, finding: str) -> str:
-    """Returns what a sentence says of a finding or a kind of it: present, uncertain, absent or missed."""
+    """Returns what a sentence says of a finding, else of kinds of it: present, uncertain, absent or missed."""
     lineage = load_ontology().lineage
-    found = [m for m in mine_report(text) if m.kind == "pathology" and finding in lineage(m.term)]
+    mentions = [m for m in mine_report(text) if m.kind == "pathology"]
+    found = [m for m in mentions if m.term == finding] or [m for m in mentions if finding in lineage(m.term)]
     if any(mention.asserted for mention in found):
         return "present"
     if any(mention.uncertain for mention in found):

@@ -80,17 +80,20 @@ class BatchProvider:
 
         Raises:
             ConfigError: the server refuses the key, the model or the batch.
-            BudgetError: the budget doesn't suffice for all; what it suffices for has been yielded.
+            BudgetError: the budget suffices for no call. Where it suffices for some, these are yielded: once they
+                are settled, it may suffice for more.
             TransientError: the server fails, or a batch isn't ready within ``batch_wait_h``.
         """
         wanted = {(a.key, a.attempt): a for a in assignments}
-        end: BudgetError | None = None
+        answered = 0
         try:
             out = {key for kept in account.ledger.batches() for call in _calls(kept).values() for key in call.asked}
             end = self._hand_in([a for key, a in wanted.items() if key not in out], account)
             for kept in account.ledger.batches():
                 if any(key in wanted for call in _calls(kept).values() for key in call.asked):
-                    yield from self._settle(kept, wanted, account)
+                    for reply in self._settle(kept, wanted, account):
+                        answered += 1
+                        yield reply
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ConfigError(f"the LLM server refused OPENAI_API_KEY (HTTP {error.status_code})") from error
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
@@ -103,7 +106,7 @@ class BatchProvider:
                 f"the LLM server refused a batch (HTTP {error.status_code}): {error.message[:200]}; "
                 f"set prompts.openai.mode=direct if it has no Batch API"
             ) from error
-        if end is not None:
+        if end is not None and not answered:
             raise end
 
     def _hand_in(self, assignments: list[Assignment], account: Account) -> BudgetError | None:

@@ -61,17 +61,10 @@ _TOUCHED = {
 _SIZES = {"mild": "small", "moderate": "moderate", "severe": "large"}
 _SIZED = frozenset(
     {
-        "effusion",
-        "pneumothorax",
-        "nodule",
-        "mass",
-        "opacity",
-        "consolidation",
-        "infiltrate",
-        "hernia",
-        "pneumoperitoneum",
+        "consolidation", "cyst", "density", "effusion", "granuloma", "hernia", "infiltrate", "mass", "nodule",
+        "opacity", "plaque", "pneumoperitoneum", "pneumothorax", "scar",
     }
-)
+)  # fmt: skip
 """Last words of findings that are small or large, not mild or severe."""
 _COUNTED = frozenset(
     {
@@ -80,6 +73,7 @@ _COUNTED = frozenset(
         "scar", "contusion", "body", "lobe", "deformity", "deviation", "shift",
     }
 )  # fmt: skip
+_NEVER_ONE = frozenset({"osteophyte"})
 _PLURALS = {"pneumothorax": "pneumothoraces", "opacity": "opacities", "density": "densities", "mass": "masses"}
 _AT = ("base", "apex", "angle", "hilum", "arch")
 _PAIRED = {
@@ -95,7 +89,7 @@ _PAIRED = {
 """Places of which there are a left and a right one, and what both are called."""
 _HOW = {"mild": "mildly", "moderate": "moderately", "severe": "markedly"}
 _ADJECTIVES = frozenset({"elevated", "tortuous"})
-_BEFORE = ("lobe", "lung", "rib", "clavicle", "scapula", "shoulder", "lingula")
+_BEFORE = ("lobe", "lung", "rib", "clavicle", "scapula", "shoulder")
 
 
 class TemplateProvider:
@@ -109,7 +103,8 @@ class TemplateProvider:
         self._seed = seed
         counts = [c for c in vocabulary.pathology if c.n_negated >= vocabulary.min_studies]
         self._denied = [c.term for c in sorted(counts, key=lambda c: (-c.n_negated, c.term))[:10]]
-        self._regions = [region for region in _NORMAL if region in vocabulary.terms("anatomy")]
+        known = {"lung", "heart", *vocabulary.terms("anatomy")}  # of these two every report may speak
+        self._regions = [region for region in _NORMAL if region in known]
 
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
         """Yields a text for every request; complaints only choose other wordings."""
@@ -140,9 +135,9 @@ class TemplateProvider:
         return [_pick(_NORMAL[region], draw) for region in [*first, *others][:wanted]]
 
     def _denials(self, request: PromptRequest, draw: np.random.Generator) -> list[str]:
-        """Returns which pathologies are denied: none that is asked for, or that an asked one is a kind of."""
-        lineage = load_ontology().lineage
-        asked = {name for finding in request.findings for name in lineage(finding.pathology)}
+        """Returns which pathologies are denied: none that an asked one is, or appears as."""
+        shows = load_ontology().shows
+        asked = {name for finding in request.findings for name in shows(finding.pathology)}
         free = [name for name in self._denied if name not in asked]
         n = min(len(free), int(draw.choice([0, 1, 2, 2, 3])))
         if not n:
@@ -171,7 +166,9 @@ def _phrase(finding: RequestedFinding, explicit: bool) -> tuple[str, bool, bool]
     place, before, after = finding.anatomy, "", ""
     if place is not None and place not in finding.pathology and (place != _implied(finding) or explicit):
         preposition = "at" if place.endswith(_AT) else "in"
-        if place.split()[-1] in _BEFORE and place != "lung":
+        if place == "lingula":  # there is one, on the left
+            after, side = "in the lingula", ""
+        elif place.split()[-1] in _BEFORE and place != "lung":
             before = place
         elif place in _PAIRED and side == "bilateral":
             after = f"{preposition} the {_PAIRED[place]}"
@@ -184,7 +181,8 @@ def _phrase(finding: RequestedFinding, explicit: bool) -> tuple[str, bool, bool]
     elif before and words[0] == "lung":
         words = words[1:]
     counted = last in _COUNTED
-    several = (counted and side == "bilateral") or (last.endswith("s") and not last.endswith(("ss", "is", "us")))
+    several = last.endswith("s") and not last.endswith(("ss", "is", "us"))
+    several = several or (counted and (side == "bilateral" or last in _NEVER_ONE))
     if counted and several:
         words = [*words[:-1], _PLURALS.get(last, f"{last}s")]
     return " ".join(f"{severity} {side} {before} {' '.join(words)} {after}".split()), counted, several

@@ -1,0 +1,172 @@
+"""A chat model made on the spot, run here and behind ``transformers serve``, an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import SecretStr
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import LocalLLMConfig, OpenAIConfig
+from medsynth_core.errors import InputError
+from medsynth_core.progress import silent
+from medsynth_core.prompts import stage
+from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.ledger import Ledger
+from medsynth_core.prompts.providers.local import LocalProvider
+from medsynth_core.prompts.providers.openai import OpenAIProvider
+from medsynth_core.prompts.records import Assignment, Draft
+from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.vocabulary.vocabulary import Vocabulary
+from tests.conftest import tiny
+
+pytestmark = pytest.mark.integration
+TEXT = "The lungs are clear. Heart size is normal."
+TEMPLATE = "{% for m in messages %}{{ m['content'][:24] }}\n{% endfor %}{% if add_generation_prompt %}> {% endif %}"
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that has learnt to say one sentence of a normal chest, whatever it is asked."""
+    folder = tmp_path_factory.mktemp("chat")
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    base.decoder = decoders.ByteLevel()
+    base.train_from_iterator(
+        [TEXT] * 4,
+        trainers.BpeTrainer(
+            vocab_size=320, special_tokens=["<pad>", "<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=4, max_position_embeddings=4096, eos_token_id=1, pad_token_id=0, bos_token_id=None,
+        )
+    )  # fmt: skip
+    prompt = "You write the findings s\n" + '{"vocabulary": {"anatomy"'[:24] + "\n> "
+    given = tokenizer(prompt)["input_ids"]
+    said = [*tokenizer(TEXT)["input_ids"], 1]
+    ids = torch.tensor([given + said])
+    labels = torch.tensor([[-100] * len(given) + said])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.01
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
+    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
+
+
+def drafts_of(folder: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths], **changes: float) -> list[Draft]:
+    provider = LocalProvider(LocalLLMConfig(model=str(folder), batch_size=4, **changes), vocabulary, "cpu")  # type: ignore[arg-type]
+    requests = sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
+    account = Account(Ledger(None), "plan", OpenAIConfig())
+    replies = provider.write([Assignment(r.prompt_id, r) for r in requests], account)
+    return [draft for reply in replies for draft in reply.drafts]
+
+
+def test_a_local_model_writes(chat_model: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths]) -> None:
+    drafts = drafts_of(chat_model, vocabulary, trained, temperature=0.0)
+    assert [draft.text for draft in drafts] == [TEXT] * 6
+    assert all(draft.usage.input_tokens and draft.usage.output_tokens for draft in drafts)
+    again = [drafts_of(chat_model, vocabulary, trained, temperature=1.5) for _ in range(2)]
+    assert again[0] == again[1], "the same requests give the same texts"
+
+
+def test_a_local_answer_that_is_cut_off_is_a_problem(
+    chat_model: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths]
+) -> None:
+    drafts = drafts_of(chat_model, vocabulary, trained, temperature=0.0, max_new_tokens=3)
+    assert {draft.problem for draft in drafts} == {
+        "answer: cut off at the token limit (prompts.transformers.max_new_tokens)"
+    }
+
+
+def test_the_stage_with_a_local_model(chat_model: Path, trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """One text is accepted once, for a normal chest; the other requests are rejected for what is wrong with it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "vocabulary").symlink_to(trained[1].vocabulary)
+    local = {"model": str(chat_model), "temperature": 0.0}
+    config = tiny(prompts={"n": 8, "provider": "transformers", "normal_fraction": 0.5, "transformers": local})
+    report = stage.run(config, Paths(tmp_path), silent)
+    assert report.accepted == 1
+    assert set(report.rejected) == {"missing", "duplicate"}
+    assert sum(report.rejected.values()) == 7
+    assert report.input_tokens > 0
+    assert report.spent_tokens == 0
+
+
+def test_a_model_that_is_not_there_is_one_clear_error(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no tokenizer there"):
+        LocalProvider(LocalLLMConfig(model=str(tmp_path)), vocabulary, "cpu")
+
+
+@pytest.fixture(scope="module")
+def served(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of ``transformers serve``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("served") / "server.log"
+    program = str(Path(sys.executable).parent / "transformers")
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [program, "serve", str(chat_model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+        try:
+            for _ in range(240):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except OSError:
+                    if server.poll() is not None:
+                        pytest.fail(f"transformers serve ended: {log.read_text()[-2000:]}")
+                    time.sleep(0.5)
+            else:
+                pytest.fail(f"transformers serve did not start: {log.read_text()[-2000:]}")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def test_an_openai_compatible_server_of_another_maker(
+    served: str, chat_model: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths]
+) -> None:
+    """The protocol holds: a schema that it doesn't take, its usage, and an answer that is no JSON."""
+    config = OpenAIConfig(base_url=served, model=str(chat_model), prompts_per_call=2, concurrency=2, temperature=0.0)
+    provider = OpenAIProvider(config, vocabulary, SecretStr("any"))
+    requests = sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
+    account = Account(Ledger(None), "plan", config)
+    replies = list(provider.write([Assignment(r.prompt_id, r) for r in requests], account))
+    drafts = [draft for reply in replies for draft in reply.drafts]
+    assert len(drafts) == 6
+    assert {draft.problem for draft in drafts} == {"answer: no JSON in it"}
+    assert all(TEXT in reply.raw for reply in replies)
+    assert account.ledger.spent("plan")[0] == sum(draft.usage.total for draft in drafts) > 0
