@@ -36,6 +36,7 @@ from medsynth_core.config.load import configure
 from medsynth_core.corpus import stage as corpus_stage
 from medsynth_core.corpus.normalised import STUDIES_SCHEMA
 from medsynth_core.progress import silent
+from medsynth_core.vocabulary import stage as vocabulary_stage
 from medsynth_core.vocabulary.mining import Mention, mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
 
@@ -179,22 +180,26 @@ def speed(openi: Path, spacy: Annotated[str, typer.Option(help="Interpreter that
 
 @app.command()
 def memory(openi: Path) -> None:
-    """Most memory of the vocabulary stage, workers included, on 1, 10 and 100 times the corpus.
+    """Most memory of the vocabulary stage, workers included, on 1, 10 and 100 times the corpus, on one core and on all.
 
     Every copy of a report has numbers of its own, so that no cache of sentences makes the copies cheap.
     """
     base = Path(tempfile.mkdtemp())
-    table = Table("reports", "peak MiB", "processes", "seconds", "reports /s", "ratio")
-    first = 0.0
+    table = Table("reports", "processes", "peak MiB", "ratio", "seconds", "reports /s")
+    every = os.sched_getaffinity(0)
+    first: dict[int, float] = {}
     for times in (1, 10, 100):
         root = base / f"times-{times}"
         n = write_corpus(openi, root, times)
-        start = time.perf_counter()
-        peak, processes = peak_of_stage(root)
-        seconds = time.perf_counter() - start
-        first = first or peak
-        row = (f"{peak:.0f}", str(processes), f"{seconds:.1f}", f"{n / seconds:.0f}", f"{peak / first:.3f}")
-        table.add_row(str(n), *row)
+        for cores in ({min(every)}, every):
+            processes = min(len(cores), vocabulary_stage.processes_for(n))
+            if processes < len(cores):
+                continue  # a small corpus is mined by fewer
+            start = time.perf_counter()
+            peak = peak_of_stage(root, cores)
+            seconds = time.perf_counter() - start
+            ratio = peak / first.setdefault(processes, peak)
+            table.add_row(str(n), str(processes), f"{peak:.0f}", f"{ratio:.3f}", f"{seconds:.1f}", f"{n / seconds:.0f}")
         shutil.rmtree(root)
     console.print(table)
 
@@ -316,9 +321,11 @@ def write_corpus(openi: Path, root: Path, times: int) -> int:
     return times * len(rows)
 
 
-def peak_of_stage(root: Path) -> tuple[float, int]:
-    """Returns the most MiB that the vocabulary stage and its workers hold, and how many processes they are."""
+def peak_of_stage(root: Path, cores: set[int]) -> float:
+    """Returns the most MiB that the vocabulary stage and its workers hold on the given cores."""
     script = (
+        "import os\n"
+        f"os.sched_setaffinity(0, {sorted(cores)})\n"
         "from pathlib import Path\n"
         "from medsynth_core.config import Config, Paths\n"
         "from medsynth_core.progress import silent\n"
@@ -326,18 +333,17 @@ def peak_of_stage(root: Path) -> tuple[float, int]:
         f"stage.run(Config(), Paths(Path({str(root)!r})), silent)\n"
     )
     child = psutil.Popen([sys.executable, "-c", script])
-    peak, most = 0.0, 0
+    peak = 0.0
     while child.poll() is None:
         try:
-            family = [child, *child.children(recursive=True)]
-            held = [process.memory_info().rss for process in family]
+            held = [process.memory_info().rss for process in (child, *child.children(recursive=True))]
         except psutil.NoSuchProcess:
             continue
-        peak, most = max(peak, sum(held) / 2**20), max(most, len(family))
+        peak = max(peak, sum(held) / 2**20)
         time.sleep(0.05)
     if child.returncode:
         raise SystemExit("the stage failed")
-    return peak, most
+    return peak
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Corpus:
     def study_batches(self, rows: int) -> Iterator[list[dict[str, Any]]]:
         """Yields the studies of all splits in order, ``rows`` at a time, with the columns of ``STUDIES_SCHEMA``."""
         with pq.ParquetFile(self.folder / "studies.parquet") as table:
-            for batch in table.iter_batches(rows):
+            for batch in table.iter_batches(rows, use_threads=False):  # threads hold arenas that only grow
                 yield batch.to_pylist()
 
     def studies(self, split: str | None = None) -> pa.Table:

@@ -104,7 +104,7 @@ def _narrower(first: str | None, second: str | None) -> str | None:
     return second if first in load_ontology().lineage(second)[1:] else first
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=4_000)
 def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
     tokens = split_words(spell_out(sentence))
     words = fold_words(tokens)
@@ -133,7 +133,7 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
                     any(negated[span.start : span.end]),
                     any(uncertain[span.start : span.end]),
                     side or "none",
-                    modifier(severities, words, span, pathologies, after=False),
+                    modifier(severities, words, span, pathologies, after=False) if span.term.graded else None,
                     anatomy,
                     _wording(tokens, words, span),
                     " ".join([*described, span.term.name]) if described else None,

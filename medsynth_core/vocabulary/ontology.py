@@ -46,6 +46,7 @@ class Term:
         whole: of a finding of a whole organ, which has no place or side in it.
         places: where a pathology may be beside its implied anatomy and the parts of that.
         appears_as: a pathology that nobody who reports this one would deny.
+        graded: whether a severity says something of it.
         refined: anatomy -> what the pathology is called there.
         listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
     """
@@ -58,6 +59,7 @@ class Term:
     whole: bool = False
     places: Sequence[str] = field(default=(), hash=False)
     appears_as: str | None = None
+    graded: bool = True
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
     listed: bool = True
 
@@ -122,10 +124,10 @@ class Ontology:
         waiting = [name]
         while waiting:
             for each in self.lineage(waiting.pop()):
-                shown.add(each)
                 term = self.terms.get(each)
-                if term is not None and term.appears_as is not None:
+                if each not in shown and term is not None and term.appears_as is not None:
                     waiting.append(term.appears_as)
+                shown.add(each)
         return frozenset(shown)
 
     def may_be_in(self, term: Term, place: str) -> bool:
@@ -147,7 +149,7 @@ class Ontology:
         return best
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=8_000)
 def fold(word: str) -> str:
     """Returns a lower-case word with its plural ending removed."""
     word = word.lower()

@@ -131,7 +131,7 @@ def _mine(corpus: Corpus, min_patients: int, processes: int) -> Iterable[tuple[C
 def _keep_known(mined: Path, labels: Path, known: set[str]) -> None:
     """Copies labels, batch by batch, without findings that are not in the vocabulary."""
     with pq.ParquetFile(mined) as source, pq.ParquetWriter(labels, LABELS_SCHEMA) as writer:
-        for batch in source.iter_batches(_ROWS_A_BATCH):
+        for batch in source.iter_batches(_ROWS_A_BATCH, use_threads=False):
             rows = batch.to_pylist()
             for row in rows:
                 row["findings"] = [finding for finding in row["findings"] if finding["pathology"] in known]

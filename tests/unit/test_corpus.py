@@ -121,6 +121,29 @@ def test_sections_keep_findings_and_impression_only() -> None:
     assert parse_sections("Lungs are clear.") == ("Lungs are clear.", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "sections"),
+    [
+        (
+            "FINAL REPORT\nEXAMINATION: CHEST (PA AND LAT)\nINDICATION: Fall from a ladder.\nTECHNIQUE: Two views.\n"
+            "COMPARISON: None.\nFINDINGS:\nThe heart is large.\nIMPRESSION:\n1. Cardiomegaly.",
+            ("The heart is large.", "1. Cardiomegaly."),
+        ),
+        ("PORTABLE CHEST, AP UPRIGHT: Lungs are clear. IMPRESSION: Normal.", ("Lungs are clear.", "Normal.")),
+        (
+            "HISTORY\nCough for a week.\nFINDINGS\nNo effusion.\nIMPRESSION\nNormal chest.",
+            ("No effusion.", "Normal chest."),
+        ),
+        ("REASON FOR EXAM: Pneumonia?\nFINDINGS AND IMPRESSION: Clear lungs.", ("Clear lungs.", "")),
+        ("CLINICAL DATA: 50 years. FINDINGS/IMPRESSION: Clear.", ("Clear.", "")),
+        ("Heart: enlarged. Effusion: none.", ("Heart: enlarged. Effusion: none.", "")),
+        ("Findings\nare unchanged in the chest", ("Findings are unchanged in the chest", "")),
+    ],
+)
+def test_sections_of_several_houses(text: str, sections: tuple[str, str]) -> None:
+    assert parse_sections(text) == sections
+
+
 def test_the_phantom_corpus_holds_a_patient_in_one_split(trained: tuple[Config, Paths]) -> None:
     rows = Corpus.open(trained[1].corpus).studies().to_pylist()
     splits: dict[str, set[str]] = {}
