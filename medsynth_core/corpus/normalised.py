@@ -67,9 +67,7 @@ class Corpus:
 
     def study_batches(self, rows: int) -> Iterator[list[dict[str, Any]]]:
         """Yields the studies of all splits in order, ``rows`` at a time, with the columns of ``STUDIES_SCHEMA``."""
-        with pq.ParquetFile(self.folder / "studies.parquet") as table:
-            for batch in table.iter_batches(rows, use_threads=False):  # threads hold arenas that only grow
-                yield batch.to_pylist()
+        yield from row_batches(self.folder / "studies.parquet", rows)
 
     def studies(self, split: str | None = None) -> pa.Table:
         """Returns the studies of a split (all when None), columns of ``STUDIES_SCHEMA``."""
@@ -89,6 +87,18 @@ class Corpus:
     @cached_property
     def _chunks(self) -> list[npt.NDArray[np.uint8]]:
         return [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("images-*.npy"))]
+
+
+def row_batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
+    """Yields the rows of a Parquet file in order, at most ``rows`` at a time.
+
+    One row group is read at a time, by this thread: else Arrow reads ahead to the end of the file, and its threads hold
+    arenas that only grow.
+    """
+    with pq.ParquetFile(path) as table:
+        for group in range(table.num_row_groups):
+            for batch in table.iter_batches(rows, row_groups=[group], use_threads=False):
+                yield batch.to_pylist()
 
 
 def _of_split(table: pa.Table, split: str | None) -> pa.Table:

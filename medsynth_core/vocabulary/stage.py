@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsynth_core.config import Config, Paths
-from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.corpus.normalised import Corpus, row_batches
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
@@ -130,9 +130,8 @@ def _mine(corpus: Corpus, min_patients: int, processes: int) -> Iterable[tuple[C
 
 def _keep_known(mined: Path, labels: Path, known: set[str]) -> None:
     """Copies labels, batch by batch, without findings that are not in the vocabulary."""
-    with pq.ParquetFile(mined) as source, pq.ParquetWriter(labels, LABELS_SCHEMA) as writer:
-        for batch in source.iter_batches(_ROWS_A_BATCH, use_threads=False):
-            rows = batch.to_pylist()
+    with pq.ParquetWriter(labels, LABELS_SCHEMA) as writer:
+        for rows in row_batches(mined, _ROWS_A_BATCH):
             for row in rows:
                 row["findings"] = [finding for finding in row["findings"] if finding["pathology"] in known]
             writer.write_table(pa.Table.from_pylist(rows, schema=LABELS_SCHEMA))
