@@ -29,7 +29,8 @@ class PromptPlan:
         findings_a_prompt: prompts by their number of findings.
         pathologies, sides, severities, places: findings by each.
         corpus_share, plan_share: of each pathology among all findings.
-        calls, usage, usd: expected; ``usd`` is None without prices, and all are 0 for a provider without calls.
+        calls, input_tokens, output_tokens, usd: expected; ``usd`` is None without prices, and all are 0 for a provider
+            without calls.
     """
 
     requested: int
