@@ -50,21 +50,8 @@ def plan_prompts(root: str, config: Config) -> None:
     from medsynth_core.prompts import stage
 
     plan = stage.plan(config, Paths(Path(root)))
-    rows = [
-        {
-            "pathology": name,
-            "findings": plan.pathologies.get(name, 0),
-            "share": f"{plan.plan_share.get(name, 0.0):.1%}",
-            "in the corpus": f"{share:.1%}",
-        }
-        for name, share in plan.corpus_share.items()
-    ]
-    cost = plan.cost if plan.calls else "none, nothing is asked of a server"
-    create_table_artifact(
-        key="prompt-plan",
-        table=rows,
-        description=f"{plan.requested} prompts, {plan.normal} of them normal. Cost: {cost}",
-    )
+    about = f"{plan.requested} prompts, {plan.normal} of them normal. Cost: {plan.cost}"
+    create_table_artifact(key="prompt-plan", table=plan.rows, description=about)
 
 
 @task(

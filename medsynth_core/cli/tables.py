@@ -36,17 +36,11 @@ def plan_tables(plan: PromptPlan) -> None:
     console = Console()
     sizes = ", ".join(f"{n} with {size}" for size, n in sorted(plan.findings_a_prompt.items()))
     table = Table(title=f"{plan.requested} prompts ({sizes} findings)")
-    for heading, where in (
-        ("pathology", "left"),
-        ("findings", "right"),
-        ("share", "right"),
-        ("in the corpus", "right"),
-    ):
-        table.add_column(heading, justify=where)  # type: ignore[arg-type]
-    for name, share in plan.corpus_share.items():
-        asked = plan.pathologies.get(name, 0)
-        table.add_row(name, str(asked), f"{plan.plan_share.get(name, 0.0):.1%}", f"{share:.1%}")
+    for heading in plan.rows[0]:
+        table.add_column(heading, justify="left" if heading == "pathology" else "right")
+    for row in plan.rows:
+        table.add_row(*row.values())
     console.print(table)
     for heading, counts in (("side", plan.sides), ("severity", plan.severities), ("place", plan.places)):
         console.print(f"{heading}: {', '.join(f'{name} {n}' for name, n in counts.items())}")
-    console.print(f"cost: {plan.cost}" if plan.calls else "cost: none, nothing is asked of a server")
+    console.print(f"cost: {plan.cost}")

@@ -60,7 +60,6 @@ class Ledger:
         Raises:
             StateError: the file is no ledger, or another process uses it.
         """
-        self._path = path
         self._lock = threading.RLock()
         try:
             if path is not None:

@@ -50,11 +50,26 @@ class PromptPlan:
     @property
     def cost(self) -> str:
         """What it will take, in words."""
+        if not self.calls:
+            return "none, nothing is asked of a server"
         price = "at unknown prices" if self.usd is None else f"about {self.usd:.2f} USD"
         return (
             f"about {self.calls} calls, {self.input_tokens} input and {self.output_tokens} output tokens, {price}; "
             f"a fifth more is counted for texts that are asked for again"
         )
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """A row a pathology of the corpus, for a table: its findings, their share, and its share in the corpus."""
+        return [
+            {
+                "pathology": name,
+                "findings": str(self.pathologies.get(name, 0)),
+                "share": f"{self.plan_share.get(name, 0.0):.1%}",
+                "in the corpus": f"{share:.1%}",
+            }
+            for name, share in self.corpus_share.items()
+        ]
 
 
 def describe(requests: Sequence[PromptRequest], vocabulary: Vocabulary, config: PromptsConfig) -> PromptPlan:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -17,19 +17,25 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from benchmarks.llm_server import LLMServer
+from benchmarks.llm_server import serving as serving_llm
+from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import StoreConfig
+from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _FREE_CALLS = 3
 """Calls of ``guarded`` before the server starts to check signatures: user, policy, key."""
 
 
 @contextmanager
-def serving(program: str, folder: Path, health: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """Runs an S3-protocol server beside this interpreter on a free port and yields its address.
+def serving(
+    program: str, folder: Path, health: str, environment: Mapping[str, str], arguments: Sequence[str] = ()
+) -> Iterator[str]:
+    """Runs a server beside this interpreter on a free port and yields its address.
 
     Args:
         health: path that answers as soon as the server is ready.
-        environment: variables to set; ``{port}`` stands for the port.
+        environment, arguments: variables to set, and what follows the program; ``{port}`` stands for the port.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,7 +45,7 @@ def serving(program: str, folder: Path, health: str, environment: Mapping[str, s
     settings = {name: value.format(port=port) for name, value in environment.items()}
     with log.open("w") as output:
         server = subprocess.Popen(
-            [str(Path(sys.executable).parent / program)],
+            [str(Path(sys.executable).parent / program), *(each.format(port=port) for each in arguments)],
             env={**os.environ, **settings},
             stdout=output,
             stderr=output,
@@ -60,6 +66,18 @@ def serving(program: str, folder: Path, health: str, environment: Mapping[str, s
         finally:
             server.terminate()
             server.wait(10)
+
+
+@pytest.fixture
+def server() -> Iterator[LLMServer]:
+    """An OpenAI-compatible server that answers well until its script says otherwise."""
+    yield from serving_llm()
+
+
+@pytest.fixture
+def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
+    """The vocabulary of the trained workspace."""
+    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from benchmarks.llm_server import LLMServer, serving
+from benchmarks.llm_server import LLMServer
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import OpenAIConfig
 from medsynth_core.errors import BudgetError, ConfigError, TransientError
@@ -22,16 +21,6 @@ from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def server() -> Iterator[LLMServer]:
-    yield from serving()
-
-
-@pytest.fixture
-def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
-    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
 
 
 @pytest.fixture

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +24,7 @@ from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from tests.conftest import tiny
+from tests.integration.conftest import serving
 
 pytestmark = pytest.mark.integration
 TEXT = "The lungs are clear. Heart size is normal."
@@ -73,11 +68,6 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
-    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
 
 
 def drafts_of(folder: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths], **changes: float) -> list[Draft]:
@@ -127,33 +117,10 @@ def test_a_model_that_is_not_there_is_one_clear_error(vocabulary: Vocabulary, tm
 @pytest.fixture(scope="module")
 def served(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of ``transformers serve``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("served") / "server.log"
-    program = str(Path(sys.executable).parent / "transformers")
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [program, "serve", str(chat_model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                    break
-                except OSError:
-                    if server.poll() is not None:
-                        pytest.fail(f"transformers serve ended: {log.read_text()[-2000:]}")
-                    time.sleep(0.5)
-            else:
-                pytest.fail(f"transformers serve did not start: {log.read_text()[-2000:]}")
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-            server.wait(10)
+    arguments = ("serve", str(chat_model), "--host", "127.0.0.1", "--port", "{port}", "--device", "cpu")
+    folder = tmp_path_factory.mktemp("served")
+    with serving("transformers", folder, "/health", {"HF_HUB_OFFLINE": "1"}, arguments) as address:
+        yield f"{address}/v1"
 
 
 def test_an_openai_compatible_server_of_another_maker(

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
-from benchmarks.llm_server import FAULTS, LLMServer, completion, failing, serving
+from benchmarks.llm_server import FAULTS, LLMServer, completion, failing
 from medsynth_core.config import Config, Paths, dump_config
 from medsynth_core.config.tree import OpenAIConfig
 from medsynth_core.errors import BudgetError, ConfigError, StateError, TransientError
@@ -32,16 +31,6 @@ from medsynth_core.vocabulary.vocabulary import Vocabulary
 from tests.conftest import tiny
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def server() -> Iterator[LLMServer]:
-    yield from serving()
-
-
-@pytest.fixture
-def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
-    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
 
 
 @pytest.fixture

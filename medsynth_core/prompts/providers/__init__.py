@@ -51,10 +51,9 @@ def open_provider(config: Config, vocabulary: Vocabulary) -> Provider:
         from medsynth_core.prompts.providers.local import LocalProvider
 
         return LocalProvider(settings.transformers, vocabulary, config.device)
-    if settings.openai.mode == "batch":
-        from medsynth_core.prompts.providers.batch import BatchProvider
-
-        return BatchProvider.from_environment(settings.openai, vocabulary)
+    from medsynth_core.prompts.providers.batch import BatchProvider
     from medsynth_core.prompts.providers.openai import OpenAIProvider
+    from medsynth_core.prompts.providers.server import key_from_environment
 
-    return OpenAIProvider.from_environment(settings.openai, vocabulary)
+    kind = BatchProvider if settings.openai.mode == "batch" else OpenAIProvider
+    return kind(settings.openai, vocabulary, key_from_environment())

@@ -21,7 +21,6 @@ from medsynth_core.prompts.ledger import KeptBatch
 from medsynth_core.prompts.messages import messages_for, told_vocabulary
 from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body, call_bound, split_calls
 from medsynth_core.prompts.providers.openai import settings_of
-from medsynth_core.prompts.providers.server import key_from_environment
 from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usage
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -65,15 +64,6 @@ class BatchProvider:
             max_retries=config.max_retries,
         )
         self.settings = settings_of(config, self._told)
-
-    @classmethod
-    def from_environment(cls, config: OpenAIConfig, vocabulary: Vocabulary) -> BatchProvider:
-        """Returns a provider with the key of OPENAI_API_KEY.
-
-        Raises:
-            ConfigError: the variable isn't set.
-        """
-        return cls(config, vocabulary, key_from_environment())
 
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
         """Yields the replies of batches that are out, then of new ones for the other assignments.

@@ -15,7 +15,7 @@ from medsynth_core.errors import BudgetError, MedsynthError, ModelOutputError, T
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.messages import INSTRUCTION, failed_reply, messages_for, told_vocabulary
 from medsynth_core.prompts.providers.completion import call_bound, split_calls
-from medsynth_core.prompts.providers.server import ChatServer, ServerBusyError, key_from_environment
+from medsynth_core.prompts.providers.server import ChatServer, ServerBusyError
 from medsynth_core.prompts.records import Assignment, Reply, Usage
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -47,15 +47,6 @@ class OpenAIProvider:
         self._told = told_vocabulary(vocabulary)
         self._server = ChatServer(config, key)
         self.settings = settings_of(config, self._told)
-
-    @classmethod
-    def from_environment(cls, config: OpenAIConfig, vocabulary: Vocabulary) -> OpenAIProvider:
-        """Returns a provider with the key of OPENAI_API_KEY.
-
-        Raises:
-            ConfigError: the variable isn't set.
-        """
-        return cls(config, vocabulary, key_from_environment())
 
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
         """Yields a reply a call, ``prompts_per_call`` requests a call, ``concurrency`` calls at once.
