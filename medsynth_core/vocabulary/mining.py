@@ -125,6 +125,8 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
                 place = inner_place(words, span) or nearest_place(words, span, fitting, pathologies)
                 side = modifier(sides, words, span, pathologies, after=True) or (place.side if place else None)
             anatomy = place.name if place else span.term.anatomy
+            if anatomy is not None and not load_ontology().terms[anatomy].paired:
+                side = None
             described = words[span.described : span.start]
             mentions.append(
                 Mention(

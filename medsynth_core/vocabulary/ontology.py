@@ -43,6 +43,7 @@ class Term:
         anatomy: where a pathology is when its sentence doesn't say.
         parent: a broader term, or None.
         side: of an anatomy that exists on one side only.
+        paired: false of an anatomy in the midline: what lies in it has no side.
         whole: of a finding of a whole organ, which has no place or side in it.
         places: where a pathology may be beside its implied anatomy and the parts of that.
         appears_as: a pathology that nobody who reports this one would deny.
@@ -56,6 +57,7 @@ class Term:
     anatomy: str | None = None
     parent: str | None = None
     side: str | None = None
+    paired: bool = True
     whole: bool = False
     places: Sequence[str] = field(default=(), hash=False)
     appears_as: str | None = None

@@ -206,6 +206,14 @@ def test_templates_say_what_was_asked_for_and_nothing_else(attempt: int) -> None
     assert not [problem for problem in problems if problem]
 
 
+def test_no_template_calls_the_lungs_clear_beside_a_large_effusion() -> None:
+    finding = RequestedFinding("pleural effusion", "pleura", "left", "severe")
+    assignments = [Assignment(f"p{i}", PromptRequest(f"p{i}", (finding,), "frontal"), 0) for i in range(100)]
+    account = Account(Ledger(None), "plan", PromptsConfig().openai)
+    replies = list(TemplateProvider(vocabulary(SEEN, TOGETHER), 0).write(assignments, account))
+    assert not [text for reply in replies for text in [reply.drafts[0].text or ""] if "clear" in text]
+
+
 def test_near_duplicates_are_found_and_others_are_not() -> None:
     seen = SeenTexts(0.8)
     first = (

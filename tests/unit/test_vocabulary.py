@@ -75,6 +75,12 @@ def test_abbreviations_are_spelt_out() -> None:
     assert "pneumothorax" not in found
 
 
+def test_what_lies_in_the_midline_has_no_side() -> None:
+    spine, shoulder = "Left degenerative changes.", "Degenerative changes of the left shoulder."
+    sides = [positive_findings(mine_report(text))[0]["side"] for text in (spine, shoulder)]
+    assert sides == ["none", "left"]
+
+
 @pytest.mark.parametrize(
     ("text", "normal"),
     [

@@ -120,7 +120,8 @@ class TemplateProvider:
         return " ".join([*asserted, *rest])
 
     def _normal_regions(self, request: PromptRequest, draw: np.random.Generator) -> list[str]:
-        """Returns which regions are called normal: none that a finding lies in or touches."""
+        """Returns which regions are called normal: none that a finding lies in or touches, nor the lungs beside a large
+        effusion or pneumothorax."""
         lineage = load_ontology().lineage
         places = {
             name
@@ -128,6 +129,8 @@ class TemplateProvider:
             for place in (finding.anatomy, _implied(finding))
             for name in lineage(place)
         }
+        if any(f.severity == "severe" and _implied(f) == "pleura" for f in request.findings):
+            places.add("lung")
         free = [r for r in self._regions if not places & {r, *_TOUCHED.get(r, ())}]
         wanted = int(draw.integers(2, 4)) if request.findings else int(draw.integers(2, 6))
         first = free[:1] if "lung" in free[:1] else []  # an X-ray report speaks of the lungs
