@@ -98,8 +98,8 @@ def finished_shards(store: ObjectStore, run_id: str, n_shards: int) -> dict[int,
         SpecMismatchError, CorruptObjectError: as ``read_record``.
     """
     found = {}
-    for key in store.list(f"runs/{run_id}/shards"):
-        number = key.rsplit("/", 1)[-1].removesuffix(".json")
+    for stored in store.list(f"runs/{run_id}/shards/"):
+        number = stored.key.rsplit("/", 1)[-1].removesuffix(".json")
         if number.isdigit():
             found[int(number)] = read_record(store, run_id, int(number), n_shards)
     return found

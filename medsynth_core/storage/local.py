@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from medsynth_core.errors import StoreError
-from medsynth_core.storage.store import check_key
+from medsynth_core.storage.store import StoredObject, check_key
+
+_UNFINISHED = ".new."
 
 
 class LocalStore:
@@ -44,7 +47,7 @@ class LocalStore:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new.")
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
             temporary = Path(name)
             try:
                 with os.fdopen(handle, "wb") as stream:
@@ -64,12 +67,31 @@ class LocalStore:
             raise self._refusal(key, error) from error
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
-        folder = self.root / prefix
-        if folder.is_dir():
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.name.startswith(".new."):
-                    yield path.relative_to(self.root).as_posix()
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        folder = self.root / prefix.rpartition("/")[0]
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.startswith(_UNFINISHED):
+                found = self._stored(path)
+                if found is not None and found.key.startswith(prefix):
+                    yield found
+
+    def unfinished(self) -> Iterator[StoredObject]:
+        for path in sorted(self.root.rglob(f"{_UNFINISHED}*")):
+            found = self._stored(path)
+            if found is not None:
+                yield found
+
+    def discard(self, unfinished: StoredObject) -> None:
+        self.delete(unfinished.key)
+
+    def _stored(self, path: Path) -> StoredObject | None:
+        """Returns what a file is, or None when it went meanwhile."""
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            return None
+        modified = datetime.fromtimestamp(about.st_mtime, UTC)
+        return StoredObject(path.relative_to(self.root).as_posix(), about.st_size, modified)
 
     def delete(self, key: str) -> None:
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import (
     BotoCoreError,
@@ -20,10 +22,10 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from medsynth_core.errors import StoreError, TransientError
-from medsynth_core.storage.store import check_key
+from medsynth_core.storage.store import StoredObject, check_key
 
 _TRANSIENT = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "503", "500"}
@@ -33,10 +35,12 @@ _CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
 """Another writer is at it and may yet fail: neither ours nor there, so it is asked again."""
 _PASSING = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+_IN_PARTS = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=32 * 2**20, max_concurrency=4)
+"""Larger objects go up in parts, several at a time; a part that fails is sent again alone."""
 
 
 class S3Store:
-    """Objects of one bucket; each put carries a SHA-256 that the server checks."""
+    """Objects of one bucket; each put, or each part of a large one, carries a SHA-256 that the server checks."""
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, region: str | None) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -57,24 +61,29 @@ class S3Store:
                 "s3",
                 endpoint_url=self._endpoint,
                 region_name=self._region or session.region_name or "us-east-1",
-                config=BotoConfig(retries={"mode": "adaptive", "max_attempts": 5}, connect_timeout=10, read_timeout=60),
+                config=BotoConfig(
+                    retries={"mode": "adaptive", "max_attempts": 5},
+                    connect_timeout=10,
+                    read_timeout=60,
+                    max_pool_connections=32,
+                ),
             )
         return self._client_or_none
 
     def get(self, key: str) -> bytes:
-        with self._mapped(key):
-            body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
-            return body
+        return self._read(key)
 
     def get_range(self, key: str, offset: int, size: int) -> bytes:
-        if size == 0:
-            return b""
+        return self._read(key, Range=f"bytes={offset}-{offset + size - 1}") if size else b""
+
+    def _read(self, key: str, **options: str) -> bytes:
+        """Returns a body; one that breaks off is asked for again, which the client itself doesn't do."""
         with self._mapped(key):
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=self._key(key), Range=f"bytes={offset}-{offset + size - 1}"
-            )
-            body: bytes = answer["Body"].read()
-            return body
+            for attempt in _until_whole():
+                with attempt:
+                    answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **options)
+                    body: bytes = answer["Body"].read()
+        return body
 
     def size(self, key: str) -> int | None:
         with self._mapped(key):
@@ -86,6 +95,9 @@ class S3Store:
                 raise
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        if len(data) >= _IN_PARTS.multipart_threshold and not if_absent:
+            self._put_in_parts(key, data)
+            return True
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         with self._mapped(key):
@@ -101,14 +113,39 @@ class S3Store:
                 raise
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def _put_in_parts(self, key: str, data: bytes) -> None:
+        with self._mapped(key):
+            self._client.upload_fileobj(
+                io.BytesIO(data),
+                self._bucket,
+                self._key(key),
+                ExtraArgs={"ChecksumAlgorithm": "SHA256"},
+                Config=_IN_PARTS,
+            )
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
         with self._mapped(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield item["Key"].removeprefix(self._prefix)
+                    yield StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
+
+    def unfinished(self) -> Iterator[StoredObject]:
+        with self._mapped("unfinished uploads"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for page in pages:
+                for item in page.get("Uploads", ()):
+                    yield StoredObject(item["Key"].removeprefix(self._prefix), 0, item["Initiated"], item["UploadId"])
+
+    def discard(self, unfinished: StoredObject) -> None:
+        with self._mapped(unfinished.key):
+            self._client.abort_multipart_upload(
+                Bucket=self._bucket, Key=self._key(unfinished.key), UploadId=unfinished.upload
+            )
 
     def delete(self, key: str) -> None:
         with self._mapped(key):
@@ -149,6 +186,15 @@ class S3Store:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _until_whole() -> Retrying:
+    return Retrying(
+        retry=retry_if_exception_type(_PASSING),
+        stop=stop_after_attempt(4),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        reraise=True,
+    )
 
 
 def _until_decided() -> Retrying:

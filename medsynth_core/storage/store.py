@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import ConfigError, StoreError
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing says of an object.
+
+    Attributes:
+        size: bytes.
+        modified: when it was written, with a time zone.
+        upload: of an unfinished upload, what the store calls it.
+    """
+
+    key: str
+    size: int
+    modified: datetime
+    upload: str | None = None
 
 
 class ObjectStore(Protocol):
@@ -36,8 +54,16 @@ class ObjectStore(Protocol):
         is set and the object stands there."""
         ...
 
-    def list(self, prefix: str) -> Iterator[str]:
-        """Yields the keys below a prefix, sorted."""
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yields the objects whose keys begin with ``prefix``, a folder's with its slash, sorted by key."""
+        ...
+
+    def unfinished(self) -> Iterator[StoredObject]:
+        """Yields uploads that were begun and not ended: in work, or left by a killed writer."""
+        ...
+
+    def discard(self, unfinished: StoredObject) -> None:
+        """Drops an unfinished upload."""
         ...
 
     def delete(self, key: str) -> None:

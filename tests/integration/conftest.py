@@ -7,10 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -66,6 +67,58 @@ def serving(
         finally:
             server.terminate()
             server.wait(10)
+
+
+class CuttingProxy:
+    """A TCP proxy that breaks a connection after so many bytes from the server or from the client.
+
+    Attributes:
+        cuts: bytes after which each next connection is cut, by who sends: "server" or "client".
+    """
+
+    def __init__(self, target: str) -> None:
+        host, port = target.removeprefix("http://").split(":")
+        self.cuts: dict[str, list[int]] = {"server": [], "client": []}
+        self.n_cut = 0
+        self._target = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            for name, source, sink in (("client", client, server), ("server", server, client)):
+                threading.Thread(target=self._pump, args=(name, source, sink), daemon=True).start()
+
+    def _pump(self, name: str, source: socket.socket, sink: socket.socket) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(65536):
+                passed += len(data)
+                if self.cuts[name] and passed > self.cuts[name][0]:
+                    self.cuts[name].pop(0)
+                    self.n_cut += 1
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[CuttingProxy]:
+    """A proxy before the S3 server."""
+    made = CuttingProxy(s3_endpoint)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 from botocore.awsrequest import AWSResponse
 
 from medsynth_core.config.tree import StoreConfig
@@ -20,6 +25,7 @@ from medsynth_core.errors import (
     StoreError,
     TransientError,
 )
+from medsynth_core.storage import s3
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, write_record
 from medsynth_core.storage.content import content_key, get_content, put_content
 from medsynth_core.storage.store import ObjectStore, open_store
@@ -56,7 +62,10 @@ def test_objects_are_written_read_listed_and_deleted(store: ObjectStore) -> None
     assert store.size("a/none.bin") is None
     store.put("a/two.bin", b"")
     store.put("ab.bin", b"")
-    assert list(store.list("a/")) == ["a/one.bin", "a/two.bin"]
+    assert [(found.key, found.size) for found in store.list("a/")] == [("a/one.bin", 10), ("a/two.bin", 0)]
+    assert [found.key for found in store.list("a")] == ["a/one.bin", "a/two.bin", "ab.bin"]
+    age = datetime.now(UTC) - next(store.list("ab")).modified
+    assert abs(age.total_seconds()) < 600
     store.delete("a/one.bin")
     store.delete("a/one.bin")
     with pytest.raises(StoreError, match="no such object"):
@@ -149,6 +158,57 @@ def test_an_undecided_conditional_put_is_asked_again(s3_store: StoreConfig, tmp_
     assert store.put("record", b"mine", if_absent=True), "a conflict isn't a lost race"
     assert store.get("record") == b"mine"
     assert not store.put("record", b"other", if_absent=True)
+
+
+def behind(proxy: Any, config: StoreConfig, root: Path) -> ObjectStore:
+    return open_store(config.model_copy(update={"endpoint_url": proxy.endpoint}), root)
+
+
+def test_a_download_that_breaks_off_is_asked_for_again(s3_store: StoreConfig, proxy: Any, tmp_path: Path) -> None:
+    store, data = behind(proxy, s3_store, tmp_path), os.urandom(3_000_000)
+    store.put("big", data)
+    proxy.cuts["server"] = [1_000_000, 1_000_000]
+    assert store.get("big") == data
+    proxy.cuts["server"] += [500_000]
+    assert store.get_range("big", 100, 2_000_000) == data[100:2_000_100]
+    assert proxy.n_cut == 3
+
+
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20, max_concurrency=2)
+    monkeypatch.setattr(s3, "_IN_PARTS", small)
+
+
+def test_a_large_object_goes_up_in_parts_and_a_broken_part_again(
+    s3_store: StoreConfig, proxy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_parts(monkeypatch)
+    store, data = behind(proxy, s3_store, tmp_path), os.urandom(12 * 2**20)
+    proxy.cuts["client"] = [2_000_000]
+    assert store.put("big", data)
+    assert proxy.n_cut == 1
+    assert store.get("big") == data
+    assert list(store.unfinished()) == []
+
+
+def test_a_killed_upload_leaves_nothing_but_what_is_listed(
+    s3_store: StoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import os, threading; from pathlib import Path\n"
+        "from medsynth_core.config.tree import StoreConfig; from medsynth_core.storage import s3, store\n"
+        "s3._IN_PARTS = s3.TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)\n"
+        f"opened = store.open_store(StoreConfig(**{s3_store.model_dump()!r}), Path())\n"
+        "opened._client.meta.events.register('after-call.s3.UploadPart', lambda **_: os._exit(9))\n"
+        "opened.put('files/md5/aa/bb', bytes(12 * 2**20))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    store = open_store(s3_store, tmp_path)
+    assert store.size("files/md5/aa/bb") is None, "an object is there whole or not at all"
+    left = list(store.unfinished())
+    assert [each.key for each in left] == ["files/md5/aa/bb"]
+    store.discard(left[0])
+    assert list(store.unfinished()) == []
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
