@@ -16,7 +16,7 @@ from flows.train import train_models
 from medsynth_core.config import Config
 from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
-from tasks.shards import make_shard, plan_shards
+from tasks.shards import Todo, make_shard, plan_round
 from tasks.stages import (
     collect_shards,
     judge_release,
@@ -50,7 +50,9 @@ def augment(workspace: str, overrides: list[str] | None = None) -> str:
     write_prompts(root, config)
     if config.models.path is None:
         train_models(root, config)
-    made = synthesise.with_options(task_runner=task_runner(config.runner))(root, config)
+    made = 0
+    while (todo := plan_round(root, config)) is not None:
+        made += synthesise.with_options(task_runner=task_runner(config.runner))(root, config, todo)
     collect_shards(root, config, made)
     judge_release(root, config)
     release = publish_release(root, config)
@@ -61,23 +63,22 @@ def augment(workspace: str, overrides: list[str] | None = None) -> str:
 
 
 @flow(name="synthesise", flow_run_name=run_name, validate_parameters=False)
-def synthesise(root: str, config: Config) -> int:
-    """Makes the missing shards, a bounded number at a time, and returns how many were made.
+def synthesise(root: str, config: Config, todo: Todo) -> int:
+    """Makes the missing shards of a round, a bounded number at a time, and returns how many were made.
 
     A shard that fails doesn't stop the others; what is missing in the end is seen from the store, not from here.
     """
     log = get_run_logger()
-    n_shards, missing = plan_shards(root, config)
     attempt = make_shard.with_options(retries=config.runner.retries)
     at_once = shards_in_flight(config.runner)
-    waiting = list(reversed(missing))
+    waiting = list(reversed(todo.missing))
     in_flight: list[PrefectFuture[dict[str, Any]]] = []
     rows: list[dict[str, Any]] = []
     failures: list[BaseException] = []
     with shown("synthesis", log) as progress:
         while waiting or in_flight:
             while waiting and len(in_flight) < at_once:
-                in_flight.append(attempt.submit(root, config, waiting.pop()))
+                in_flight.append(attempt.submit(root, config, todo.run_id, waiting.pop()))
             done = next(iter(as_completed(in_flight)))
             in_flight.remove(done)
             result = done.result(raise_on_failure=False)
@@ -85,8 +86,8 @@ def synthesise(root: str, config: Config) -> int:
                 failures.append(result)
             else:
                 rows.append(result)
-            progress(n_shards - len(waiting) - len(in_flight), n_shards)
-    show_counts(rows)
+            progress(todo.n_shards - len(waiting) - len(in_flight), todo.n_shards)
+    show_counts(todo.number, rows)
     if failures:
         raise failures[0]
     return len(rows)

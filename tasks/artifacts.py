@@ -9,13 +9,13 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 
-def show_counts(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Shows what each shard accepted and rejected."""
+def show_counts(number: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Shows what each shard of a round accepted and rejected."""
     table = [
         {"shard": row["shard"], "requested": row["requested"], "accepted": row["accepted"], **row["rejected"]}
         for row in sorted(rows, key=lambda row: int(row["shard"]))
     ]
-    create_table_artifact(key="shards", table=table, description="Verdicts by shard")
+    create_table_artifact(key="shards", table=table, description=f"Verdicts by shard, round {number}")
 
 
 def show_release(root: str, tag: str, release: Mapping[str, Any]) -> None:

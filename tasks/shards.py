@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,54 @@ import torch
 from prefect import get_run_logger, task
 
 from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
+from medsynth_core.synthesis.identity import ShardPlan
+from medsynth_core.synthesis.rounds import read_plan
 from medsynth_core.synthesis.worker import ShardWorker
 from tasks.retry import is_transient
 
 _loading = threading.Lock()
 
 
-@task(name="plan")
-def plan_shards(root: str, config: Config) -> tuple[int, list[int]]:
-    """Returns the number of shards and those that are missing in the store."""
+@dataclass(frozen=True)
+class Todo:
+    """The shards of a round that are missing.
+
+    Attributes:
+        number: of the round, from 1.
+        run_id: names its plan in the store.
+    """
+
+    number: int
+    run_id: str
+    n_shards: int
+    missing: tuple[int, ...]
+
+
+@task(name="plan", task_run_name="plan-round", retries=3, retry_delay_seconds=[5, 30, 120],
+      retry_condition_fn=is_transient, cache_policy=None, persist_result=False)  # fmt: skip
+def plan_round(root: str, config: Config) -> Todo | None:
+    """Returns what the store lacks of the round in work, or None when no more is needed."""
     store = open_store(config.store, Path(root))
     store.check_writable()
-    plan = stage.plan(config, Paths(Path(root)))
-    missing = stage.missing_shards(plan, store)
-    get_run_logger().info("run %s: %d of %d shards to make", plan.run_id, len(missing), plan.n_shards)
-    return plan.n_shards, missing
+    rounds = stage.rounds(config, Paths(Path(root)), store)
+    plan, missing = rounds[-1].plan, rounds[-1].missing
+    if not missing:
+        return None
+    get_run_logger().info(
+        "round %d, %s: %d of %d shards to make", len(rounds), plan.run_id, len(missing), plan.n_shards
+    )
+    return Todo(len(rounds), plan.run_id, plan.n_shards, tuple(missing))
 
 
 @task(name="shard", task_run_name="shard-{shard}", retry_delay_seconds=[2, 10, 60], retry_jitter_factor=0.5,
       retry_condition_fn=is_transient, cache_policy=None, persist_result=False)  # fmt: skip
-def make_shard(root: str, config: Config, shard: int) -> dict[str, Any]:
+def make_shard(root: str, config: Config, run_id: str, shard: int) -> dict[str, Any]:
     """Makes one shard and returns its counts."""
-    record = _worker(root, config).make(shard)
+    worker, plan = _worker(root, config, run_id)
+    record = worker.make(plan, shard)
     get_run_logger().info("shard %d: %d of %d accepted", shard, record.counts.accepted, record.counts.requested)
     return {"shard": shard, **record.counts.model_dump(mode="json")}
 
@@ -57,12 +82,20 @@ def take_share(processes: int, gpus: Sequence[str]) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def _worker(root: str, config: Config) -> ShardWorker:
+def _worker(root: str, config: Config, run_id: str) -> tuple[ShardWorker, ShardPlan]:
+    store = config.store.model_dump_json()
     with _loading:  # one set of models a process, however many shards are in flight
-        return _open_worker(root, config.model_dump_json())
+        plan = _read_plan(root, store, run_id)
+        return _open_worker(root, config.model_dump_json(), plan.spec_hash), plan
 
 
 @lru_cache(maxsize=1)
-def _open_worker(root: str, config_json: str) -> ShardWorker:
+def _read_plan(root: str, store_json: str, run_id: str) -> ShardPlan:
+    return read_plan(open_store(StoreConfig.model_validate_json(store_json), Path(root)), run_id)
+
+
+@lru_cache(maxsize=1)
+def _open_worker(root: str, config_json: str, spec_hash: str) -> ShardWorker:
+    """Loads the models once for all shards of ``spec_hash``: a later run with other prompts or models loads its own."""
     config = Config.model_validate_json(config_json)
     return stage.open_worker(config, Paths(Path(root)), open_store(config.store, Path(root)))

@@ -126,4 +126,4 @@ def record(root: str, config: Config) -> str:
 
     trained = config.models.path is None
     record_stages(Path(root), with_models=trained)
-    return record_release(Path(root), local_store=not config.store.url.startswith("s3://"))
+    return record_release(Path(root), open_store(config.store, Path(root)))

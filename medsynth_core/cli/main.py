@@ -137,10 +137,11 @@ def report(workspace: Workspace = Path()) -> None:
 def record(workspace: Workspace = Path()) -> None:
     """Commit and tag what `dvc repro` released."""
     from medsynth_core.config import load_config
+    from medsynth_core.storage.store import open_store
     from medsynth_core.workspace.record import record_release
 
-    config = load_config(workspace / "params.yaml")
-    print(record_release(workspace.resolve(), local_store=not config.store.url.startswith("s3://")))
+    root = workspace.resolve()
+    print(record_release(root, open_store(load_config(root / "params.yaml").store, root)))
 
 
 @app.command()

@@ -409,6 +409,13 @@ class ReleaseConfig(Section):
     """Dataset name; tags are NAME-vN."""
     split: Literal["train", "val", "test"] = "train"
     """Value of the manifest's split column."""
+    parent: str | None = None
+    """Tag of an earlier release of the same store, whose images stay and which is added to; null starts afresh."""
+    quotas: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Finding, with side, severity or view if wanted ("large left pleural effusion", "lateral pneumothorax", "normal")
+    -> at least so many accepted images, the parent's included; more is made until there are."""
+    max_attempts: PositiveInt = 4
+    """A quota that isn't met with this many made images for each one that it wants is an error."""
 
 
 class RunnerConfig(Section):

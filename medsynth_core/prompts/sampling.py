@@ -45,7 +45,9 @@ def sample_requests(vocabulary: Vocabulary, config: PromptsConfig, view: str, se
     targets = [parse_target(text, n, vocabulary) for text, n in sorted(config.targets.items())]
     leads = [target for target in targets for _ in range(target.n)]
     if len(leads) > config.n:
-        raise ConfigError(f"prompts.targets ask for {len(leads)} prompts, more than prompts.n={config.n}")
+        raise ConfigError(
+            f"prompts.targets and release.quotas ask for {len(leads)} prompts, more than prompts.n={config.n}; raise it"
+        )
     joint = _Joint(vocabulary, config)
     for target in targets:
         joint.require(target)
@@ -57,8 +59,11 @@ def sample_requests(vocabulary: Vocabulary, config: PromptsConfig, view: str, se
     return requests
 
 
-def parse_target(text: str, n: int, vocabulary: Vocabulary) -> Target:
+def parse_target(text: str, n: int, vocabulary: Vocabulary, where: str = "prompts.targets") -> Target:
     """Returns a target as the miner reads it: "large left pleural effusion".
+
+    Args:
+        where: parameter that holds it, for the messages.
 
     Raises:
         ConfigError: it isn't one finding of the vocabulary.
@@ -68,14 +73,14 @@ def parse_target(text: str, n: int, vocabulary: Vocabulary) -> Target:
         side = None if said[0].side == "none" else said[0].side
         return Target(said[0].term, side, said[0].severity, n)
     if len(said) == 1 and not said[0].asserted:
-        raise ConfigError(f"prompts.targets: {text!r} isn't asserted")
+        raise ConfigError(f"{where}: {text!r} isn't asserted")
     if len(said) > 1:
         found = ", ".join(mention.term for mention in said)
-        raise ConfigError(f"prompts.targets: {text!r} is more than one finding ({found}); give each its own count")
+        raise ConfigError(f"{where}: {text!r} is more than one finding ({found}); give each its own count")
     name = said[0].term if said else text
     near = difflib.get_close_matches(name, vocabulary.terms("pathology"), n=1, cutoff=0.0)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"prompts.targets: pathology {name!r} is not in the vocabulary{hint}")
+    raise ConfigError(f"{where}: pathology {name!r} is not in the vocabulary{hint}")
 
 
 class _Joint:

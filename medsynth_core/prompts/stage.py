@@ -17,6 +17,7 @@ from medsynth_core.prompts.adherence import adherence_problem
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.plan import PromptPlan, describe
 from medsynth_core.prompts.providers import open_provider
+from medsynth_core.prompts.quotas import targets_with_quotas
 from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
@@ -91,7 +92,7 @@ def plan(config: Config, paths: Paths) -> PromptPlan:
         ConfigError: a target is unknown.
     """
     vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-    requests = sample_requests(vocabulary, config.prompts, config.synthesis.view, config.seed)
+    requests = _requests(config, vocabulary)
     return describe(requests, vocabulary, config.prompts)
 
 
@@ -109,7 +110,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
         ModelOutputError: no prompt at all was accepted.
     """
     vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-    requests = sample_requests(vocabulary, config.prompts, config.synthesis.view, config.seed)
+    requests = _requests(config, vocabulary)
     planned = describe(requests, vocabulary, config.prompts)
     provider = open_provider(config, vocabulary)
     if planned.calls:
@@ -158,6 +159,11 @@ def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
         for name, about in (("account.json", report), ("plan.json", planned)):
             (folder / name).write_text(json.dumps(asdict(about), indent=2) + "\n", "utf-8")
     return report
+
+
+def _requests(config: Config, vocabulary: Vocabulary) -> list[PromptRequest]:
+    settings = config.prompts.model_copy(update={"targets": targets_with_quotas(config, vocabulary)})
+    return sample_requests(vocabulary, settings, config.synthesis.view, config.seed)
 
 
 def _judge(text: str, request: PromptRequest, seen: SeenTexts) -> str | None:

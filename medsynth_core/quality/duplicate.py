@@ -91,8 +91,9 @@ def first_of_copies(marks: Signatures, bound: float) -> tuple[npt.NDArray[np.boo
     return copies, distances
 
 
-def find_copies(marks: Signatures, bound: float) -> dict[int, float]:
-    """Returns the rows that are copies of an earlier kept one, with the distance to the nearest such.
+def find_copies(marks: Signatures, bound: float, n_kept: int = 0) -> dict[int, float]:
+    """Returns the rows that are copies of an earlier kept one, with the distance to the nearest such; the first
+    ``n_kept`` are kept whatever they are.
 
     Gives the copies of ``first_of_copies`` exactly, for as many images as fit into memory: sums over blocks of
     4 x 4 cells of two signatures can't lie further apart than the signatures do, so a tree of these sums finds
@@ -100,9 +101,9 @@ def find_copies(marks: Signatures, bound: float) -> dict[int, float]:
     """
     copies: dict[int, float] = {}
     sums = _block_sums(marks)
-    kept = np.zeros(0, dtype=np.int64)
+    kept = np.arange(n_kept, dtype=np.int64)
     radius = bound * _SCALE + 1e-3
-    for start in range(0, len(marks), _SETTLED_AT_ONCE):
+    for start in range(n_kept, len(marks), _SETTLED_AT_ONCE):
         block = marks[start : start + _SETTLED_AT_ONCE]
         earlier = np.ones(len(block), dtype=np.float32)
         if len(kept):

@@ -1,7 +1,6 @@
-"""The quality stage: what only the whole release can show, near-duplicates across shards.
+"""The quality stage: what only the whole release can show, near-duplicates across shards and of the parent's images.
 
-Signatures are the one thing that is held for all images. The earlier image (by shard, then image id) stays; a
-shard that loses images is packed anew, every other object stays as it is.
+A shard that loses images is packed anew, every other object stays as it is.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from itertools import chain
 from operator import add
 
-import numpy as np
 import pyarrow as pa
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.progress import Progress
-from medsynth_core.quality.duplicate import SIDE, Signatures, find_copies
+from medsynth_core.quality.release_copies import find_release_copies
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
@@ -29,7 +26,7 @@ from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _REASON = "duplicate:release"
 
 
@@ -50,32 +47,22 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         CorruptObjectError: a shard's bytes don't match its record.
     """
     made = ShardList.load(paths.synthesis, "synthesis")
-    ids: list[list[str]] = []
-    marks = [np.zeros((0, SIDE * SIDE), dtype=np.uint8)]
-    for done, record in enumerate(made.shards):
-        part = read_parquet(get_content(store, record.manifest), ["image_id", "signature"])
-        ids.append(part["image_id"].to_pylist())
-        marks.append(_signatures(part["signature"]))
-        progress(done, len(made.shards), "signatures")
-    enabled = "duplicate" in config.quality.enabled
-    copies = find_copies(np.concatenate(marks), made.bounds["copy"]) if enabled else {}
-    everyone = list(chain.from_iterable(ids))
-    distances = {everyone[index]: distance for index, distance in copies.items()}
+    progress(0, len(made.shards), "signatures")
+    bound = made.bounds["copy"] if "duplicate" in config.quality.enabled else None
+    copies = find_release_copies(made.shards, store, made.parent, bound)
     records = []
-    for record, members in zip(made.shards, ids, strict=True):
-        dropped = {identity: distances[identity] for identity in members if identity in distances}
+    for done, record in enumerate(made.shards, 1):
+        members = (
+            read_parquet(get_content(store, record.manifest), ["image_id"])["image_id"].to_pylist() if copies else ()
+        )
+        dropped = {identity: copies[identity] for identity in members if identity in copies}
         records.append(_repack(record, dropped, store) if dropped else record)
+        progress(done, len(made.shards))
     counts = reduce(add, (record.counts for record in records), Counts(requested=0, accepted=0))
     repacked = sum(new is not old for new, old in zip(records, made.shards, strict=True))
     with replace_directory(paths.quality) as folder:
         made.model_copy(update={"shards": tuple(records), "counts": counts}).save(folder)
-    progress(len(made.shards), len(made.shards))
     return QualityReport(counts, len(copies), repacked)
-
-
-def _signatures(column: pa.ChunkedArray) -> Signatures:
-    joined = b"".join(column.to_pylist())
-    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, SIDE * SIDE)
 
 
 def _repack(record: CompletionRecord, dropped: Mapping[str, float], store: ObjectStore) -> CompletionRecord:

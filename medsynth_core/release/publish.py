@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from medsynth_core import __version__
@@ -21,13 +24,17 @@ from medsynth_core.errors import IncompleteRunError, InputError
 from medsynth_core.progress import Progress
 from medsynth_core.release.card import write_card
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
-from medsynth_core.storage.completion import CompletionRecord
+from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import ObjectRef, content_key, get_content, put_content
 from medsynth_core.storage.manifest import SCHEMA_VERSION, read_parquet
+from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+_AT_ONCE = 16
+"""Requests to the store."""
+_DISTRIBUTIONS = ("pathologies", "sides", "severities", "views")
 
 
 @dataclass(frozen=True)
@@ -49,22 +56,19 @@ class ReleaseReport:
 def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> ReleaseReport:
     """Checks the accounting, writes the dataset's small files to the store and the pointer to the workspace.
 
+    A release with a parent lists the parent's objects beside its own; none is read or written again.
+
     Raises:
-        InputError: there is no judged run, corpus or prompt account.
+        InputError: there is no judged run, corpus or prompt account, or no such parent.
         IncompleteRunError: the sums are off, shards, rows or objects are missing, or no image was accepted.
         CorruptObjectError: a manifest part's bytes don't match its record.
     """
     judged = ShardList.load(paths.quality, "quality")
     prompts = _account(paths.prompts / "account.json", "prompts")
     _check_accounting(judged)
-    files = [ref for record in judged.shards for ref in _files(record)]
-    for done, ref in enumerate(files):
-        if store.size(content_key(ref.md5)) != ref.size:
-            raise IncompleteRunError(
-                f"{store.url}: {ref.relpath} ({content_key(ref.md5)}) is missing or has another size; "
-                f"delete the completion record of its shard and run again"
-            )
-        progress(done, len(files), "checking objects")
+    parent = open_parent(store, judged.parent) if judged.parent is not None else None
+    files = _check_objects([*(parent.kept if parent else ()), *_own_files(judged)], store, progress)
+    labels = _count_labels(judged, store)
     about: dict[str, Any] = {
         "name": config.release.name,
         "schema_version": SCHEMA_VERSION,
@@ -72,17 +76,21 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "generator": "medsynth",
         "generator_version": __version__,
         "spec_hash": judged.spec_hash,
-        "run_id": judged.run_id,
         "model_digests": judged.model_digests,
         "counts": judged.counts.model_dump(mode="json"),
         "prompts": {key: prompts[key] for key in ("provider", "requested", "accepted", "rejected")},
         "corpus": _corpus(paths),
-        "pathologies": _count_rows(judged, store),
+        **labels,
         "image_size": config.corpus.image_size,
         "sampling": config.synthesis.model_dump(mode="json"),
         "quality": config.quality.model_dump(mode="json"),
+        "quotas": dict(config.release.quotas),
         "bounds": judged.bounds,
+        "parent": None,
+        "runs": [{"spec_hash": judged.spec_hash, "run_ids": judged.run_ids, "model_digests": judged.model_digests}],
     }
+    if parent is not None:
+        _add_parent(about, parent)
     text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
     files.append(put_content(store, "release.json", text))
     files.append(put_content(store, "README.md", write_card(about).encode()))
@@ -100,13 +108,21 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
 
 
 def _check_accounting(judged: ShardList) -> None:
-    """Every record's own sum was checked when it was read; here they must add up to the total."""
-    numbers = [record.shard for record in judged.shards]
-    expected = judged.shards[0].n_shards if judged.shards else 1
-    if numbers != list(range(expected)) or any(record.run_id != judged.run_id for record in judged.shards):
+    """Every record's own sum was checked when it was read; here they must be all of each round and add up."""
+    for run_id in judged.run_ids:
+        records = [record for record in judged.shards if record.run_id == run_id]
+        numbers = [record.shard for record in records]
+        expected = records[0].n_shards if records else 1
+        if numbers != list(range(expected)):
+            raise IncompleteRunError(
+                f"run {run_id}: shards.json lists shards {numbers} of {expected}; expected each once; run "
+                f"`medsynth synthesis` and `medsynth quality` again"
+            )
+    foreign = {record.run_id for record in judged.shards} - set(judged.run_ids)
+    if foreign:
         raise IncompleteRunError(
-            f"run {judged.run_id}: shards.json lists shards {numbers} of {expected}; expected each once and of this "
-            f"run; run `medsynth synthesis` and `medsynth quality` again"
+            f"shards.json lists shards of {', '.join(sorted(foreign))}, which is none of its runs; run "
+            f"`medsynth synthesis` and `medsynth quality` again"
         )
     requested = sum(record.counts.requested for record in judged.shards)
     accepted = sum(record.counts.accepted for record in judged.shards)
@@ -120,21 +136,73 @@ def _check_accounting(judged: ShardList) -> None:
         raise IncompleteRunError(f"no image was accepted of {requested} ({reasons}); train longer or loosen quality")
 
 
-def _files(record: CompletionRecord) -> list[ObjectRef]:
-    return [ref for ref in (record.tar, record.manifest, record.rejected) if ref is not None]
+def _own_files(judged: ShardList) -> list[ObjectRef]:
+    return [
+        ref for record in judged.shards for ref in (record.tar, record.manifest, record.rejected) if ref is not None
+    ]
 
 
-def _count_rows(judged: ShardList, store: ObjectStore) -> dict[str, int]:
-    """Returns the accepted images a pathology, having held every part's rows against its record's counts."""
-    counts: Counter[str] = Counter()
-    for record in judged.shards:
-        accepted = read_parquet(get_content(store, record.manifest), ["pathology"])
-        rejected = read_parquet(get_content(store, record.rejected), ["image_id"])
-        _check_rows(record.manifest.relpath, len(accepted), record.counts.accepted)
-        _check_rows(record.rejected.relpath, len(rejected), sum(record.counts.rejected.values()))
-        for terms in accepted["pathology"].to_pylist():
-            counts.update(terms or ["no finding"])
-    return dict(counts.most_common())
+def _check_objects(
+    expected: Sequence[ObjectRef | KeptObject], store: ObjectStore, progress: Progress
+) -> list[ObjectRef]:
+    """Returns the objects with their sizes, having asked the store for each."""
+    twice = [path for path, n in Counter(ref.relpath for ref in expected).items() if n > 1]
+    if twice:
+        raise IncompleteRunError(f"{twice[0]} stands twice in the release; its shards are the parent's already")
+    files = []
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        sizes = pool.map(lambda ref: store.size(content_key(ref.md5)), expected)
+        for done, (ref, size) in enumerate(zip(expected, sizes, strict=True)):
+            if size is None or (isinstance(ref, ObjectRef) and size != ref.size):
+                advice = (
+                    "delete the completion record of its shard and run again"
+                    if isinstance(ref, ObjectRef)
+                    else "it is of the parent: restore it, or name another release.parent"
+                )
+                raise IncompleteRunError(
+                    f"{store.url}: {ref.relpath} ({content_key(ref.md5)}) is missing or has another size; {advice}"
+                )
+            files.append(ObjectRef(relpath=ref.relpath, md5=ref.md5, size=size))
+            progress(done, len(expected), "checking objects")
+    return files
+
+
+def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, int]]:
+    """Returns the accepted images a pathology, side, severity and view, having held every part's rows against its
+    record's counts."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in _DISTRIBUTIONS}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for record, accepted, n_rejected in pool.map(lambda record: _rows(record, store), judged.shards):
+            _check_rows(record.manifest.relpath, len(accepted), record.counts.accepted)
+            _check_rows(record.rejected.relpath, n_rejected, sum(record.counts.rejected.values()))
+            for labels, view in zip(accepted["labels"].to_pylist(), accepted["view"].to_pylist(), strict=True):
+                counts["pathologies"].update({label["pathology"] for label in labels} or ["no finding"])
+                counts["sides"].update(label["side"] for label in labels)
+                counts["severities"].update(label["severity"] or "none" for label in labels)
+                counts["views"][view or "unknown"] += 1
+    return {name: dict(count.most_common()) for name, count in counts.items()}
+
+
+def _rows(record: CompletionRecord, store: ObjectStore) -> tuple[CompletionRecord, pa.Table, int]:
+    accepted = read_parquet(get_content(store, record.manifest), ["labels", "view"])
+    return record, accepted, len(read_parquet(get_content(store, record.rejected), ["image_id"]))
+
+
+def _add_parent(about: dict[str, Any], parent: Parent) -> None:
+    """Adds what the parent holds to the counts of what was made now."""
+    before, added = parent.info, about["counts"]["accepted"]
+    about["parent"] = {
+        "tag": parent.entry.tag,
+        "dir_md5": parent.entry.dir_md5,
+        "images": before["counts"]["accepted"],
+        "added": added,
+    }
+    about["runs"] = [*before["runs"], *about["runs"]]
+    about["counts"] = (Counts.model_validate(before["counts"]) + Counts.model_validate(about["counts"])).model_dump(
+        mode="json"
+    )
+    for name in _DISTRIBUTIONS:
+        about[name] = dict((Counter(before[name]) + Counter(about[name])).most_common())
 
 
 def _check_rows(part: str, n_rows: int, counted: int) -> None:

@@ -1,33 +1,36 @@
-"""The trainer's reader: a release by path and revision, as an Arrow table and a torch Dataset."""
+"""The trainer's reader: a release by place and revision, as an Arrow table and as torch datasets."""
 
 from __future__ import annotations
 
-import configparser
 import io
 import json
-import re
-import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-import yaml
 from PIL import Image
-from torch.utils.data import Dataset
 
-from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import CorruptObjectError, InputError
+from medsynth_core.release.filters import Condition, filter_columns, matches
+from medsynth_core.release.source import POINTER, find_release
 from medsynth_core.storage.content import check_content, content_key, md5_of_key
-from medsynth_core.storage.manifest import read_parquet
-from medsynth_core.storage.store import ObjectStore, open_store
+from medsynth_core.storage.index import read_files
+from medsynth_core.storage.manifest import SCHEMA, read_parquet
+from medsynth_core.storage.store import ObjectStore
 
-_POINTER = "dataset.dvc"
+if TYPE_CHECKING:
+    import torch
+
+    from medsynth_core.release.dataset import ReleaseDataset
+    from medsynth_core.release.stream import ReleaseStream
+
 _MAX_PIXELS = 64_000_000
+_AT_ONCE = 8
+"""Manifest parts that are fetched together."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,17 @@ class Release:
     """An opened release.
 
     Attributes:
-        where: repository and revision, for messages.
+        where: place and revision, for messages.
         files: key in ``store`` by path in the dataset.
         dir_md5: hash of the dataset, or None for a folder without pointer.
+        pointer: what the pointer says of the dataset (size, nfiles).
     """
 
     where: str
     store: ObjectStore
     files: dict[str, str]
     dir_md5: str | None
+    pointer: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -66,13 +71,32 @@ class Release:
         data = self.store.get(key)
         return data if self.dir_md5 is None else check_content(data, md5_of_key(key), f"{self.where}: {path}")
 
-    def manifest(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Returns the rows of all accepted images, in order of shard and image id, with a ``release`` column."""
-        return self._parts("manifest/", columns)
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        """Returns ``size`` bytes of a file from ``offset``.
 
-    def rejected(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Returns the rows of all rejected images."""
-        return self._parts("rejected/", columns)
+        Raises:
+            CorruptObjectError: the release has no such file, or it ends before.
+        """
+        data = self.store.get_range(self._key(path), offset, size)
+        if len(data) != size:
+            raise CorruptObjectError(f"{self.where}: {path} ends before byte {offset + size}; run `medsynth verify`")
+        return data
+
+    def manifest(self, columns: Sequence[str] | None = None, filters: Sequence[Condition] = ()) -> pa.Table:
+        """Returns the rows of accepted images, in order of shard and image id, with a ``release`` column.
+
+        Args:
+            columns: names; None: all.
+            filters: conditions (column, operator, value), all of which a row must meet; see ``filters.matches``.
+
+        Raises:
+            InputError: a column or a condition can't be.
+        """
+        return self._parts("manifest/", columns, filters)
+
+    def rejected(self, columns: Sequence[str] | None = None, filters: Sequence[Condition] = ()) -> pa.Table:
+        """Returns the rows of rejected images."""
+        return self._parts("rejected/", columns, filters)
 
     def image(self, shard: str, offset: int, size: int) -> Image.Image:
         """Returns one image by its place in the manifest, mode L.
@@ -80,26 +104,59 @@ class Release:
         Raises:
             CorruptObjectError: the bytes aren't a PNG of sane size.
         """
-        data = self.store.get_range(self._key(shard), offset, size)
-        try:
-            image = Image.open(io.BytesIO(data), formats=["PNG"])
-            if image.width * image.height > _MAX_PIXELS:
-                raise CorruptObjectError(f"{self.where}: {shard} at {offset}: {image.width}x{image.height} pixels")
-            return image.convert("L")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise CorruptObjectError(f"{self.where}: {shard} at {offset}: not a PNG; run `medsynth verify`") from error
+        return decode_png(self.read_range(shard, offset, size), f"{self.where}: {shard} at {offset}")
 
-    def dataset(self, transform: Callable[[torch.Tensor], torch.Tensor] | None = None) -> ReleaseDataset:
-        """Returns a map-style torch Dataset of the accepted images."""
-        return ReleaseDataset(self, transform)
+    def dataset(
+        self,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        filters: Sequence[Condition] = (),
+        classes: Sequence[str] | None = None,
+    ) -> ReleaseDataset:
+        """Returns a map-style torch Dataset of the accepted images, read by range requests."""
+        from medsynth_core.release.dataset import ReleaseDataset
 
-    def _parts(self, prefix: str, columns: Sequence[str] | None) -> pa.Table:
-        stored = None if columns is None else [name for name in columns if name != "release"]
-        names = sorted(name for name in self.files if name.startswith(prefix))
-        table = pa.concat_tables([read_parquet(self.read(name), stored) for name in names])
-        if columns is None or "release" in columns:
+        return ReleaseDataset(self, transform, filters, classes)
+
+    def stream(
+        self,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        filters: Sequence[Condition] = (),
+        classes: Sequence[str] | None = None,
+        shuffle: int = 0,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> ReleaseStream:
+        """Returns an iterable torch Dataset of the accepted images, read in sequence."""
+        from medsynth_core.release.stream import ReleaseStream
+
+        return ReleaseStream(self, transform, filters, classes, shuffle, seed, rank, world_size)
+
+    def _parts(self, prefix: str, columns: Sequence[str] | None, filters: Sequence[Condition]) -> pa.Table:
+        known = [*SCHEMA.names, "release"]
+        unknown = [name for name in columns or () if name not in known]
+        if unknown:
+            raise InputError(f"no manifest column {unknown[0]!r}; there are {', '.join(known)}")
+        wanted = list(columns) if columns is not None else known
+        stored = [
+            name for name in dict.fromkeys([*wanted, *filter_columns(filters, SCHEMA.names)]) if name != "release"
+        ]
+        parts = [self._fitting(part, wanted, filters) for part in self._read_parts(prefix, stored)]
+        empty = SCHEMA.empty_table().select([name for name in wanted if name != "release"])
+        table = pa.concat_tables([empty, *parts], promote_options="default")
+        if "release" in wanted:
             table = table.append_column("release", pa.array([self.name] * len(table), pa.string()))
-        return table
+        return table.select(wanted)
+
+    def _read_parts(self, prefix: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        names = sorted(name for name in self.files if name.startswith(prefix))
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            yield from pool.map(lambda name: read_parquet(self.read(name), columns), names)
+
+    @staticmethod
+    def _fitting(part: pa.Table, wanted: Sequence[str], filters: Sequence[Condition]) -> pa.Table:
+        kept = part.filter(pa.array(matches(part, filters))) if filters else part
+        return kept.select([name for name in wanted if name != "release"])
 
     def _key(self, path: str) -> str:
         if path not in self.files:
@@ -107,123 +164,45 @@ class Release:
         return self.files[path]
 
 
-class ReleaseDataset(Dataset[dict[str, Any]]):
-    """Accepted images by index, read by range requests; safe to send to DataLoader workers.
-
-    An item has ``image`` (uint8 tensor [1, H, W], after ``transform`` if given), ``image_id``, ``prompt``,
-    ``pathology`` (list of terms) and ``labels`` (list of findings).
-    """
-
-    _COLUMNS = ("image_id", "shard", "offset", "size", "prompt", "pathology", "labels")
-
-    def __init__(self, release: Release, transform: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
-        self._release = release
-        self._transform = transform
-        self._table = release.manifest(self._COLUMNS)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        row = self._table.slice(index % len(self), 1).to_pylist()[0]
-        pixels = np.array(self._release.image(row.pop("shard"), row.pop("offset"), row.pop("size")))
-        image = torch.from_numpy(pixels)[None]
-        return {"image": self._transform(image) if self._transform else image, **row}
-
-
-def open_release(repo_or_path: str | Path, rev: str | None = None) -> Release:
+def open_release(repo_or_url: str | Path, rev: str | None = None, endpoint_url: str | None = None) -> Release:
     """Returns a release.
 
     Args:
-        repo_or_path: a workspace or a clone of one; or a checked-out ``dataset`` folder.
-        rev: git tag, branch or commit; the working tree when None.
+        repo_or_url: a workspace or a clone of one; a git URL; a store, as s3://bucket/prefix or a folder; or a
+            checked-out ``dataset`` folder.
+        rev: git tag, branch or commit; of a store, the tag. None: the working tree, the head, or the newest release.
+        endpoint_url: of an S3-compatible server, when a store is named; AWS_ENDPOINT_URL does the same.
 
     Raises:
         InputError: there is no release, or no such revision, or the store isn't where a clone can see it.
         CorruptObjectError: the pointer or the list of files is damaged.
     """
-    root = Path(repo_or_path).expanduser().resolve()
-    if not root.is_dir():
-        raise InputError(f"{root}: not found; expected a workspace, a clone of one or a dataset folder")
-    if rev is None and (root / "release.json").is_file() and not (root / _POINTER).exists():
-        return _open_folder(root)
-    where = f"{root}@{rev}" if rev else str(root)
-    dir_md5 = _pointed_at(_read(root, rev, _POINTER), where)
-    store = _remote(root, _read(root, rev, ".dvc/config"))
-    entries = json.loads(check_content(store.get(content_key(dir_md5)), dir_md5, f"{where}: list of files"))
-    files = {_inside(entry["relpath"], where): content_key(entry["md5"]) for entry in entries}
-    return Release(where, store, files, dir_md5)
+    root = Path(repo_or_url).expanduser()
+    if rev is None and (root / "release.json").is_file() and not (root / POINTER).exists():
+        return _open_folder(root.resolve())
+    source = find_release(str(repo_or_url), rev, endpoint_url)
+    files = read_files(source.store, source.dir_md5, source.where)
+    keys = {path: content_key(md5) for path, md5 in files.items()}
+    return Release(source.where, source.store, keys, source.dir_md5, source.pointer)
+
+
+def decode_png(data: bytes, where: str) -> Image.Image:
+    """Returns a PNG's image, mode L.
+
+    Raises:
+        CorruptObjectError: the bytes aren't a PNG of sane size.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.width * image.height > _MAX_PIXELS:
+            raise CorruptObjectError(f"{where}: {image.width}x{image.height} pixels")
+        return image.convert("L")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptObjectError(f"{where}: not a PNG; run `medsynth verify`") from error
 
 
 def _open_folder(root: Path) -> Release:
     from medsynth_core.storage.local import LocalStore
 
-    files = {
-        path.relative_to(root).as_posix(): path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.is_file()
-    }
-    return Release(str(root), LocalStore(root), files, None)
-
-
-def _read(root: Path, rev: str | None, name: str) -> str:
-    if rev is None:
-        path = root / name
-        if not path.is_file():
-            raise InputError(
-                f"{root}: no {name}; it isn't a workspace with a release (give a revision, or run `medsynth run`)"
-            )
-        return path.read_text("utf-8")
-    done = subprocess.run(
-        ["git", "-C", str(root), "show", "--end-of-options", f"{rev}:./{name}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "unknown reason"
-        raise InputError(f"{root}: no {name} at revision {rev!r} ({reason})")
-    return done.stdout
-
-
-def _pointed_at(pointer: str, where: str) -> str:
-    try:
-        md5 = yaml.safe_load(pointer)["outs"][0]["md5"]
-    except (yaml.YAMLError, TypeError, LookupError) as error:
-        raise CorruptObjectError(f"{where}: {_POINTER} names no dataset; restore it with git") from error
-    if not re.fullmatch(r"[0-9a-f]{32}\.dir", str(md5)):
-        raise CorruptObjectError(f"{where}: {_POINTER} names {md5!r}; expected an MD5 with .dir")
-    return str(md5)
-
-
-def _remote(root: Path, text: str) -> ObjectStore:
-    """Returns the store of the default DVC remote, ``.dvc/config.local`` over ``.dvc/config`` as in DVC.
-
-    Relative paths are relative to ``.dvc``.
-    """
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(text)
-    parser.read(root / ".dvc" / "config.local", "utf-8")
-    name = parser.get("core", "remote", fallback=None)
-    section = f"'remote \"{name}\"'"
-    if name is None or not parser.has_section(section):
-        raise InputError(f"{root}/.dvc/config: no default remote; set one with `dvc remote default`")
-    remote = parser[section]
-    if "://" not in remote["url"] and not (folder := root / ".dvc" / remote["url"]).is_dir():
-        raise InputError(
-            f"{folder.resolve()}: no store there; in a clone, run "
-            f"`dvc remote modify --local {name} url PATH` with the path of the first workspace's store"
-        )
-    return open_store(
-        StoreConfig(url=remote["url"], endpoint_url=remote.get("endpointurl"), region=remote.get("region")),
-        root / ".dvc",
-    )
-
-
-def _inside(relpath: str, where: str) -> str:
-    parts = Path(relpath).parts
-    if not parts or ".." in parts or Path(relpath).is_absolute():
-        raise CorruptObjectError(f"{where}: path {relpath!r} leaves the release")
-    return relpath
+    paths = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    return Release(str(root), LocalStore(root), {path: path for path in paths}, None)

@@ -88,5 +88,16 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Returns (some columns of) a table from Parquet bytes."""
-    return pq.read_table(io.BytesIO(data), columns=list(columns) if columns is not None else None)
+    """Returns (some columns of) a table from Parquet bytes; a column that is younger than the part is null.
+
+    Raises:
+        pyarrow.ArrowException: the bytes are no Parquet.
+    """
+    file = pq.ParquetFile(io.BytesIO(data))
+    if columns is None:
+        return file.read()
+    table = file.read([name for name in columns if name in file.schema_arrow.names])
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(list(columns))

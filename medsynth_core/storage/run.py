@@ -12,16 +12,20 @@ from medsynth_core.storage.completion import CompletionRecord, Counts
 
 
 class ShardList(BaseModel):
-    """What a run made: its identity, its shards and the totals (``shards.json``)."""
+    """What was made: its identity, its shards and the totals (``shards.json``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     spec_hash: str
-    run_id: str
+    run_ids: tuple[str, ...]
+    """One a round of generating, in order."""
+    parent: str | None
+    """Tag of the release that these shards are added to."""
     model_digests: dict[str, str]
     bounds: dict[str, float]
     """What ``copy_quantile`` and ``agreement_quantile`` came to."""
     shards: tuple[CompletionRecord, ...]
     counts: Counts
+    """Of these shards, without the parent's."""
 
     def save(self, folder: Path) -> None:
         """Writes ``shards.json`` into ``folder``."""

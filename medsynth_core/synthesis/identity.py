@@ -7,8 +7,11 @@ settings, format version. Shards, workers, store and runner are not in it.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -31,48 +34,57 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A partition of all requested images into shards.
+    """A partition of requested images into shards.
 
     Attributes:
         spec_hash: identity of the images.
         run_id: spec_hash and a digest of the partition and the verdict settings: completion records of one
             run_id may be mixed, others not.
-        n_images: requested in all.
+        prompt_ids: all prompts, in order.
+        samples: (first sample, how many) of each prompt.
         shard_images: requested a shard; the last may have fewer.
     """
 
     spec_hash: str
     run_id: str
     prompt_ids: tuple[str, ...]
-    samples_per_prompt: int
+    samples: tuple[tuple[int, int], ...]
     shard_images: int
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """How many images are asked of each prompt and all before it."""
+        return list(accumulate(n for _, n in self.samples))
 
     @property
     def n_images(self) -> int:
-        return len(self.prompt_ids) * self.samples_per_prompt
+        return self._ends[-1] if self._ends else 0
 
     @property
     def n_shards(self) -> int:
         return -(-self.n_images // self.shard_images)
 
+    def name(self, shard: int) -> str:
+        """Returns what a shard's files are called: unlike those of any other run, so that releases can be added up."""
+        return f"{hashlib.sha256(self.run_id.encode()).hexdigest()[:8]}-{shard:05d}"
+
     def requests(self, shard: int) -> list[ImageRequest]:
         """Returns the images of one shard, in order of prompt, then sample."""
-        first = shard * self.shard_images
-        places = range(first, min(first + self.shard_images, self.n_images))
-        return [
-            ImageRequest(
-                image_id(
-                    self.spec_hash, self.prompt_ids[place // self.samples_per_prompt], place % self.samples_per_prompt
-                ),
-                place // self.samples_per_prompt,
-                place % self.samples_per_prompt,
-            )
-            for place in places
-        ]
+        start = shard * self.shard_images
+        return [self._request(place) for place in range(start, min(start + self.shard_images, self.n_images))]
+
+    def _request(self, place: int) -> ImageRequest:
+        prompt = bisect_right(self._ends, place)
+        first, n = self.samples[prompt]
+        sample = first + place - (self._ends[prompt] - n)
+        return ImageRequest(image_id(self.spec_hash, self.prompt_ids[prompt], sample), prompt, sample)
 
 
 def spec_hash(
-    prompts: Sequence[Mapping[str, object]], model_digests: Mapping[str, str], settings: SynthesisConfig
+    prompts: Sequence[Mapping[str, object]],
+    model_digests: Mapping[str, str],
+    settings: SynthesisConfig,
+    parent: str | None = None,
 ) -> str:
     """Returns the hex identity of a run's images.
 
@@ -80,16 +92,24 @@ def spec_hash(
         prompts: what conditions each image: prompt_id, text, findings, view.
         model_digests: vqgan, alignment and llm.
         settings: of which only the sampling fields count.
+        parent: hash of the release that is extended: what is added to it are other images.
     """
     sampling = settings.model_dump(include={"temperature", "top_p", "top_k", "guidance", "seed", "precision"})
-    return sha256_json([FORMAT_VERSION, list(prompts), dict(model_digests), sampling])[:32]
+    what = [FORMAT_VERSION, list(prompts), dict(model_digests), sampling]
+    return sha256_json(what if parent is None else [*what, parent])[:32]
 
 
-def plan_shards(spec: str, prompt_ids: Sequence[str], settings: SynthesisConfig, quality: QualityConfig) -> ShardPlan:
-    """Returns the partition of ``samples_per_prompt`` images of every prompt."""
-    partition = settings.model_dump(include={"samples_per_prompt", "shard_images", "max_shard_bytes"})
-    plan = sha256_json([partition, quality.model_dump(mode="json"), list(prompt_ids)])[:12]
-    return ShardPlan(spec, f"{spec}-{plan}", tuple(prompt_ids), settings.samples_per_prompt, settings.shard_images)
+def plan_shards(
+    spec: str,
+    prompt_ids: Sequence[str],
+    samples: Sequence[tuple[int, int]],
+    settings: SynthesisConfig,
+    quality: QualityConfig,
+) -> ShardPlan:
+    """Returns the partition of so many samples of each prompt, (first, how many)."""
+    partition = settings.model_dump(include={"shard_images", "max_shard_bytes"})
+    plan = sha256_json([partition, quality.model_dump(mode="json"), list(prompt_ids), list(samples)])[:12]
+    return ShardPlan(spec, f"{spec}-{plan}", tuple(prompt_ids), tuple(samples), settings.shard_images)
 
 
 def image_id(spec: str, prompt_id: str, sample: int) -> str:

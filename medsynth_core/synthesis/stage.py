@@ -17,36 +17,39 @@ from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
 from medsynth_core.quality.filters import Filter
 from medsynth_core.storage.atomic import replace_directory
-from medsynth_core.storage.completion import Counts, finished_shards
+from medsynth_core.storage.completion import Counts
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
 from medsynth_core.synthesis.inputs import read_prompts
+from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
 from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, models_folder
 from medsynth_core.synthesis.worker import ShardWorker
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
 class SynthesisReport:
     """Totals of a synthesis run; ``made`` shards are new, ``resumed`` ones stood in the store."""
 
-    run_id: str
+    spec_hash: str
+    rounds: int
     made: int
     resumed: int
     counts: Counts
 
 
-def plan(config: Config, paths: Paths) -> ShardPlan:
-    """Returns the shard plan of the workspace's prompts and models.
+def rounds(config: Config, paths: Paths, store: ObjectStore) -> list[Round]:
+    """Returns the rounds of generating up to the first unfinished one, whose plan is written to the store.
 
     Raises:
-        InputError: prompts or models are missing.
+        InputError: prompts or models are missing, or there is no such parent.
+        ConfigError, IncompleteRunError: the quotas can't be met.
     """
-    prompts = read_prompts(paths.prompts)
-    spec = spec_hash([p.identity() for p in prompts], model_digests(config, paths), config.synthesis)
-    return plan_shards(spec, [p.prompt_id for p in prompts], config.synthesis, config.quality)
+    found = read_rounds(config, paths, store, _copy_bound(config, paths))
+    if found[-1].missing:
+        write_plan(store, found[-1].plan)
+    return found
 
 
 def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker:
@@ -56,76 +59,82 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         InputError: prompts or models are missing.
     """
     synthesiser = Synthesiser.load(config, paths)
-    limits = bounds(config, paths)
     return ShardWorker(
         config,
-        plan(config, paths),
         read_prompts(paths.prompts),
         synthesiser,
         model_digests(config, paths),
-        _filters(config, paths, synthesiser, limits),
-        limits["copy"] if "duplicate" in config.quality.enabled else None,
+        _filters(config, paths, synthesiser, bounds(config, paths)),
+        _copy_bound(config, paths),
         store,
     )
 
 
-def missing_shards(plan: ShardPlan, store: ObjectStore) -> list[int]:
-    """Returns the shards without a completion record."""
-    done = finished_shards(store, plan.run_id, plan.n_shards)
-    return [shard for shard in range(plan.n_shards) if shard not in done]
-
-
 def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
-    """Makes the missing shards, ``runner.in_flight`` at a time, and writes ``paths.synthesis``.
+    """Makes the missing shards, ``runner.in_flight`` at a time, round by round, and writes ``paths.synthesis``.
 
     One shard in work is enough to keep the machine busy until its upload; a second fills that time.
 
     Raises:
-        InputError: prompts or models are missing.
+        InputError: prompts or models are missing, or there is no such parent.
+        ConfigError, IncompleteRunError: the quotas can't be met.
         StoreError, TransientError: the store fails.
     """
     store.check_writable()
-    worker = open_worker(config, paths, store)
-    missing = missing_shards(worker.plan, store)
-    standing = worker.plan.n_shards - len(missing)
-    progress(standing, worker.plan.n_shards)
-    with ThreadPoolExecutor(config.runner.in_flight, thread_name_prefix="shard") as pool:
-        shards = [pool.submit(worker.make, shard) for shard in missing]
+    worker, made = None, 0
+    while (last := rounds(config, paths, store)[-1]).missing:
+        worker = worker or open_worker(config, paths, store)
+        _make(worker, last, config.runner.in_flight, progress)
+        made += len(last.missing)
+    return collect(config, paths, store, made)
+
+
+def _make(worker: ShardWorker, todo: Round, in_flight: int, progress: Progress) -> None:
+    total, missing = todo.plan.n_shards, todo.missing
+    standing = total - len(missing)
+    progress(standing, total)
+    with ThreadPoolExecutor(in_flight, thread_name_prefix="shard") as pool:
+        shards = [pool.submit(worker.make, todo.plan, shard) for shard in missing]
         try:
             for done, shard in enumerate(as_completed(shards), 1):
                 shard.result()
-                progress(standing + done, worker.plan.n_shards)
+                progress(standing + done, total)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return collect(config, paths, store, made=len(missing))
 
 
 def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> SynthesisReport:
     """Writes ``paths.synthesis`` from the completion records, never from memory.
 
     Raises:
-        IncompleteRunError: a shard has no record.
+        IncompleteRunError: a shard has no record, or the quotas aren't met.
     """
-    plan_ = plan(config, paths)
-    records = finished_shards(store, plan_.run_id, plan_.n_shards)
-    missing = [shard for shard in range(plan_.n_shards) if shard not in records]
+    found = rounds(config, paths, store)
+    missing = found[-1].missing
     if missing:
         raise IncompleteRunError(
-            f"{len(missing)} of {plan_.n_shards} shards are missing (first: {missing[0]}); run again to make them"
+            f"{len(missing)} of {found[-1].plan.n_shards} shards are missing (first: {missing[0]}); "
+            f"run again to make them"
         )
-    ordered = tuple(records[shard] for shard in range(plan_.n_shards))
+    ordered = tuple(record for each in found for _, record in sorted(each.records.items()))
     counts = reduce(add, (record.counts for record in ordered))
+    plans = [each.plan for each in found]
     with replace_directory(paths.synthesis) as folder:
         ShardList(
-            spec_hash=plan_.spec_hash,
-            run_id=plan_.run_id,
+            spec_hash=plans[0].spec_hash,
+            run_ids=tuple(plan.run_id for plan in plans),
+            parent=config.release.parent,
             model_digests=model_digests(config, paths),
             bounds=bounds(config, paths),
             shards=ordered,
             counts=counts,
         ).save(folder)
-    return SynthesisReport(plan_.run_id, made, plan_.n_shards - made, counts)
+    return SynthesisReport(plans[0].spec_hash, len(found), made, len(ordered) - made, counts)
+
+
+def _copy_bound(config: Config, paths: Paths) -> float | None:
+    return bounds(config, paths)["copy"] if "duplicate" in config.quality.enabled else None
 
 
 def _filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits: Mapping[str, float]) -> list[Filter]:

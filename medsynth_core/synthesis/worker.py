@@ -47,14 +47,13 @@ class _Image:
 
 @dataclass(frozen=True)
 class ShardWorker:
-    """Makes shards of one run, any number at a time; everything it needs comes in as arguments.
+    """Makes shards of one spec, any number at a time; everything it needs comes in as arguments.
 
     Attributes:
         copy_bound: distance at which an image is a copy of an earlier one of its shard; None lets copies pass.
     """
 
     config: Config
-    plan: ShardPlan
     prompts: Sequence[PromptRow]
     synthesiser: Synthesiser
     digests: dict[str, str]
@@ -62,15 +61,15 @@ class ShardWorker:
     copy_bound: float | None
     store: ObjectStore
 
-    def make(self, shard: int) -> CompletionRecord:
-        """Returns the completion record of a shard, made and uploaded; written last, so that a kill before it
-        leaves nothing that counts. While a batch is judged and encoded here, the next one is being decoded.
+    def make(self, plan: ShardPlan, shard: int) -> CompletionRecord:
+        """Returns the completion record of a shard of ``plan``, made and uploaded; written last, so that a kill before
+        it leaves nothing that counts. While a batch is judged and encoded here, the next one is being decoded.
 
         Raises:
             ConfigError: the shard outgrows synthesis.max_shard_bytes.
             StoreError, TransientError: the store fails.
         """
-        requests = self.plan.requests(shard)
+        requests = plan.requests(shard)
         prompts = [self.prompts[request.prompt_index] for request in requests]
         keypatches = self._keypatches(requests)
         images = self._images([request.image_id for request in requests], prompts, keypatches)
@@ -87,9 +86,11 @@ class ShardWorker:
                 f"shard {shard} has {len(tar)} bytes, more than synthesis.max_shard_bytes="
                 f"{self.config.synthesis.max_shard_bytes}; lower synthesis.shard_images"
             )
-        tar_name = f"shards/shard-{shard:05d}.tar"
+        name = plan.name(shard)
+        tar_name = f"shards/{name}.tar"
         rows = [
-            self._row(request, prompt, patches, image) | _location(places.get(request.image_id), tar_name, image.png)
+            self._row(plan.spec_hash, request, prompt, patches, image)
+            | _location(places.get(request.image_id), tar_name, image.png)
             for request, prompt, patches, image in zip(requests, prompts, keypatches, images, strict=True)
         ]
         rows.sort(key=lambda row: str(row["image_id"]))
@@ -97,15 +98,15 @@ class ShardWorker:
         rejected = [row for row in rows if row["verdict"] == "rejected"]
         reasons = Counter(image.verdict.reasons[0] for image in images if image.verdict.reasons)
         record = CompletionRecord(
-            run_id=self.plan.run_id,
+            run_id=plan.run_id,
             shard=shard,
-            n_shards=self.plan.n_shards,
+            n_shards=plan.n_shards,
             tar=put_content(self.store, tar_name, tar) if accepted else None,
-            manifest=put_content(self.store, f"manifest/part-{shard:05d}.parquet", parquet_bytes(table_of(accepted))),
-            rejected=put_content(self.store, f"rejected/part-{shard:05d}.parquet", parquet_bytes(table_of(rejected))),
+            manifest=put_content(self.store, f"manifest/{name}.parquet", parquet_bytes(table_of(accepted))),
+            rejected=put_content(self.store, f"rejected/{name}.parquet", parquet_bytes(table_of(rejected))),
             counts=Counts(requested=len(requests), accepted=len(accepted), rejected=dict(sorted(reasons.items()))),
         )
-        log.info("shard %d of %d: %d of %d accepted", shard, self.plan.n_shards, len(accepted), len(requests))
+        log.info("shard %d of %d: %d of %d accepted", shard, plan.n_shards, len(accepted), len(requests))
         return write_record(self.store, record)
 
     def _images(
@@ -127,7 +128,7 @@ class ShardWorker:
         return [found[request.prompt_index] for request in requests]
 
     def _row(
-        self, request: ImageRequest, prompt: PromptRow, keypatches: Sequence[Keypatch], image: _Image
+        self, spec: str, request: ImageRequest, prompt: PromptRow, keypatches: Sequence[Keypatch], image: _Image
     ) -> dict[str, Any]:
         settings = self.config.synthesis
         return {
@@ -158,7 +159,7 @@ class ShardWorker:
             "synthetic": True,
             "generator": "medsynth",
             "generator_version": __version__,
-            "spec_hash": self.plan.spec_hash,
+            "spec_hash": spec,
         }
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 
 from medsynth_core.errors import StateError
+from medsynth_core.storage.index import ReleaseEntry, claim, split_tag
+from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
 
 STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "report")
@@ -32,19 +35,21 @@ def record_stages(root: Path, with_models: bool) -> None:
     dvc(root, "commit", "--force", *STAGES, *(MODEL_STAGES if with_models else ()))
 
 
-def record_release(root: Path, local_store: bool) -> str:
-    """Checks the dataset out (links, for a local store), commits and tags it, and returns the tag.
+def record_release(root: Path, store: ObjectStore) -> str:
+    """Checks the dataset out (links, for a local store), commits it, claims its version in the store, tags it and
+    returns the tag.
 
-    The newest tag is returned unchanged when it already names this dataset.
+    A version that already is this dataset is returned unchanged, so that a cut-off attempt can be repeated.
 
     Raises:
         StateError: git or DVC fails, or no release was made.
     """
-    path = root / "data" / "release" / "release.json"
-    if not path.is_file():
-        raise StateError(f"{path}: not found; run `medsynth release` first")
-    about = json.loads(path.read_text("utf-8"))
-    if local_store:
+    folder = root / "data" / "release"
+    if not (folder / "release.json").is_file():
+        raise StateError(f"{folder / 'release.json'}: not found; run `medsynth release` first")
+    about = json.loads((folder / "release.json").read_text("utf-8"))
+    dataset = json.loads((folder / "dataset.json").read_text("utf-8"))
+    if isinstance(store, LocalStore):
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
     commit(
         root,
@@ -54,10 +59,27 @@ def record_release(root: Path, local_store: bool) -> str:
     tags = _tags(root, about["name"])
     if tags and _pointer_at(root, tags[-1]) == _pointer(root):
         return tags[-1]
-    newest = int(tags[-1].rpartition("-v")[2]) if tags else 0
-    tag = f"{about['name']}-v{newest + 1}"
+
+    def entry(tag: str) -> ReleaseEntry:
+        return ReleaseEntry(
+            tag=tag,
+            **dataset,
+            counts=about["counts"],
+            spec_hash=about["spec_hash"],
+            parent=about["parent"]["tag"] if about["parent"] else None,
+            commit=git(root, "rev-parse", "HEAD").strip(),
+            generator_version=about["generator_version"],
+        )
+
+    tag = claim(store, about["name"], split_tag(tags[-1])[1] if tags else 0, entry).tag
     annotate(root, tag, _message(tag, about))
     return tag
+
+
+def newest_release(root: Path, name: str) -> str | None:
+    """Returns the newest tag of a dataset in a workspace, or None."""
+    tags = _tags(root, name)
+    return tags[-1] if tags else None
 
 
 def _tags(root: Path, name: str) -> list[str]:
@@ -82,6 +104,7 @@ def _message(tag: str, about: Mapping[str, Any]) -> str:
         "",
         *(f"rejected {reason}: {n}" for reason, n in counts["rejected"].items()),
         *(f"failed {reason}: {n}" for reason, n in counts["failed"].items()),
+        *([f"added {about['parent']['added']} to {about['parent']['tag']}"] if about["parent"] else []),
         f"spec {about['spec_hash']}",
     ]
     return "\n".join(lines)

@@ -57,7 +57,13 @@ def hand_made_shard(store: ObjectStore, shard: int, mark: str = "") -> Completio
             writer.add(identity, png, {"prompt": "a drawing"})
         verdict = {"verdict": "accepted", "reasons": []} if accepted else {"verdict": "rejected", "reasons": ["dull"]}
         row = {"image_id": identity, "size": len(png), "sha256": hashlib.sha256(png).hexdigest(), "synthetic": True}
-        rows.append({**row, **verdict, "prompt": "a drawing", "pathology": ["mass"] if sample else [], "labels": []})
+        label = {"pathology": "mass", "anatomy": "lung", "side": "left", "severity": None}
+        about = (
+            {"prompt": "a drawing", "pathology": ["mass"], "labels": [label]}
+            if sample
+            else {"labels": [], "pathology": []}
+        )
+        rows.append({**row, **verdict, "view": "frontal", "prompt": "a drawing", **about})
     tar, places = writer.finish()
     kept = [{**row, "shard": tar_name, "offset": places[row["image_id"]][0]} for row in rows[:2]]
     return CompletionRecord(
@@ -81,7 +87,8 @@ def judge(paths: Paths, records: list[CompletionRecord]) -> None:
     (paths.prompts / "account.json").write_text(json.dumps(account))
     ShardList(
         spec_hash="spec",
-        run_id="spec-plan",
+        run_ids=("spec-plan",),
+        parent=None,
         model_digests={"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64},
         bounds={"agreement": -1.0, "copy": 0.0},
         shards=tuple(records),
@@ -115,7 +122,7 @@ class Team:
     def release(self) -> str:
         self.publish()
         dvc(self.root, "commit", "--quiet", "--force", "release")
-        return record_release(self.root, self.is_local)
+        return record_release(self.root, self.store)
 
 
 @pytest.fixture(scope="module", params=["local", "s3"])
@@ -214,7 +221,7 @@ def test_a_release_that_is_repeated_is_the_same_and_a_new_one_gets_a_new_tag(loc
     judge(team.paths, [*team.records[:2], hand_made_shard(team.store, 2, mark="other")])
     assert team.release() == f"{team.config.release.name}-v2"
     git(team.root, "tag", "-d", f"{team.config.release.name}-v2")  # what a kill between commit and tag leaves
-    assert record_release(team.root, local_store=True) == f"{team.config.release.name}-v2"
+    assert record_release(team.root, team.store) == f"{team.config.release.name}-v2"
     assert (team.root / "dataset.dvc").read_bytes() != pointer
     assert "up to date" in dvc(team.root, "status", "dataset.dvc")
     assert open_release(team.root, rev=team.tag).manifest().num_rows == 6, "the first stays readable"

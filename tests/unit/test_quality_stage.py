@@ -60,7 +60,13 @@ def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tupl
     paths.synthesis.mkdir(parents=True, exist_ok=True)
     total = reduce(add, (record.counts for record in records))
     made = ShardList(
-        spec_hash="s", run_id="run", model_digests={}, bounds={"copy": 0.01}, shards=tuple(records), counts=total
+        spec_hash="s",
+        run_ids=("run",),
+        parent=None,
+        model_digests={},
+        bounds={"copy": 0.01},
+        shards=tuple(records),
+        counts=total,
     )
     made.save(paths.synthesis)
     report = stage.run(config, paths, store, silent)

@@ -422,7 +422,7 @@ def test_batches_are_as_large_as_memory_and_keep_prompts_together(
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 50))
 def test_a_plan_is_a_partition_and_ids_ignore_it(n_prompts: int, samples: int, shard_images: int) -> None:
     prompts = tuple(f"p{i}" for i in range(n_prompts))
-    plan = ShardPlan("spec", "run", prompts, samples, shard_images)
+    plan = ShardPlan("spec", "run", prompts, ((0, samples),) * n_prompts, shard_images)
     ids = [request.image_id for shard in range(plan.n_shards) for request in plan.requests(shard)]
     assert ids == [image_id("spec", prompt, sample) for prompt in prompts for sample in range(samples)]
     assert len(set(ids)) == len(ids)

@@ -1,0 +1,89 @@
+"""Quotas: how many accepted images of a finding a release must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medsynth_core.config.tree import Config
+from medsynth_core.prompts.sampling import parse_target
+from medsynth_core.vocabulary.vocabulary import Vocabulary
+
+_VIEWS = ("frontal", "lateral")
+_NORMAL = ("normal", "no finding")
+
+
+@dataclass(frozen=True)
+class Quota:
+    """At least ``n`` images of a finding.
+
+    Attributes:
+        text: as it was written.
+        pathology: None for any, "" for a normal chest.
+        side, severity, view: None for any.
+    """
+
+    text: str
+    pathology: str | None
+    side: str | None
+    severity: str | None
+    view: str | None
+    n: int
+
+    def counts(self, labels: Iterable[Mapping[str, Any]], view: str) -> bool:
+        """Returns whether an image of these findings and this view counts."""
+        if self.view not in (None, view):
+            return False
+        if not self.pathology:
+            return self.pathology is None or not list(labels)
+        return any(
+            label["pathology"] == self.pathology
+            and self.side in (None, label["side"])
+            and self.severity in (None, label["severity"])
+            for label in labels
+        )
+
+
+def parse_quotas(quotas: Mapping[str, int], vocabulary: Vocabulary) -> list[Quota]:
+    """Returns quotas as the miner reads them: "large left pleural effusion", "lateral pneumothorax", "normal".
+
+    Raises:
+        ConfigError: one isn't a finding of the vocabulary.
+    """
+    parsed = []
+    for text, n in sorted(quotas.items()):
+        words = text.lower().split()
+        view = next((view for view in _VIEWS if view in words), None)
+        rest = " ".join(word for word in words if word != view)
+        if rest in ("", *_NORMAL):
+            parsed.append(Quota(text, "" if rest else None, None, None, view, n))
+        else:
+            target = parse_target(rest, n, vocabulary, "release.quotas")
+            parsed.append(Quota(text, target.pathology, target.side, target.severity, view, n))
+    return parsed
+
+
+def targets_with_quotas(config: Config, vocabulary: Vocabulary) -> dict[str, int]:
+    """Returns ``prompts.targets``, with as many prompts for each quota of a finding in the wanted view as its images
+    need when all are accepted.
+
+    Raises:
+        ConfigError: a quota isn't a finding of the vocabulary.
+    """
+    targets = dict(config.prompts.targets)
+    for quota in parse_quotas(config.release.quotas, vocabulary):
+        if quota.pathology and quota.view in (None, config.synthesis.view):
+            text = " ".join(word for word in quota.text.lower().split() if word not in _VIEWS)
+            wanted = -(-quota.n // config.synthesis.samples_per_prompt)
+            targets[text] = max(targets.get(text, 0), wanted)
+    return targets
+
+
+def tally(quotas: Sequence[Quota], rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Returns how many of the rows (``labels``, ``view``) count for each quota."""
+    counts = [0] * len(quotas)
+    for row in rows:
+        for place, quota in enumerate(quotas):
+            counts[place] += quota.counts(row["labels"], row["view"])
+    return counts

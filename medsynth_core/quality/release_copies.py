@@ -1,0 +1,46 @@
+"""Near-duplicates in a whole release: across its shards and against the release that it is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from medsynth_core.quality.duplicate import SIDE, Signatures, find_copies
+from medsynth_core.storage.completion import CompletionRecord
+from medsynth_core.storage.content import get_content
+from medsynth_core.storage.manifest import read_parquet
+from medsynth_core.storage.parent import parent_rows
+from medsynth_core.storage.store import ObjectStore
+
+
+def find_release_copies(
+    records: Sequence[CompletionRecord], store: ObjectStore, parent: str | None, bound: float | None
+) -> dict[str, float]:
+    """Returns the accepted images that are copies of an earlier kept one, with the distance to it, by image id.
+
+    All of the parent are kept; of the others the earlier by shard, then image id. Signatures are the one thing that
+    is held for all images.
+
+    Args:
+        bound: distance at which an image is a copy; None finds none.
+    """
+    if bound is None:
+        return {}
+    marks = [np.zeros((0, SIDE * SIDE), dtype=np.uint8)]
+    if parent is not None:
+        marks += [_signatures(part["signature"]) for part in parent_rows(store, parent, ["signature"])]
+    n_parent = sum(map(len, marks))
+    ids: list[str] = []
+    for record in records:
+        part = read_parquet(get_content(store, record.manifest), ["image_id", "signature"])
+        ids += part["image_id"].to_pylist()
+        marks.append(_signatures(part["signature"]))
+    copies = find_copies(np.concatenate(marks), bound, n_parent)
+    return {ids[place - n_parent]: distance for place, distance in copies.items()}
+
+
+def _signatures(column: pa.ChunkedArray) -> Signatures:
+    joined = b"".join(column.to_pylist())
+    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, SIDE * SIDE)

@@ -1,0 +1,114 @@
+"""The releases that a store holds, one small record each: ``releases/<tag>.json``.
+
+A version number is claimed by a conditional put, so that two teams that publish at once get two. The record protects
+a release's objects from ``medsynth gc`` in every clone, and opens it without git.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medsynth_core.errors import CorruptObjectError, InputError
+from medsynth_core.storage.completion import Counts
+from medsynth_core.storage.content import check_content, content_key
+from medsynth_core.storage.store import ObjectStore
+
+_FOLDER = "releases/"
+
+
+class ReleaseEntry(BaseModel):
+    """One published version.
+
+    Attributes:
+        tag: NAME-vN, also a git tag of the workspace.
+        dir_md5: hash of the dataset in DVC's terms, ``....dir``.
+        parent: tag of the release that it extends, or None.
+        commit: of the workspace's git repository.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tag: str
+    dir_md5: str
+    n_files: int
+    n_bytes: int
+    counts: Counts
+    spec_hash: str
+    parent: str | None
+    commit: str
+    generator_version: str
+
+
+def read_entry(store: ObjectStore, tag: str) -> ReleaseEntry:
+    """Returns the record of a release.
+
+    Raises:
+        InputError: the store holds no such release; names the nearest.
+        CorruptObjectError: the record can't be read.
+    """
+    key = f"{_FOLDER}{tag}.json"
+    if store.size(key) is None:
+        raise InputError(f"{store.url}: no release {tag!r}; it has {', '.join(list_tags(store)) or 'none'}")
+    try:
+        return ReleaseEntry.model_validate_json(store.get(key))
+    except ValidationError as error:
+        raise CorruptObjectError(f"{store.url}: {key}: {error.errors()[0]['msg']}; restore it from a backup") from error
+
+
+def list_tags(store: ObjectStore) -> list[str]:
+    """Returns the tags of all releases, by name and version."""
+    found = []
+    for stored in store.list(_FOLDER):
+        tag = stored.key.removeprefix(_FOLDER).removesuffix(".json")
+        if re.fullmatch(r".+-v\d+", tag):
+            found.append(tag)
+    return sorted(found, key=split_tag)
+
+
+def split_tag(tag: str) -> tuple[str, int]:
+    """Returns the name and the version of NAME-vN."""
+    name, _, version = tag.rpartition("-v")
+    return name, int(version)
+
+
+def claim(store: ObjectStore, name: str, taken: int, entry: Callable[[str], ReleaseEntry]) -> ReleaseEntry:
+    """Writes the record of a new version, or finds the one that a cut-off attempt wrote, and returns it.
+
+    Args:
+        taken: the highest version that is known to be taken elsewhere (by a git tag).
+        entry: makes the record of a tag.
+    """
+    versions = [split_tag(tag)[1] for tag in list_tags(store) if split_tag(tag)[0] == name]
+    newest = max(versions, default=0)
+    if newest > taken:
+        there = read_entry(store, f"{name}-v{newest}")
+        if there.dir_md5 == entry(there.tag).dir_md5:
+            return there
+    version = max(newest, taken) + 1
+    while True:
+        mine = entry(f"{name}-v{version}")
+        data = json.dumps(mine.model_dump(mode="json"), sort_keys=True, indent=1).encode()
+        if store.put(f"{_FOLDER}{mine.tag}.json", data, if_absent=True):
+            return mine
+        version += 1
+
+
+def read_files(store: ObjectStore, dir_md5: str, where: str) -> dict[str, str]:
+    """Returns the MD5 of every file of a dataset by its path, from DVC's directory object.
+
+    Raises:
+        CorruptObjectError: the list is missing or damaged, or a path leaves the dataset.
+    """
+    data = check_content(store.get(content_key(dir_md5)), dir_md5, f"{where}: list of files")
+    return {_inside(entry["relpath"], where): entry["md5"] for entry in json.loads(data)}
+
+
+def _inside(relpath: str, where: str) -> str:
+    path = PurePosixPath(relpath)
+    if not path.parts or ".." in path.parts or path.is_absolute():
+        raise CorruptObjectError(f"{where}: path {relpath!r} leaves the release")
+    return relpath
