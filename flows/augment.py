@@ -31,7 +31,7 @@ from tasks.stages import (
 
 
 @flow(name="augment", flow_run_name=run_name)
-def augment(workspace: str, overrides: list[str] | None = None) -> str:
+def augment(workspace: str, overrides: list[str] | None = None, extend: bool = False) -> str:
     """Makes a release in a workspace and returns its tag.
 
     Prompts are written before models are trained: they need no image, and what an LLM server refuses is known
@@ -41,8 +41,9 @@ def augment(workspace: str, overrides: list[str] | None = None) -> str:
     Args:
         workspace: folder of params.yaml.
         overrides: changed parameters, as section.key=value; kept in params.yaml.
+        extend: add to the newest release; what is made is new, what it holds stays.
     """
-    folder, config = prepare(workspace, overrides or ())
+    folder, config = prepare(workspace, overrides or (), extend=extend)
     root = str(folder)
     read_corpus(root, config)
     mine_vocabulary(root, config)

@@ -33,9 +33,10 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, default=Path())
     parser.add_argument("--preset")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--extend", action="store_true", help="add to the newest release")
     arguments = parser.parse_args()
     try:
-        root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset)
+        root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset, arguments.extend)
         sys.stderr.write("input checked; starting Prefect\n")
         set_prefect_defaults()
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)

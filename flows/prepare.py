@@ -9,12 +9,19 @@ from pathlib import Path
 
 from medsynth_core.config import Config, Paths, dump_config, load_config
 from medsynth_core.errors import InputError, MedsynthError
+from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import configure_store
+from medsynth_core.workspace.record import newest_release
 
 
-def prepare(workspace: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> tuple[Path, Config]:
+def prepare(
+    workspace: str | Path, overrides: Sequence[str] = (), preset: str | None = None, extend: bool = False
+) -> tuple[Path, Config]:
     """Returns the workspace's folder and its configuration, checked; what was overridden is kept in params.yaml.
+
+    Args:
+        extend: make the newest release of the workspace, if there is one, the parent of the next.
 
     Raises:
         MedsynthError: the parameters, the corpus, the store, the provider or the models can't be used.
@@ -23,6 +30,9 @@ def prepare(workspace: str | Path, overrides: Sequence[str] = (), preset: str | 
         logging.getLogger(name).addFilter(_without_traceback)
     root = Path(workspace).expanduser().resolve()
     config = load_config(root / "params.yaml", overrides, preset)
+    if extend:
+        overrides = [*overrides, f"release.parent={newest_release(root, config.release.name) or 'null'}"]
+        config = load_config(root / "params.yaml", overrides, preset)
     check(root, config)
     if overrides or preset:
         (root / "params.yaml").write_text(dump_config(config), "utf-8")
@@ -52,7 +62,10 @@ def check(root: Path, config: Config) -> None:
         from medsynth_core.models.artifact import pick_device
 
         pick_device(config.device)
-    open_store(config.store, root).check_writable()
+    store = open_store(config.store, root)
+    store.check_writable()
+    if config.release.parent is not None:
+        read_entry(store, config.release.parent)
     configure_store(root, config)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -43,9 +46,16 @@ def init(
 
 
 @app.command()
-def run(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
+def run(
+    workspace: Workspace = Path(),
+    overrides: Overrides = None,
+    preset: Preset = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add to the newest release: new images, the old ones stay.")
+    ] = False,
+) -> None:
     """Run the whole flow: reports in, versioned dataset out. Run again after a kill: it goes on."""
-    _flow("augment", workspace, overrides, preset)
+    _flow("augment", workspace, overrides, preset, extend)
 
 
 @app.command()
@@ -144,11 +154,12 @@ def record(workspace: Workspace = Path()) -> None:
     print(record_release(root, open_store(load_config(root / "params.yaml").store, root)))
 
 
+Repo = Annotated[str, typer.Argument(help="Workspace, clone, git URL, store (folder or s3://) or dataset folder.")]
+Rev = Annotated[str | None, typer.Option(help="git tag, branch or commit; of a store, the tag.")]
+
+
 @app.command()
-def inspect(
-    repo: Annotated[Path, typer.Argument(help="Workspace, clone or dataset folder.")] = Path(),
-    rev: Annotated[str | None, typer.Option(help="git tag, branch or commit.")] = None,
-) -> None:
+def inspect(repo: Repo = ".", rev: Rev = None) -> None:
     """Show a release: what is in it, what was rejected, where it comes from."""
     from medsynth_core.cli.tables import release_tables
     from medsynth_core.release.reader import open_release
@@ -157,22 +168,69 @@ def inspect(
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="Tag, branch or commit.")],
+    b: Annotated[str | None, typer.Argument(help="The same; the working tree when left out.")] = None,
+    repo: Annotated[str, typer.Option(help="Workspace, clone, git URL or store.")] = ".",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show what changed from release A to release B: images, objects, labels, settings."""
+    from medsynth_core.release.diff import diff as compare
+    from medsynth_core.release.reader import open_release
+
+    found = compare(open_release(repo, a), open_release(repo, b))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+        return
+    from medsynth_core.cli.tables import diff_tables
+
+    diff_tables(found)
+
+
+@app.command()
 def verify(
-    repo: Annotated[Path, typer.Argument(help="Workspace, clone or dataset folder.")] = Path(),
-    rev: Annotated[str | None, typer.Option(help="git tag, branch or commit.")] = None,
+    repo: Repo = ".",
+    rev: Rev = None,
+    report: Annotated[Path | None, typer.Option(help="Write what was found as JSON here.")] = None,
 ) -> None:
     """Check a release against its hashes and its accounting; exits with 4 when something is wrong."""
     from medsynth_core.cli.bar import bar
-    from medsynth_core.release.reader import open_release
-    from medsynth_core.release.verify import verify as check
+    from medsynth_core.release.verify import verify_at
 
     with bar("verify") as progress:
-        found = check(open_release(repo, rev), progress)
+        found = verify_at(repo, rev, progress)
+    if report is not None:
+        report.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n", "utf-8")
     for problem in found.problems:
         print(problem)
     print(f"{found.n_files} files, {found.n_images} images, {len(found.problems)} problems")
     if found.problems:
         raise typer.Exit(4)
+
+
+@app.command()
+def gc(
+    workspace: Workspace = Path(),
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,
+    runs: Annotated[bool, typer.Option("--runs", help="Also the records of earlier runs, released or not.")] = False,
+    older_than: Annotated[float, typer.Option(help="Hours; younger objects may belong to a run in work.")] = 24.0,
+) -> None:
+    """List, or delete, what the store holds and no release, DVC file or run needs."""
+    from medsynth_core.config import load_config
+    from medsynth_core.storage.store import open_store
+    from medsynth_core.workspace.garbage import collect_garbage, find_garbage
+
+    root = workspace.resolve()
+    store = open_store(load_config(root / "params.yaml").store, root)
+    found = find_garbage(root, store, timedelta(hours=older_than), runs)
+    for kind, every in (("object", found.objects), ("upload", found.uploads), ("run", found.runs)):
+        for each in every:
+            print(f"{kind}  {each.modified:%Y-%m-%d %H:%M}  {each.size:>12}  {each.key}")
+    n = len(found.objects) + len(found.uploads) + len(found.runs)
+    print(f"{n} of no use, {found.n_bytes} bytes; {found.young} younger than {older_than:g} h left out")
+    if delete:
+        collect_garbage(store, found)
+        print("deleted")
 
 
 @app.command()
@@ -205,13 +263,15 @@ def _stage(name: str, workspace: Path) -> None:
         print(f"{name}.{key}: {value}")
 
 
-def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None) -> None:
+def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, extend: bool = False) -> None:
     """Starts a flow in a process of its own: the core doesn't know its orchestrator."""
     command = [sys.executable, "-m", "flows.launch", name]
     for override in overrides or ():
         command += ["--set", override]
     if preset is not None:
         command += ["--preset", preset]
+    if extend:
+        command.append("--extend")
     if not workspace.is_dir():
         raise InputError(f"{workspace}: not a folder; make a workspace with `medsynth init {workspace}`")
     raise typer.Exit(subprocess.run(command, cwd=workspace, check=False).returncode)

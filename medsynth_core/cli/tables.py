@@ -1,4 +1,4 @@
-"""Tables of a release and of a plan of prompts for the terminal."""
+"""Tables of a release, of a plan of prompts and of a difference for the terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medsynth_core.prompts.plan import PromptPlan
+from medsynth_core.release.diff import ReleaseDiff
 from medsynth_core.release.reader import Release
 
 
@@ -18,6 +19,8 @@ def release_tables(release: Release) -> None:
     summary.add_row("images", f"{counts['accepted']} accepted of {counts['requested']} requested")
     for reason, n in {**counts["rejected"], **counts["failed"]}.items():
         summary.add_row(f"  {reason}", str(n))
+    if about["parent"]:
+        summary.add_row("  added", f"{about['parent']['added']} to {about['parent']['tag']}")
     summary.add_row("prompts", f"{about['prompts']['accepted']} by {about['prompts']['provider']}")
     summary.add_row("corpus", f"{about['corpus']['kind']} ({about['corpus']['licence']})")
     summary.add_row("image size", f"{about['image_size']} x {about['image_size']}")
@@ -44,3 +47,27 @@ def plan_tables(plan: PromptPlan) -> None:
     for heading, counts in (("side", plan.sides), ("severity", plan.severities), ("place", plan.places)):
         console.print(f"{heading}: {', '.join(f'{name} {n}' for name, n in counts.items())}")
     console.print(f"cost: {plan.cost}")
+
+
+def diff_tables(found: ReleaseDiff) -> None:
+    """Prints how two releases differ."""
+    console = Console()
+    summary = Table(title=f"{found.a} -> {found.b}", show_header=False)
+    summary.add_row("images that came", str(found.came))
+    summary.add_row("images that went", str(found.went))
+    summary.add_row("images kept", f"{found.kept}" + (f" ({found.changed} with other bytes)" if found.changed else ""))
+    summary.add_row("files new / shared", f"{found.new_objects} / {found.shared_objects}")
+    console.print(summary)
+    for kind, shift in found.shifts.items():
+        table = Table(kind, "before", "after", "share", title=f"{kind}: Jensen-Shannon distance {shift.distance:.3f}")
+        n_before, n_after = sum(shift.before.values()) or 1, sum(shift.after.values()) or 1
+        for name, after in shift.after.items():
+            before = shift.before.get(name, 0)
+            moved = 100 * (after / n_after - before / n_before)
+            table.add_row(name, str(before), str(after), f"{100 * after / n_after:.1f} % ({moved:+.1f})")
+        console.print(table)
+    if found.settings:
+        table = Table("setting", "before", "after")
+        for name, (before, after) in found.settings.items():
+            table.add_row(name, str(before), str(after))
+        console.print(table)

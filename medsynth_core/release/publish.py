@@ -180,12 +180,16 @@ def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, 
                 counts["sides"].update(label["side"] for label in labels)
                 counts["severities"].update(label["severity"] or "none" for label in labels)
                 counts["views"][view or "unknown"] += 1
-    return {name: dict(count.most_common()) for name, count in counts.items()}
+    return {name: _commonest_first(count) for name, count in counts.items()}
 
 
 def _rows(record: CompletionRecord, store: ObjectStore) -> tuple[CompletionRecord, pa.Table, int]:
     accepted = read_parquet(get_content(store, record.manifest), ["labels", "view"])
     return record, accepted, len(read_parquet(get_content(store, record.rejected), ["image_id"]))
+
+
+def _commonest_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _add_parent(about: dict[str, Any], parent: Parent) -> None:
@@ -202,7 +206,7 @@ def _add_parent(about: dict[str, Any], parent: Parent) -> None:
         mode="json"
     )
     for name in _DISTRIBUTIONS:
-        about[name] = dict((Counter(before[name]) + Counter(about[name])).most_common())
+        about[name] = _commonest_first(Counter(before[name]) + Counter(about[name]))
 
 
 def _check_rows(part: str, n_rows: int, counted: int) -> None:

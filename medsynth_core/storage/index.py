@@ -103,6 +103,8 @@ def read_files(store: ObjectStore, dir_md5: str, where: str) -> dict[str, str]:
     Raises:
         CorruptObjectError: the list is missing or damaged, or a path leaves the dataset.
     """
+    if store.size(content_key(dir_md5)) is None:
+        raise CorruptObjectError(f"{where}: the list of files ({content_key(dir_md5)}) is not in {store.url}")
     data = check_content(store.get(content_key(dir_md5)), dir_md5, f"{where}: list of files")
     return {_inside(entry["relpath"], where): entry["md5"] for entry in json.loads(data)}
 
