@@ -80,14 +80,7 @@ class Release:
         Raises:
             CorruptObjectError: the bytes aren't a PNG of sane size.
         """
-        data = self.store.get_range(self._key(shard), offset, size)
-        try:
-            image = Image.open(io.BytesIO(data), formats=["PNG"])
-            if image.width * image.height > _MAX_PIXELS:
-                raise CorruptObjectError(f"{self.where}: {shard} at {offset}: {image.width}x{image.height} pixels")
-            return image.convert("L")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise CorruptObjectError(f"{self.where}: {shard} at {offset}: not a PNG; run `medsynth verify`") from error
+        return decode_png(self.store.get_range(self._key(shard), offset, size), f"{self.where}: {shard} at {offset}")
 
     def dataset(self, transform: Callable[[torch.Tensor], torch.Tensor] | None = None) -> ReleaseDataset:
         """Returns a map-style torch Dataset of the accepted images."""
@@ -155,6 +148,21 @@ def open_release(repo_or_path: str | Path, rev: str | None = None) -> Release:
     entries = json.loads(check_content(store.get(content_key(dir_md5)), dir_md5, f"{where}: list of files"))
     files = {_inside(entry["relpath"], where): content_key(entry["md5"]) for entry in entries}
     return Release(where, store, files, dir_md5)
+
+
+def decode_png(data: bytes, where: str) -> Image.Image:
+    """Returns the image of a PNG's bytes, mode L.
+
+    Raises:
+        CorruptObjectError: the bytes aren't a PNG of sane size.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.width * image.height > _MAX_PIXELS:
+            raise CorruptObjectError(f"{where}: {image.width}x{image.height} pixels")
+        return image.convert("L")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptObjectError(f"{where}: not a PNG; run `medsynth verify`") from error
 
 
 def _open_folder(root: Path) -> Release:
