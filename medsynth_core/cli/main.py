@@ -234,6 +234,26 @@ def gc(
 
 
 @app.command()
+def export(
+    repo: Annotated[str, typer.Argument(help="Workspace, clone, git URL, store (folder or s3://) or dataset folder.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    rev: Rev = None,
+    layout: Annotated[
+        str, typer.Option("--format", help="folder: what Hugging Face datasets loads; dicom: a file an image.")
+    ] = "folder",
+    metadata: Annotated[str, typer.Option(help="csv or jsonl: the table beside the images.")] = "jsonl",
+) -> None:
+    """Write a release's images as an image folder or as DICOM, with a table of what was prompted."""
+    from medsynth_core.cli.bar import bar
+    from medsynth_core.release.export import export as write
+    from medsynth_core.release.reader import open_release
+
+    with bar("export") as progress:
+        n_images = write(open_release(repo, rev), out, layout, metadata, progress)
+    print(f"{n_images} images in {out}")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)

@@ -52,8 +52,15 @@ class Release:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """``release.json``: name, spec hash, accounting, settings."""
-        about: dict[str, Any] = json.loads(self.read("release.json"))
+        """``release.json``: name, spec hash, accounting, settings.
+
+        Raises:
+            CorruptObjectError: it is missing or damaged.
+        """
+        try:
+            about: dict[str, Any] = json.loads(self.read("release.json"))
+        except ValueError as error:
+            raise CorruptObjectError(f"{self.where}: release.json is no JSON ({error}); fetch it again") from error
         return about
 
     @property

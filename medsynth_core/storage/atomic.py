@@ -7,9 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
-from medsynth_core.errors import StoreError
+from medsynth_core.errors import InputError, StoreError
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
@@ -18,11 +19,9 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the folder can't be written.
     """
-    try:
+    with _refusal(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise StoreError(f"{path.parent}: can't be written ({error.strerror}); choose another place") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -45,14 +44,7 @@ def replace_directory(target: Path) -> Iterator[Path]:
     Raises:
         StoreError: the parent folder can't be written.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f".{target.name}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        fresh.chmod(0o755)
-    except OSError as error:
-        raise StoreError(f"{target.parent}: can't be written ({error.strerror}); choose another place") from error
+    fresh = _sibling(target)
     try:
         yield fresh
     except BaseException:
@@ -61,3 +53,44 @@ def replace_directory(target: Path) -> Iterator[Path]:
     if target.exists():
         shutil.rmtree(target)
     fresh.rename(target)
+
+
+@contextmanager
+def create_directory(target: Path) -> Iterator[Path]:
+    """Yields an empty sibling folder that becomes ``target`` when the block ends without an error.
+
+    Raises:
+        InputError: ``target`` exists and isn't an empty folder; it is left as it is.
+        StoreError: the folder can't be written, or its disk is full.
+    """
+    with _refusal(target):
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InputError(f"{target}: exists and isn't an empty folder; choose another place")
+        fresh = _sibling(target)
+        try:
+            yield fresh
+            if target.exists():
+                target.rmdir()
+            fresh.rename(target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _sibling(target: Path) -> Path:
+    """Returns a new folder beside ``target``, having removed those of killed runs."""
+    with _refusal(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in target.parent.glob(f".{escape(target.name)}.*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
+        fresh.chmod(0o755)
+    return fresh
+
+
+@contextmanager
+def _refusal(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: can't be written ({error.strerror}); choose another place") from error
