@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -59,3 +60,6 @@ class ReleaseDataset(Dataset[dict[str, Any]]):
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="range")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)

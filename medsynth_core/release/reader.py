@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,22 +148,20 @@ class Release:
         stored = [
             name for name in dict.fromkeys([*wanted, *filter_columns(filters, SCHEMA.names)]) if name != "release"
         ]
-        parts = [self._fitting(part, wanted, filters) for part in self._read_parts(prefix, stored)]
+        names = sorted(name for name in self.files if name.startswith(prefix))
+
+        def part(name: str) -> pa.Table:
+            rows = read_parquet(self.read(name), stored)
+            kept = rows.filter(pa.array(matches(rows, filters))) if filters else rows
+            return kept.select([name for name in wanted if name != "release"])
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            parts = list(pool.map(part, names))
         empty = SCHEMA.empty_table().select([name for name in wanted if name != "release"])
         table = pa.concat_tables([empty, *parts], promote_options="default")
         if "release" in wanted:
             table = table.append_column("release", pa.array([self.name] * len(table), pa.string()))
         return table.select(wanted)
-
-    def _read_parts(self, prefix: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        names = sorted(name for name in self.files if name.startswith(prefix))
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            yield from pool.map(lambda name: read_parquet(self.read(name), columns), names)
-
-    @staticmethod
-    def _fitting(part: pa.Table, wanted: Sequence[str], filters: Sequence[Condition]) -> pa.Table:
-        kept = part.filter(pa.array(matches(part, filters))) if filters else part
-        return kept.select([name for name in wanted if name != "release"])
 
     def _key(self, path: str) -> str:
         if path not in self.files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,16 +49,18 @@ class S3Store:
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint = endpoint_url
         self._region = region
-        self._client_or_none: Any = None
+        self._clients: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_client_or_none": None}
+        return {**self.__dict__, "_clients": {}}
 
     @property
     def _client(self) -> Any:
-        if self._client_or_none is None:
+        """The client of this process: a forked one must not share its parent's connections."""
+        process = os.getpid()
+        if process not in self._clients:
             session = boto3.session.Session()
-            self._client_or_none = session.client(
+            self._clients[process] = session.client(
                 "s3",
                 endpoint_url=self._endpoint,
                 region_name=self._region or session.region_name or "us-east-1",
@@ -68,7 +71,7 @@ class S3Store:
                     max_pool_connections=32,
                 ),
             )
-        return self._client_or_none
+        return self._clients[process]
 
     def get(self, key: str) -> bytes:
         return self._read(key)

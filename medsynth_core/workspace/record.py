@@ -51,11 +51,7 @@ def record_release(root: Path, store: ObjectStore) -> str:
     dataset = json.loads((folder / "dataset.json").read_text("utf-8"))
     if isinstance(store, LocalStore):
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
-    commit(
-        root,
-        f"Release {about['name']}",
-        [name for name in _RECORDED if name != "metrics" or (root / name).is_dir()],
-    )
+    commit(root, f"Release {about['name']}", [name for name in _RECORDED if (root / name).exists()])
     tags = _tags(root, about["name"])
     if tags and _pointer_at(root, tags[-1]) == _pointer(root):
         return tags[-1]

@@ -1,0 +1,135 @@
+"""Releases of made-up images, for benchmarks and tests of what comes after synthesis."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.progress import silent
+from medsynth_core.quality.duplicate import signatures
+from medsynth_core.release import publish
+from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
+from medsynth_core.storage.content import put_content
+from medsynth_core.storage.manifest import parquet_bytes, table_of
+from medsynth_core.storage.run import ShardList
+from medsynth_core.storage.shard import ShardWriter
+from medsynth_core.storage.store import ObjectStore
+from medsynth_core.synthesis.identity import image_id
+from medsynth_core.synthesis.worker import encode_png
+
+PATHOLOGIES = ("pleural effusion", "cardiomegaly", "lung nodule", "pneumothorax")
+SIDES = ("left", "right")
+_GREY = 64
+"""Number of grey levels drawn: with noise of all 256, PNG saves nothing."""
+
+Image = tuple[str, bytes, dict[str, Any]]
+
+
+def made_images(run: str, shard: int, n: int, side: int) -> Iterator[Image]:
+    """Yields (image id, PNG, manifest row without its place) of one shard; an image follows from its arguments."""
+    for number in range(n):
+        identity = image_id(run, str(shard), number)
+        draw = np.random.default_rng(int(identity[:12], 16))
+        pixels = draw.integers(0, _GREY, (side, side), dtype=np.uint8)
+        kind = int(draw.integers(len(PATHOLOGIES) + 1))
+        labels: list[dict[str, Any]] = []
+        if kind < len(PATHOLOGIES):
+            where = SIDES[int(draw.integers(2))]
+            labels = [{"pathology": PATHOLOGIES[kind], "anatomy": "lung", "side": where, "severity": None}]
+        png = encode_png(pixels)
+        row = {
+            "image_id": identity,
+            "split": "train",
+            "sha256": hashlib.sha256(png).hexdigest(),
+            "width": side,
+            "height": side,
+            "prompt_id": f"p{number:05d}",
+            "prompt": "a drawing",
+            "anatomy": ["lung"] if labels else [],
+            "pathology": [label["pathology"] for label in labels],
+            "labels": labels,
+            "view": "frontal",
+            "score_agreement": float(draw.random()),
+            "signature": signatures(pixels[None])[0].tobytes(),
+            "synthetic": True,
+            "generator": "medsynth",
+            "spec_hash": run,
+        }
+        yield identity, png, row
+
+
+def upload_shard(
+    store: ObjectStore, run: str, shard: int, n_shards: int, images: Sequence[Image], n_rejected: int = 0
+) -> CompletionRecord:
+    """Uploads a shard of which the first ``n_rejected`` images were rejected, and its record."""
+    name, writer, run_id = f"{run[:8]}-{shard:05d}", ShardWriter(), f"{run}-plan"
+    for identity, png, row in images[n_rejected:]:
+        writer.add(identity, png, {"prompt": row["prompt"], "labels": row["labels"], "synthetic": True})
+    tar, places = writer.finish()
+    rows = []
+    for identity, png, row in sorted(images, key=lambda image: image[0]):
+        kept = identity in places
+        place = {"shard": f"shards/{name}.tar", "offset": places[identity][0]} if kept else {}
+        verdict = {"verdict": "accepted", "reasons": []} if kept else {"verdict": "rejected", "reasons": ["dull"]}
+        rows.append({**row, "size": len(png), **place, **verdict})
+    parts = [[row for row in rows if row["verdict"] == verdict] for verdict in ("accepted", "rejected")]
+    record = CompletionRecord(
+        run_id=run_id,
+        shard=shard,
+        n_shards=n_shards,
+        tar=put_content(store, f"shards/{name}.tar", tar) if places else None,
+        manifest=put_content(store, f"manifest/{name}.parquet", parquet_bytes(table_of(parts[0]))),
+        rejected=put_content(store, f"rejected/{name}.parquet", parquet_bytes(table_of(parts[1]))),
+        counts=Counts(requested=len(images), accepted=len(places), rejected={"dull": n_rejected} if n_rejected else {}),
+    )
+    return write_record(store, record)
+
+
+def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> None:
+    """Leaves on disk what the stages before the release do."""
+    for folder in (paths.corpus, paths.prompts, paths.quality):
+        folder.mkdir(parents=True, exist_ok=True)
+    about = {"kind": "phantom", "licence": "none", "studies": 4, "views": 4}
+    (paths.corpus / "corpus.json").write_text(json.dumps(about))
+    account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
+    (paths.prompts / "account.json").write_text(json.dumps(account))
+    ShardList(
+        spec_hash=run,
+        run_ids=(f"{run}-plan",),
+        parent=parent,
+        model_digests={"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64},
+        bounds={"agreement": -1.0, "copy": 0.0},
+        shards=tuple(records),
+        counts=reduce(add, (record.counts for record in records)),
+    ).save(paths.quality)
+
+
+def publish_made(
+    config: Config,
+    paths: Paths,
+    store: ObjectStore,
+    run: str,
+    shards: Sequence[int],
+    side: int = 16,
+    n_rejected: int = 0,
+) -> list[CompletionRecord]:
+    """Publishes a release of made-up shards, so many images each, and returns their records.
+
+    Args:
+        run: stands for the spec hash; another one makes other images.
+        n_rejected: of each shard.
+    """
+    records = [
+        upload_shard(store, run, number, len(shards), list(made_images(run, number, n, side)), n_rejected)
+        for number, n in enumerate(shards)
+    ]
+    leave_judged(paths, run, records, config.release.parent)
+    publish.run(config, paths, store, silent)
+    return records
