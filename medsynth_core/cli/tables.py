@@ -56,7 +56,7 @@ def diff_tables(found: ReleaseDiff) -> None:
     summary.add_row("images that came", str(found.came))
     summary.add_row("images that went", str(found.went))
     summary.add_row("images kept", f"{found.kept}" + (f" ({found.changed} with other bytes)" if found.changed else ""))
-    summary.add_row("files new / shared", f"{found.new_objects} / {found.shared_objects}")
+    summary.add_row("files new / shared", f"{found.new_files} / {found.shared_files}")
     console.print(summary)
     for kind, shift in found.shifts.items():
         table = Table(kind, "before", "after", "share", title=f"{kind}: Jensen-Shannon distance {shift.distance:.3f}")

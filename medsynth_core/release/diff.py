@@ -42,8 +42,8 @@ class ReleaseDiff:
     Attributes:
         came, went, kept: images, by id.
         changed: images of both with other bytes.
-        shared_objects: files whose objects both have.
-        new_objects: files of ``b`` alone.
+        shared_files: files of ``b`` whose objects ``a`` has too.
+        new_files: files of ``b`` with objects of their own.
         settings: parameters that differ, as (in a, in b), by dotted name.
         shifts: by kind of label.
     """
@@ -54,8 +54,8 @@ class ReleaseDiff:
     went: int
     kept: int
     changed: int
-    shared_objects: int
-    new_objects: int
+    shared_files: int
+    new_files: int
     settings: dict[str, tuple[Any, Any]]
     shifts: dict[str, Shift]
 
@@ -65,7 +65,8 @@ def diff(a: Release, b: Release) -> ReleaseDiff:
     rows_a, rows_b = (release.manifest(["image_id", "sha256", "labels", "view"]) for release in (a, b))
     bytes_a, bytes_b = _by_id(rows_a), _by_id(rows_b)
     kept = bytes_a.keys() & bytes_b.keys()
-    objects_a, objects_b = set(a.files.values()), set(b.files.values())
+    objects = set(a.files.values())
+    shared = sum(key in objects for key in b.files.values())
     return ReleaseDiff(
         a=a.name,
         b=b.name,
@@ -73,8 +74,8 @@ def diff(a: Release, b: Release) -> ReleaseDiff:
         went=len(bytes_a) - len(kept),
         kept=len(kept),
         changed=sum(bytes_a[identity] != bytes_b[identity] for identity in kept),
-        shared_objects=len(objects_a & objects_b),
-        new_objects=len(objects_b - objects_a),
+        shared_files=shared,
+        new_files=len(b.files) - shared,
         settings=_changed_settings(a.info, b.info),
         shifts={kind: _shift(rows_a, rows_b, names) for kind, names in _KINDS.items()},
     )
