@@ -1,6 +1,6 @@
 """The release stage: finished shards in, a DVC-versioned dataset out, without moving an image again.
 
-Shards already stand at their final places in the DVC remote; a release adds the card, ``release.json``, the
+Shards already stand at their final places in the DVC remote; a release adds ``release.json``, its description, the
 ``.dir`` object that lists all files, and the pointer ``dataset.dvc`` in the workspace (contract C4).
 """
 
@@ -19,7 +19,7 @@ from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError, InputError
 from medsynth_core.progress import Progress
-from medsynth_core.release.card import write_card
+from medsynth_core.release.describe import describe
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
 from medsynth_core.storage.completion import CompletionRecord
 from medsynth_core.storage.content import ObjectRef, content_key, get_content, put_content
@@ -27,7 +27,7 @@ from medsynth_core.storage.manifest import SCHEMA_VERSION, read_parquet
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "sampling": config.synthesis.model_dump(mode="json"),
         "quality": config.quality.model_dump(mode="json"),
         "bounds": judged.bounds,
+        "release": config.release.model_dump(mode="json"),
+        "own_models": config.models.path is None,
     }
     text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
     files.append(put_content(store, "release.json", text))
-    files.append(put_content(store, "README.md", write_card(about).encode()))
+    files.extend([put_content(store, name, data) for name, data in describe(about, files).items()])
     dir_md5 = _write_dir(store, files)
     n_bytes = sum(ref.size for ref in files)
     _write_pointer(paths.root / "dataset.dvc", dir_md5, n_bytes, len(files))

@@ -25,7 +25,7 @@ from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, models_folder
 from medsynth_core.synthesis.worker import ShardWorker
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
