@@ -96,7 +96,7 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
     """Leaves on disk what the stages before the release do."""
     for folder in (paths.corpus, paths.prompts, paths.quality):
         folder.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "phantom", "licence": "none", "studies": 4, "views": 4}
+    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}}
     (paths.corpus / "corpus.json").write_text(json.dumps(about))
     account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
     (paths.prompts / "account.json").write_text(json.dumps(account))

@@ -403,7 +403,7 @@ class StoreConfig(Section):
 
 
 class ReleaseConfig(Section):
-    """Name of the release."""
+    """What the release is called and what its description says of it."""
 
     name: str = Field(default="synthetic-cxr", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     """Dataset name; tags are NAME-vN."""
@@ -416,6 +416,15 @@ class ReleaseConfig(Section):
     -> at least so many accepted images, the parent's included; more is made until there are."""
     max_attempts: PositiveInt = 4
     """A quota that isn't met with this many made images for each one that it wants is an error."""
+    license: str = Field(default="other", pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
+    """Licence that you release under, as SPDX or Hugging Face call it; other: one of your own, or none yet. The
+    corpus' licence may forbid to choose: the dataset card states both."""
+    license_link: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Address of the licence's text."""
+    publisher: str | None = None
+    """Name of the team that releases."""
+    url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Address of the page where the dataset lives."""
 
 
 class RunnerConfig(Section):

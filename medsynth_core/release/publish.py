@@ -1,6 +1,6 @@
 """The release stage: finished shards in, a DVC-versioned dataset out, without moving an image again.
 
-Shards already stand at their final places in the DVC remote; a release adds the card, ``release.json``, the
+Shards already stand at their final places in the DVC remote; a release adds ``release.json``, its description, the
 ``.dir`` object that lists all files, and the pointer ``dataset.dvc`` in the workspace (contract C4).
 """
 
@@ -22,7 +22,7 @@ from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError, InputError
 from medsynth_core.progress import Progress
-from medsynth_core.release.card import write_card
+from medsynth_core.release.describe import describe
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import ObjectRef, content_key, get_content, put_content
@@ -84,16 +84,17 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "image_size": config.corpus.image_size,
         "sampling": config.synthesis.model_dump(mode="json"),
         "quality": config.quality.model_dump(mode="json"),
-        "quotas": dict(config.release.quotas),
         "bounds": judged.bounds,
         "parent": None,
         "runs": [{"spec_hash": judged.spec_hash, "run_ids": judged.run_ids, "model_digests": judged.model_digests}],
+        "release": config.release.model_dump(mode="json"),
+        "own_models": config.models.path is None,
     }
     if parent is not None:
         _add_parent(about, parent)
     text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
     files.append(put_content(store, "release.json", text))
-    files.append(put_content(store, "README.md", write_card(about).encode()))
+    files.extend([put_content(store, name, data) for name, data in describe(about, files).items()])
     dir_md5 = _write_dir(store, files)
     n_bytes = sum(ref.size for ref in files)
     _write_pointer(paths.root / "dataset.dvc", dir_md5, n_bytes, len(files))

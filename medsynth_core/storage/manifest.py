@@ -67,6 +67,12 @@ SCHEMA = pa.schema(
 )
 """Columns in order; each field's metadata holds its description."""
 
+MAY_BE_NULL = frozenset(
+    {"shard", "offset", "labels.anatomy", "labels.side", "labels.severity"}
+    | {name for name, _, _ in _COLUMNS if name.startswith("score_")}
+)
+"""What is null in a row where it doesn't apply; a filter that isn't enabled, or was spared, leaves no score."""
+
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Returns rows as a manifest table; a missing column is null.
@@ -83,7 +89,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def parquet_bytes(table: pa.Table) -> bytes:
     """Returns a table as Parquet with small row groups; the same rows give the same bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROWS_A_GROUP, write_statistics=True)
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_statistics=True) as writer:
+        if len(table):  # Hugging Face's datasets fails on a row group without rows
+            writer.write_table(table, row_group_size=ROWS_A_GROUP)
     return sink.getvalue()
 
 

@@ -33,6 +33,15 @@ from medsynth_core.synthesis.synthesiser import Synthesiser
 
 log = logging.getLogger(__name__)
 
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType='
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+    '<?xpacket end="r"?>'
+)
+"""IPTC's mark of what a trained model made; 427 bytes of a PNG, of which one of 256 x 256 pixels has some 35,000."""
+
 _encoders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="png")
 
 
@@ -164,10 +173,11 @@ class ShardWorker:
 
 
 def encode_png(image_u8: npt.NDArray[np.uint8]) -> bytes:
-    """Returns an image as PNG with a text chunk that says it is synthetic."""
+    """Returns an image as PNG that says it is synthetic, in text chunks and as IPTC's digital source type."""
     about = PngInfo()
     about.add_text("Software", f"medsynth {__version__}")
     about.add_text("Comment", "synthetic chest radiograph, not for diagnosis")
+    about.add_itxt("XML:com.adobe.xmp", _XMP)
     sink = io.BytesIO()
     Image.fromarray(image_u8).save(sink, format="PNG", pnginfo=about)
     return sink.getvalue()

@@ -81,7 +81,7 @@ def judge(paths: Paths, records: list[CompletionRecord]) -> None:
     """Leaves on disk what the stages before the release do."""
     for folder in (paths.corpus, paths.prompts, paths.quality):
         folder.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "phantom", "licence": "none", "studies": 4, "views": 4}
+    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}}
     (paths.corpus / "corpus.json").write_text(json.dumps(about))
     account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
     (paths.prompts / "account.json").write_text(json.dumps(account))
@@ -171,14 +171,14 @@ def test_a_release_is_read_and_verified(team: Team) -> None:
             np.testing.assert_array_equal(seen[image_id(shard, sample)], pixels(shard, sample))
     found = verify(release, silent)
     assert found.problems == ()
-    assert (found.n_files, found.n_images) == (11, 6)
+    assert (found.n_files, found.n_images) == (13, 6)
 
 
 def test_dvc_reads_it_in_a_clone(team: Team, tmp_path: Path) -> None:
     copy = clone(team, tmp_path / "clone")
     dvc(copy, "pull", "--quiet", "dataset.dvc")
     assert sorted(p.name for p in (copy / "dataset").iterdir()) == [
-        "README.md", "manifest", "rejected", "release.json", "shards"
+        "README.md", "croissant.json", "manifest", "rejected", "release.json", "schema.json", "shards"
     ]  # fmt: skip
     assert "up to date" in dvc(copy, "status", "dataset.dvc")
     assert "in sync" in dvc(copy, "status", "-c", "dataset.dvc")

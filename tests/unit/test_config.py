@@ -32,6 +32,7 @@ def test_presets_are_valid(name: str) -> None:
         ("corpus.kind=openi", "corpus.path is needed"),
         ("models.vqgan.channels=[10, 10]", "norm_groups"),
         ("models.alignment.image_channels=[8]", "image_channels"),
+        ("release.license_link=LICENSE", "release.license_link"),
         ("nonsense", "expected section.key=value"),
     ],
 )

@@ -2,10 +2,11 @@ import io
 import json
 import tarfile
 
+import pyarrow.parquet as pq
 import pytest
 
 from medsynth_core.storage.completion import Counts
-from medsynth_core.storage.manifest import SCHEMA, parquet_bytes, read_parquet, table_of
+from medsynth_core.storage.manifest import ROWS_A_GROUP, SCHEMA, parquet_bytes, read_parquet, table_of
 from medsynth_core.storage.shard import ShardWriter
 
 
@@ -38,6 +39,35 @@ def test_a_manifest_round_trips_and_refuses_unknown_columns() -> None:
     assert all(field.metadata[b"description"] for field in SCHEMA)
     with pytest.raises(KeyError, match="colour"):
         table_of([{"colour": 1}])
+
+
+def test_row_groups_are_small_enough_for_the_hubs_viewer() -> None:
+    words = [f"word{i}" for i in range(8)]
+    finding = {"pathology": "pleural effusion", "anatomy": "costophrenic angle", "side": "left", "severity": "small"}
+    row = {
+        "prompt": "A sentence of a report, about as long as they are. " * 10,
+        "anatomy": words,
+        "pathology": words,
+        "labels": [finding] * 4,
+        "keypatch_ids": list(range(16)),
+        "keypatch_scores": [0.5] * 16,
+        "keypatch_words": words * 2,
+        "signature": bytes(256),
+        **{
+            name: "0" * 64 for name in ("image_id", "shard", "sha256", "vqgan_sha256", "alignment_sha256", "llm_sha256")
+        },
+    }
+    rows = [{**row, "prompt": f"{i} {row['prompt']}", "signature": i.to_bytes(256)} for i in range(ROWS_A_GROUP + 1)]
+    about = pq.ParquetFile(io.BytesIO(parquet_bytes(table_of(rows)))).metadata
+    sizes = [about.row_group(group).total_byte_size for group in range(about.num_row_groups)]
+    assert len(sizes) == 2
+    assert max(sizes) < 286 * 2**20 / 10, "the Hugging Face viewer reads row groups of 286 MiB, uncompressed"
+
+
+def test_a_part_without_rows_has_no_row_group() -> None:
+    data = parquet_bytes(table_of([]))
+    assert pq.ParquetFile(io.BytesIO(data)).metadata.num_row_groups == 0
+    assert read_parquet(data).schema == SCHEMA
 
 
 def test_counts_must_add_up() -> None:
