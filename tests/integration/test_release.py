@@ -1,99 +1,47 @@
-"""A release of three hand-made shards, on both stores: what DVC makes of it, and what verify sees."""
+"""A release of three made-up shards, on both stores: what DVC makes of it, and what verify sees."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+import yaml
+from PIL import Image
 
+from benchmarks.made_release import leave_judged, made_images, upload_shard
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import CorruptObjectError, IncompleteRunError, InputError, MedsynthError
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release, publish
-from medsynth_core.release.verify import verify
+from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import CompletionRecord, Counts
-from medsynth_core.storage.content import content_key, put_content
+from medsynth_core.storage.content import content_key, md5_of_key, put_content
 from medsynth_core.storage.manifest import parquet_bytes, table_of
-from medsynth_core.storage.run import ShardList
-from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore, open_store
-from medsynth_core.synthesis.worker import encode_png
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc, git
 
 pytestmark = pytest.mark.integration
 N_SHARDS = 3
+RUN = "a" * 32
 
 
-def image_id(shard: int, sample: int, mark: str = "") -> str:
-    return hashlib.sha256(f"{mark}{shard}:{sample}".encode()).hexdigest()[:24]
-
-
-def pixels(shard: int, sample: int) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng([shard, sample]).integers(0, 256, (16, 16), dtype=np.uint8)
-
-
-def hand_made_shard(store: ObjectStore, shard: int, mark: str = "") -> CompletionRecord:
+def image_shard(store: ObjectStore, shard: int, run: str = RUN) -> CompletionRecord:
     """Uploads a shard of two accepted images and a rejected one."""
-    writer, rows, tar_name = ShardWriter(), [], f"shards/shard-{shard:05d}.tar"
-    for sample in range(3):
-        identity, png = image_id(shard, sample, mark), encode_png(pixels(shard, sample))
-        accepted = sample < 2
-        if accepted:
-            writer.add(identity, png, {"prompt": "a drawing"})
-        verdict = {"verdict": "accepted", "reasons": []} if accepted else {"verdict": "rejected", "reasons": ["dull"]}
-        row = {"image_id": identity, "size": len(png), "sha256": hashlib.sha256(png).hexdigest(), "synthetic": True}
-        label = {"pathology": "mass", "anatomy": "lung", "side": "left", "severity": None}
-        about = (
-            {"prompt": "a drawing", "pathology": ["mass"], "labels": [label]}
-            if sample
-            else {"labels": [], "pathology": []}
-        )
-        rows.append({**row, **verdict, "view": "frontal", "prompt": "a drawing", **about})
-    tar, places = writer.finish()
-    kept = [{**row, "shard": tar_name, "offset": places[row["image_id"]][0]} for row in rows[:2]]
-    return CompletionRecord(
-        run_id="spec-plan",
-        shard=shard,
-        n_shards=N_SHARDS,
-        tar=put_content(store, tar_name, tar),
-        manifest=put_content(store, f"manifest/part-{shard:05d}.parquet", parquet_bytes(table_of(kept))),
-        rejected=put_content(store, f"rejected/part-{shard:05d}.parquet", parquet_bytes(table_of(rows[2:]))),
-        counts=Counts(requested=3, accepted=2, rejected={"dull": 1}),
-    )
-
-
-def judge(paths: Paths, records: list[CompletionRecord]) -> None:
-    """Leaves on disk what the stages before the release do."""
-    for folder in (paths.corpus, paths.prompts, paths.quality):
-        folder.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}}
-    (paths.corpus / "corpus.json").write_text(json.dumps(about))
-    account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
-    (paths.prompts / "account.json").write_text(json.dumps(account))
-    ShardList(
-        spec_hash="spec",
-        run_ids=("spec-plan",),
-        parent=None,
-        model_digests={"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64},
-        bounds={"agreement": -1.0, "copy": 0.0},
-        shards=tuple(records),
-        counts=reduce(add, (record.counts for record in records)),
-    ).save(paths.quality)
+    return upload_shard(store, run, shard, N_SHARDS, list(made_images(run, shard, 3, 16)), n_rejected=1)
 
 
 class Team:
@@ -108,11 +56,11 @@ class Team:
 
     @cached_property
     def records(self) -> list[CompletionRecord]:
-        return [hand_made_shard(self.store, shard) for shard in range(N_SHARDS)]
+        return [image_shard(self.store, shard) for shard in range(N_SHARDS)]
 
     def found(self) -> Team:
         init_workspace(self.root, self.config)
-        judge(self.paths, self.records)
+        leave_judged(self.paths, RUN, self.records)
         assert self.release() == self.tag
         return self
 
@@ -167,8 +115,8 @@ def test_a_release_is_read_and_verified(team: Team) -> None:
     assert dataset[-1]["image"].shape == (1, 16, 16)
     seen = {item["image_id"]: item["image"].numpy()[0] for item in dataset}
     for shard in range(N_SHARDS):
-        for sample in range(2):
-            np.testing.assert_array_equal(seen[image_id(shard, sample)], pixels(shard, sample))
+        for identity, png, _ in list(made_images(RUN, shard, 3, 16))[1:]:
+            np.testing.assert_array_equal(seen[identity], np.array(Image.open(io.BytesIO(png))))
     found = verify(release, silent)
     assert found.problems == ()
     assert (found.n_files, found.n_images) == (13, 6)
@@ -182,19 +130,22 @@ def test_dvc_reads_it_in_a_clone(team: Team, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "up to date" in dvc(copy, "status", "dataset.dvc")
     assert "in sync" in dvc(copy, "status", "-c", "dataset.dvc")
+    before = {stored.key for stored in team.store.list("files/")}
+    assert "No" in dvc(copy, "gc", "--all-tags", "--cloud", "--dry", "--force"), "nothing of a tagged release would go"
+    assert {stored.key for stored in team.store.list("files/")} == before
     assert verify(open_release(copy / "dataset"), silent).problems == ()
     assert open_release(copy, rev=team.tag).manifest().equals(open_release(team.root).manifest())
 
 
 def test_dvc_gets_it_by_tag_and_streams_it(team: Team, tmp_path: Path) -> None:
     dvc(tmp_path, "get", str(team.root), "dataset", "--rev", team.tag, "-o", "got")
-    assert open_release(tmp_path / "got").info["spec_hash"] == "spec"
+    assert open_release(tmp_path / "got").info["spec_hash"] == RUN
     code = f"""
 from dvc.api import DVCFileSystem, get_url
 fs = DVCFileSystem({str(team.root)!r}, rev={team.tag!r})
-assert sorted(fs.ls("dataset/shards", detail=False))[0] == "dataset/shards/shard-00000.tar"
-data = fs.read_bytes("dataset/shards/shard-00001.tar")
-url = get_url("dataset/shards/shard-00001.tar", repo={str(team.root)!r}, rev={team.tag!r})
+assert sorted(fs.ls("dataset/shards", detail=False))[0] == "dataset/shards/aaaaaaaa-00000.tar"
+data = fs.read_bytes("dataset/shards/aaaaaaaa-00001.tar")
+url = get_url("dataset/shards/aaaaaaaa-00001.tar", repo={str(team.root)!r}, rev={team.tag!r})
 print(len(data), url)
 """
     size, url = python(code, tmp_path).split()
@@ -218,7 +169,8 @@ def test_a_release_that_is_repeated_is_the_same_and_a_new_one_gets_a_new_tag(loc
     assert team.release() == team.tag
     assert (team.root / "dataset.dvc").read_bytes() == pointer
     git(team.root, "tag", f"{team.tag}-v7")  # the first tag of another dataset, called like ours and "-v1"
-    judge(team.paths, [*team.records[:2], hand_made_shard(team.store, 2, mark="other")])
+    other = image_shard(team.store, 2, "b" * 32).model_copy(update={"run_id": f"{RUN}-plan"})
+    leave_judged(team.paths, RUN, [*team.records[:2], other])
     assert team.release() == f"{team.config.release.name}-v2"
     git(team.root, "tag", "-d", f"{team.config.release.name}-v2")  # what a kill between commit and tag leaves
     assert record_release(team.root, team.store) == f"{team.config.release.name}-v2"
@@ -248,12 +200,33 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def cut(path: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def point(team: Team, **changes: Any) -> None:
+    """Writes other numbers into the pointer."""
+    path = team.root / "dataset.dvc"
+    tree = yaml.safe_load(path.read_text())
+    tree["outs"][0].update(changes)
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda team, at: flip(at["shards/shard-00001.tar"], 2000), "changed bytes: shards/shard-00001.tar"),
-        (lambda team, at: at["shards/shard-00002.tar"].unlink(), "missing object: shards/shard-00002.tar"),
-        (lambda team, at: flip(at["manifest/part-00000.parquet"], 5), "changed bytes: manifest/part-00000.parquet"),
+        (lambda team, at: cut(at["shards/aaaaaaaa-00000.tar"]), "changed bytes: shards/aaaaaaaa-00000.tar"),
+        (lambda team, at: at["release.json"].unlink(), "missing object: release.json"),
+        (lambda team, at: point(team, nfiles=12), "wrong pointer: it says 12 files, the release has 13"),
+        (lambda team, at: point(team, size=7), "wrong pointer: it says 7 bytes"),
+        (lambda team, at: flip(at["shards/aaaaaaaa-00001.tar"], 2000), "changed bytes: shards/aaaaaaaa-00001.tar"),
+        (lambda team, at: at["shards/aaaaaaaa-00002.tar"].unlink(), "missing object: shards/aaaaaaaa-00002.tar"),
+        (
+            lambda team, at: flip(at["manifest/aaaaaaaa-00000.parquet"], 5),
+            "changed bytes: manifest/aaaaaaaa-00000.parquet",
+        ),
         (lambda team, at: flip(at["release.json"], 5), "changed bytes: release.json"),
         (lambda team, at: flip(at["README.md"], 5), "changed bytes: README.md"),
     ],
@@ -272,23 +245,45 @@ def test_a_damaged_directory_object_is_not_opened(local_team: Team) -> None:
     flip(local_team.root / "store" / content_key(dir_md5), 12)
     with pytest.raises(CorruptObjectError, match="MD5"):
         open_release(local_team.root)
+    found = verify_at(str(local_team.root), None, silent).problems
+    assert [problem.split(":")[0] for problem in found] == ["damaged release"]
+    (local_team.root / "store" / content_key(dir_md5)).unlink()
+    assert "is not in" in verify_at(str(local_team.root), None, silent).problems[0]
+
+
+def test_a_tag_that_names_another_dataset_than_the_store_is_found(local_team: Team) -> None:
+    record = local_team.root / "store" / "releases" / f"{local_team.tag}.json"
+    record.write_text(record.read_text().replace(str(open_release(local_team.root).dir_md5), "0" * 32 + ".dir"))
+    assert verify_at(str(local_team.root), None, silent).problems == ()
+    found = verify_at(str(local_team.root), local_team.tag, silent).problems
+    assert [problem.split(":")[0] for problem in found] == ["wrong version"]
+
+
+def test_the_command_reports_and_exits_with_4(local_team: Team, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medsynth_core.cli.main", "verify", str(local_team.root)]
+    good = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (good.returncode, good.stdout.split(", ")[-1]) == (0, "0 problems\n"), good.stderr
+    flip(local_team.root / "store" / open_release(local_team.root).files["README.md"], 5)
+    bad = subprocess.run([*command, "--report", str(tmp_path / "r.json")], capture_output=True, text=True, check=False)
+    assert bad.returncode == 4
+    assert json.loads((tmp_path / "r.json").read_text())["problems"] == bad.stdout.splitlines()[:1]
 
 
 def test_a_damaged_checkout_is_reported_not_thrown(local_team: Team, tmp_path: Path) -> None:
     folder = tmp_path / "dataset"
     shutil.copytree(local_team.root / "dataset", folder)
-    for name in ("shards/shard-00000.tar", "shards/shard-00001.tar", "shards/shard-00002.tar"):
+    for name in ("shards/aaaaaaaa-00000.tar", "shards/aaaaaaaa-00001.tar", "shards/aaaaaaaa-00002.tar"):
         (folder / name).chmod(0o644)
-    flip(folder / "shards/shard-00000.tar", 3000)
-    (folder / "shards/shard-00001.tar").write_bytes(b"no tar")
-    (folder / "shards/shard-00002.tar").unlink()
+    flip(folder / "shards/aaaaaaaa-00000.tar", 3000)
+    (folder / "shards/aaaaaaaa-00001.tar").write_bytes(b"no tar")
+    (folder / "shards/aaaaaaaa-00002.tar").unlink()
     problems = "\n".join(verify(open_release(folder), silent).problems)
-    assert "shards/shard-00001.tar: not a tar" in problems
-    assert "no shard shards/shard-00002.tar" in problems
-    (folder / "manifest/part-00000.parquet").chmod(0o644)
-    (folder / "manifest/part-00000.parquet").write_bytes(b"no table")
+    assert "shards/aaaaaaaa-00001.tar: not a tar" in problems
+    assert "no shard shards/aaaaaaaa-00002.tar" in problems
+    (folder / "manifest/aaaaaaaa-00000.parquet").chmod(0o644)
+    (folder / "manifest/aaaaaaaa-00000.parquet").write_bytes(b"no table")
     problems = "\n".join(verify(open_release(folder), silent).problems)
-    assert "manifest/part-00000.parquet" in problems
+    assert "manifest/aaaaaaaa-00000.parquet" in problems
 
 
 def rewritten(team: Team, rows: Callable[[list[dict[str, Any]]], None], accepted: int = 2) -> None:
@@ -298,7 +293,7 @@ def rewritten(team: Team, rows: Callable[[list[dict[str, Any]]], None], accepted
     rows(table)
     part = put_content(team.store, record.manifest.relpath, parquet_bytes(table_of(table)))
     counts = Counts(requested=accepted + 1, accepted=accepted, rejected={"dull": 1})
-    judge(team.paths, [record.model_copy(update={"manifest": part, "counts": counts}), *team.records[1:]])
+    leave_judged(team.paths, RUN, [record.model_copy(update={"manifest": part, "counts": counts}), *team.records[1:]])
     team.publish()
 
 
@@ -309,6 +304,7 @@ def rewritten(team: Team, rows: Callable[[list[dict[str, Any]]], None], accepted
         (lambda rows: rows[0].update(sha256="0" * 64), "changed image"),
         (lambda rows: rows[0].update(offset=rows[0]["offset"] + 1), "wrong offset"),
         (lambda rows: rows[0].update(shard="shards/shard-00009.tar"), "row without image"),
+        (lambda rows: rows[0].update(image_id="f" * 24), "row without image"),
     ],
 )
 def test_verify_names_a_row_that_is_wrong(
@@ -317,6 +313,26 @@ def test_verify_names_a_row_that_is_wrong(
     rewritten(local_team, change)
     problems = verify(open_release(local_team.root), silent).problems
     assert any(each.startswith(problem) for each in problems), problems
+
+
+def test_an_image_that_lost_its_row_is_named(local_team: Team) -> None:
+    rewritten(local_team, lambda rows: rows.pop(), accepted=1)
+    problems = verify(open_release(local_team.root), silent).problems
+    assert [problem.split(":")[0] for problem in problems] == ["image without row"]
+
+
+def test_accounting_that_is_off_is_named(local_team: Team) -> None:
+    release = open_release(local_team.root)
+    about = json.dumps({**release.info, "counts": {**release.info["counts"], "accepted": 5}}).encode()
+    other = put_content(local_team.store, "release.json", about)
+    keys = {**release.files, "release.json": content_key(other.md5)}
+    listed = [{"md5": md5_of_key(key), "relpath": path} for path, key in sorted(keys.items())]
+    text = json.dumps(listed).encode()
+    md5 = hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
+    local_team.store.put(content_key(md5), text)
+    point(local_team, md5=md5)
+    kinds = [problem.split(":")[0] for problem in verify(open_release(local_team.root), silent).problems]
+    assert set(kinds) == {"accounting"}
 
 
 def test_a_path_that_leaves_the_release_is_refused(local_team: Team) -> None:
@@ -333,7 +349,7 @@ def test_a_path_that_leaves_the_release_is_refused(local_team: Team) -> None:
 
 
 def unpublishable(team: Team, records: list[CompletionRecord]) -> str:
-    judge(team.paths, records)
+    leave_judged(team.paths, RUN, records)
     pointer = (team.root / "dataset.dvc").read_bytes()
     with pytest.raises(IncompleteRunError) as caught:
         team.publish()
@@ -347,16 +363,16 @@ def test_a_release_is_refused_when_the_accounting_is_off(local_team: Team) -> No
     assert "shards [0, 1] of 3" in unpublishable(team, team.records[:2])
     assert "shards [0, 0, 2] of 3" in unpublishable(team, [first, first, team.records[2]])
     more = first.model_copy(update={"counts": Counts(requested=4, accepted=3, rejected={"dull": 1})})
-    assert "manifest/part-00000.parquet holds 2 rows, its record says 3" in unpublishable(
+    assert "manifest/aaaaaaaa-00000.parquet holds 2 rows, its record says 3" in unpublishable(
         team, [more, *team.records[1:]]
     )
     lost = first.model_copy(update={"counts": Counts(requested=4, accepted=2, rejected={"dull": 2})})
-    assert "rejected/part-00000.parquet holds 1 rows, its record says 2" in unpublishable(
+    assert "rejected/aaaaaaaa-00000.parquet holds 1 rows, its record says 2" in unpublishable(
         team, [lost, *team.records[1:]]
     )
     assert first.tar is not None
     (team.root / "store" / content_key(first.tar.md5)).unlink()
-    assert "shards/shard-00000.tar" in unpublishable(team, team.records)
+    assert "shards/aaaaaaaa-00000.tar" in unpublishable(team, team.records)
 
 
 def test_a_shard_list_whose_sum_is_off_is_refused_in_one_line(local_team: Team) -> None:
