@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
 from medsynth_core.progress import silent
 from medsynth_core.quality.duplicate import signatures
@@ -21,11 +22,12 @@ from medsynth_core.storage.manifest import parquet_bytes, table_of
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.synthesis.identity import image_id
+from medsynth_core.synthesis.identity import image_id, image_seed
 from medsynth_core.synthesis.worker import encode_png
 
 PATHOLOGIES = ("pleural effusion", "cardiomegaly", "lung nodule", "pneumothorax")
 SIDES = ("left", "right")
+DIGESTS = {"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64}
 _GREY = 64
 """Number of grey levels drawn: with noise of all 256, PNG saves nothing."""
 
@@ -56,10 +58,20 @@ def made_images(run: str, shard: int, n: int, side: int) -> Iterator[Image]:
             "pathology": [label["pathology"] for label in labels],
             "labels": labels,
             "view": "frontal",
+            "sample": number,
+            "seed": image_seed(identity),
+            "keypatch_ids": [],
+            "keypatch_scores": [],
+            "keypatch_words": [],
+            **{f"{model}_sha256": digest for model, digest in DIGESTS.items()},
+            "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "guidance": 1.0},
+            "score_contrast": float(pixels.std()),
+            "score_clipped": 0.0,
             "score_agreement": float(draw.random()),
             "signature": signatures(pixels[None])[0].tobytes(),
             "synthetic": True,
             "generator": "medsynth",
+            "generator_version": __version__,
             "spec_hash": run,
         }
         yield identity, png, row
@@ -104,7 +116,7 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
         spec_hash=run,
         run_ids=(f"{run}-plan",),
         parent=parent,
-        model_digests={"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64},
+        model_digests=DIGESTS,
         bounds={"agreement": -1.0, "copy": 0.0},
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),

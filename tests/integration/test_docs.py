@@ -1,0 +1,53 @@
+"""The code in docs/releases.md runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.made_release import publish_made
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import StoreConfig
+from medsynth_core.storage.store import open_store
+from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.record import record_release
+from medsynth_core.workspace.repository import dvc
+
+pytestmark = pytest.mark.integration
+PAGE = (Path(__file__).parents[2] / "docs" / "releases.md").read_text("utf-8")
+
+
+def test_the_lines_of_the_page_run(
+    new_bucket: Callable[[pytest.MonkeyPatch], StoreConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = new_bucket(monkeypatch)
+    root, config = tmp_path / "team", Config().model_copy(update={"store": store})
+    init_workspace(root, config)
+    opened = open_store(store, root)
+    publish_made(config, Paths(root), opened, "a" * 32, (40, 30))
+    record_release(root, opened)
+    line = re.search(r"^dvc (get team dataset --rev [\w-]+)", PAGE, re.MULTILINE)
+    assert line is not None
+    dvc(tmp_path, *line[1].split())
+    exports = re.findall(r"^medsynth (export [^#\n]+)", PAGE, re.MULTILINE)
+    assert len(exports) == 2
+    for export in exports:
+        command = [sys.executable, "-m", "medsynth_core.cli.main", *export.split()]
+        subprocess.run(command, cwd=tmp_path, check=True)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 9
+    body = "\n".join(blocks).replace("s3://bucket/team/data", store.url)
+    script = "if __name__ == '__main__':\n" + "".join(
+        f"    {text}" if text.strip() else text for text in body.splitlines(True)
+    )
+    (tmp_path / "page.py").write_text(script)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", str(store.endpoint_url))
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
