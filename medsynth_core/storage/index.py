@@ -89,12 +89,15 @@ def claim(store: ObjectStore, name: str, taken: int, entry: Callable[[str], Rele
         if there.dir_md5 == entry(there.tag).dir_md5:
             return there
     version = max(newest, taken) + 1
-    while True:
-        mine = entry(f"{name}-v{version}")
-        data = json.dumps(mine.model_dump(mode="json"), sort_keys=True, indent=1).encode()
-        if store.put(f"{_FOLDER}{mine.tag}.json", data, if_absent=True):
-            return mine
+    while not write_entry(store, mine := entry(f"{name}-v{version}")):
         version += 1
+    return mine
+
+
+def write_entry(store: ObjectStore, entry: ReleaseEntry) -> bool:
+    """Writes a release's record and returns True, or False when its tag has one."""
+    data = json.dumps(entry.model_dump(mode="json"), sort_keys=True, indent=1).encode()
+    return store.put(f"{_FOLDER}{entry.tag}.json", data, if_absent=True)
 
 
 def read_files(store: ObjectStore, dir_md5: str, where: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from medsynth_core.errors import StateError
-from medsynth_core.storage.index import ReleaseEntry, claim, split_tag
+from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, write_entry
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
@@ -52,9 +52,6 @@ def record_release(root: Path, store: ObjectStore) -> str:
     if isinstance(store, LocalStore):
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
     commit(root, f"Release {about['name']}", [name for name in _RECORDED if (root / name).exists()])
-    tags = _tags(root, about["name"])
-    if tags and _pointer_at(root, tags[-1]) == _pointer(root):
-        return tags[-1]
 
     def entry(tag: str) -> ReleaseEntry:
         return ReleaseEntry(
@@ -67,6 +64,10 @@ def record_release(root: Path, store: ObjectStore) -> str:
             generator_version=about["generator_version"],
         )
 
+    tags = _tags(root, about["name"])
+    if tags and _pointer_at(root, tags[-1]) == _pointer(root):
+        write_entry(store, entry(tags[-1]))
+        return tags[-1]
     tag = claim(store, about["name"], split_tag(tags[-1])[1] if tags else 0, entry).tag
     annotate(root, tag, _message(tag, about))
     return tag

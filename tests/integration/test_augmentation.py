@@ -263,6 +263,9 @@ def test_a_cut_off_record_is_finished(team: tuple[Config, Path, ObjectStore], mo
     assert git(root, "tag") == ""
     assert record_release(root, store) == "synthetic-cxr-v1"
     assert list_tags(store) == ["synthetic-cxr-v1"]
+    store.delete("releases/synthetic-cxr-v1.json")  # as in a store that `dvc push` filled
+    assert record_release(root, store) == "synthetic-cxr-v1"
+    assert list_tags(store) == ["synthetic-cxr-v1"]
 
 
 def make(root: Path, store: ObjectStore, run: str) -> Callable[[], str]:
