@@ -14,10 +14,11 @@ from tasks.shards import take_share, visible_gpus
 
 
 def run_name() -> str:
-    """Returns the flow and the workspace's folder, e.g. ``augment-demo``."""
+    """Returns the flow and the workspace's folder, and the round if there are several: ``synthesise-demo-2``."""
     given = flow_run.parameters
     folder = Path(given.get("workspace") or given["root"]).expanduser().resolve().name
-    return f"{flow_run.flow_name}-{folder}"
+    number = given["todo"].number if "todo" in given else 1
+    return f"{flow_run.flow_name}-{folder}" + (f"-{number}" if number > 1 else "")
 
 
 def shards_in_flight(config: RunnerConfig) -> int:

@@ -30,7 +30,12 @@ def show_release(root: str, tag: str, release: Mapping[str, Any]) -> None:
         description=f"Release {tag}",
         markdown=(
             f"# {tag}\n\n| what | images |\n|---|---|\n| requested | {counts['requested']} |\n"
-            f"| accepted | {counts['accepted']} |\n{rejected}\n\n"
+            f"| accepted | {counts['accepted']} |\n{rejected}\n\n{_added(release)}"
             f"dataset `{release['dir_md5']}`\n\n![contact sheet]({as_data_url(sheet)})\n"
         ),
     )
+
+
+def _added(release: Mapping[str, Any]) -> str:
+    parent = release["parent"]
+    return f"{parent['added']} images were added to {parent['tag']}.\n\n" if parent else ""

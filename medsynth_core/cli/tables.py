@@ -52,14 +52,15 @@ def plan_tables(plan: PromptPlan) -> None:
 def diff_tables(found: ReleaseDiff) -> None:
     """Prints how two releases differ."""
     console = Console()
-    summary = Table(title=f"{found.a} -> {found.b}", show_header=False)
+    console.print(f"from {found.a} to {found.b}")
+    summary = Table(show_header=False)
     summary.add_row("images that came", str(found.came))
     summary.add_row("images that went", str(found.went))
     summary.add_row("images kept", f"{found.kept}" + (f" ({found.changed} with other bytes)" if found.changed else ""))
     summary.add_row("files new / shared", f"{found.new_files} / {found.shared_files}")
     console.print(summary)
     for kind, shift in found.shifts.items():
-        table = Table(kind, "before", "after", "share", title=f"{kind}: Jensen-Shannon distance {shift.distance:.3f}")
+        table = Table(kind, "before", "after", "share (moved)", caption=f"Jensen-Shannon distance {shift.distance:.3f}")
         n_before, n_after = sum(shift.before.values()) or 1, sum(shift.after.values()) or 1
         for name, after in shift.after.items():
             before = shift.before.get(name, 0)

@@ -43,7 +43,8 @@ class ReleaseReport:
 
     Attributes:
         dir_md5: hash of the dataset in DVC's terms, ``....dir``.
-        counts: requested, accepted, rejected and failed.
+        counts: requested, accepted, rejected and failed, the parent's included.
+        parent: the release that was added to (tag, dir_md5, images) and how many images were added; or None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ReleaseReport:
     n_files: int
     n_bytes: int
     counts: dict[str, Any]
+    parent: dict[str, Any] | None
 
 
 def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> ReleaseReport:
@@ -98,7 +100,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     dir_md5 = _write_dir(store, files)
     n_bytes = sum(ref.size for ref in files)
     _write_pointer(paths.root / "dataset.dvc", dir_md5, n_bytes, len(files))
-    report = ReleaseReport(config.release.name, dir_md5, len(files), n_bytes, about["counts"])
+    report = ReleaseReport(config.release.name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
     with replace_directory(paths.release) as folder:
         (folder / "release.json").write_bytes(text)
         (folder / "dataset.json").write_text(

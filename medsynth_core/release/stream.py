@@ -62,9 +62,8 @@ class ReleaseStream(IterableDataset[dict[str, Any]]):
         self._release = release
         self._items = ItemMaker(release, transform, classes)
         self._table = release.manifest([*PLACE, *SHOWN], filters)
-        self._shards, self._shard_of_row = np.unique(
-            np.asarray(self._table["shard"].to_pylist(), dtype=object).astype(str), return_inverse=True
-        )
+        shards = self._table["shard"].combine_chunks().dictionary_encode()
+        self._shards, self._shard_of_row = shards.dictionary.to_pylist(), shards.indices.to_numpy()
         self._offsets = self._table["offset"].to_numpy()
         self._sizes = self._table["size"].to_numpy()
         self._buffer, self._seed = shuffle, seed
@@ -187,7 +186,7 @@ class ReleaseStream(IterableDataset[dict[str, Any]]):
         wanted = rows[places]
         start = int(self._offsets[wanted[0]])
         stop = int(self._offsets[wanted[-1]] + self._sizes[wanted[-1]])
-        data = self._release.read_range(str(self._shards[self._shard_of_row[wanted[0]]]), start, stop - start)
+        data = self._release.read_range(self._shards[self._shard_of_row[wanted[0]]], start, stop - start)
         about = self._table.take(wanted).to_pylist()
         return [
             (int(place), (data[row["offset"] - start : row["offset"] - start + row["size"]], row))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.made_release import publish_made
+from flows.prepare import prepare
 from medsynth_core.config import Config, Paths, dump_config
 from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import ConfigError, IncompleteRunError, InputError
@@ -92,6 +93,17 @@ def test_an_extension_keeps_the_old_objects_and_adds_other_images(team: tuple[Co
     assert read_entry(store, second).parent == first
     assert f"to {first}" in git(root, "tag", "-n9", "--list", second)
     assert released(extended, root, store) == second, "the same run again is the same release"
+
+
+def test_extend_pins_the_newest_release(team: tuple[Config, Path, ObjectStore]) -> None:
+    config, root, store = team
+    assert prepare(root, extend=True)[1].release.parent is None, "the first night has no parent"
+    first = released(config, root, store)
+    assert prepare(root, extend=True)[1].release.parent == first
+    assert prepare(root)[1].release.parent == first, "kept in params.yaml, so that a killed run goes on with it"
+    store.delete(f"releases/{first}.json")
+    with pytest.raises(InputError, match=f"no release '{first}'"):
+        prepare(root)
 
 
 def test_what_copies_the_parent_is_rejected(team: tuple[Config, Path, ObjectStore]) -> None:
