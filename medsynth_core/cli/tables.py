@@ -19,7 +19,7 @@ def release_tables(release: Release) -> None:
     summary.add_row("images", f"{counts['accepted']} accepted of {counts['requested']} requested")
     for reason, n in {**counts["rejected"], **counts["failed"]}.items():
         summary.add_row(f"  {reason}", str(n))
-    if about["parent"]:
+    if about.get("parent"):
         summary.add_row("  added", f"{about['parent']['added']} to {about['parent']['tag']}")
     summary.add_row("prompts", f"{about['prompts']['accepted']} by {about['prompts']['provider']}")
     summary.add_row("corpus", f"{about['corpus']['kind']} ({about['corpus']['licence']})")

@@ -29,7 +29,10 @@ from medsynth_core.errors import StoreError, TransientError
 from medsynth_core.storage.store import StoredObject, check_key
 
 _TRANSIENT = frozenset(
-    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "503", "500"}
+    {
+        *("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "503", "500"),
+        *("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # changed on the way
+    }
 )
 _STANDS_THERE = frozenset({"PreconditionFailed", "412"})
 _CONFLICT = frozenset({"ConditionalRequestConflict", "409"})

@@ -191,6 +191,25 @@ def test_a_large_object_goes_up_in_parts_and_a_broken_part_again(
     assert list(store.unfinished()) == []
 
 
+@pytest.mark.parametrize("operation", ["PutObject", "UploadPart"])
+def test_bytes_that_change_on_the_way_are_refused(
+    operation: str, s3_store: StoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_parts(monkeypatch)
+    store = open_store(s3_store, tmp_path)
+    client: Any = store._client  # type: ignore[attr-defined]
+
+    def flip(request: Any, **_: Any) -> None:
+        body = request.body if isinstance(request.body, bytes) else request.body.read()
+        request.body = body[:100] + bytes([body[100] ^ 1]) + body[101:]
+
+    client.meta.events.register(f"before-send.s3.{operation}", flip)
+    with pytest.raises(MedsynthError, match="key") as caught:
+        store.put("key", os.urandom(1000 if operation == "PutObject" else 6 * 2**20))
+    assert isinstance(caught.value, TransientError), caught.value
+    assert store.size("key") is None
+
+
 def test_a_killed_upload_leaves_nothing_but_what_is_listed(
     s3_store: StoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
