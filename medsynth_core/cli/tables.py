@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
 from medsynth_core.prompts.plan import PromptPlan
 from medsynth_core.release.diff import ReleaseDiff
 from medsynth_core.release.reader import Release
+
+if TYPE_CHECKING:
+    from medsynth_core.evaluation.utility import UtilityRow
 
 
 def release_tables(release: Release) -> None:
@@ -72,3 +78,30 @@ def diff_tables(found: ReleaseDiff) -> None:
         for name, (before, after) in found.settings.items():
             table.add_row(name, str(before), str(after))
         console.print(table)
+
+
+def utility_table(rows: Sequence[UtilityRow]) -> None:
+    """Prints what classifiers learnt from real and from synthetic images."""
+    console = Console()
+    table = Table(
+        "trained on",
+        "real",
+        "synthetic",
+        "AUROC",
+        "95 %",
+        "gain",
+        "95 %",
+        caption="gain: over real alone, of the same seeds",
+    )
+    for row in rows:
+        gain, low, high = row.gain or (None, None, None)
+        table.add_row(
+            row.setting if row.setting == "synthetic" else f"{row.setting} ({row.real_share:.0%})",
+            str(row.n_real),
+            str(row.n_synthetic),
+            f"{row.auroc:.3f}",
+            "{:.3f}..{:.3f}".format(*row.interval),
+            "" if gain is None else f"{gain:+.3f}",
+            "" if gain is None else f"{low:+.3f}..{high:+.3f}",
+        )
+    console.print(table)
