@@ -250,7 +250,7 @@ def seconds(call: Callable[[], Any]) -> float:
 def print_rates(title: str, images: int, times: Mapping[str, Sequence[float]]) -> None:
     """Prints each side's median rate, and how much faster ours was, round by round, at the median."""
     table = Table(title=title)
-    for column in ("", "s", "images/s", "medsynth is faster by"):
+    for column in ("", "s", "images/s", "medsynth's rate over it"):
         table.add_column(column, justify="right" if column else "left")
     for side, spent in times.items():
         ratio = statistics.median(other / own for other, own in zip(spent, times[OURS], strict=True))
