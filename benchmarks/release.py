@@ -7,12 +7,14 @@ same cores. Both sides of a ratio handle the same bytes and take turns in one pr
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,7 +102,7 @@ def publish(
                 "dvc, shards": {Path(path).name: bytes_of[key] for path, key in tars.items()},
             }
             for number, (name, files) in enumerate(contents.items()):
-                times[name] = [dvc_seconds(endpoint, out / f"dvc{number}", files)] * rounds
+                times[name] = [push_by_dvc(endpoint, out / f"dvc{number}", files)] * rounds
         size = sum(len(data) for _, data in objects)
         title = f"publish: {images} images of {side} x {side}, {len(objects)} objects, {size / 1e6:.0f} MB"
         print_rates(title, images, times)
@@ -115,45 +117,49 @@ def read(
     shard_images: ShardImages = 500,
     side: Side = 64,
     rounds: Rounds = 3,
+    random: Annotated[bool, typer.Option("--random/--no-random", help="Also at random, which is slow.")] = True,
 ) -> None:
     """An epoch, opening included, in two DataLoader workers: in sequence beside webdataset and datasets, and at random
     beside an object an image."""
     shards = make_shards(images, shard_images, side)
     with server(out) as endpoint:
-        store = CountingStore(endpoint, "team")
+        store, client = S3Store(BUCKET, "team", endpoint, REGION), client_of(endpoint)
         publish_all(store, shards, out / "team")
-        client, tars = client_of(endpoint), files_of(store, endpoint, "shards/")
+        tars = files_of(store, endpoint, "shards/")
         for path, key in tars.items():
             client.put_object(Bucket=BUCKET, Key=path, Body=store.get(key))
-        put_all(client, "images", [(f"{identity}.png", png) for shard in shards for identity, png, _ in shard])
-        urls = [f"{endpoint}/{BUCKET}/{path}" for path in tars]
-        keys = [f"images/{identity}.png" for shard in shards for identity, _, _ in shard]
+        if random:
+            put_all(client, "images", [(identity, png) for shard in shards for identity, png, _ in shard])
+        keys = [f"images/{identity}" for shard in shards for identity, _, _ in shard]
         labels = [row["labels"] for shard in shards for _, _, row in shard]
-        pipes = [f"pipe:curl -s -L {url}" for url in urls]
-        in_sequence = {
-            OURS: lambda turn: readers.medsynth_stream(store.url, endpoint),
-            "webdataset, http": lambda turn: readers.webdataset_stream(urls),
-            "webdataset, pipe:curl": lambda turn: readers.webdataset_stream(pipes),
-            "datasets, http": lambda turn: readers.datasets_stream(urls),
+        shards.clear()  # or every forked worker would carry them along
+        urls = [f"{endpoint}/{BUCKET}/{path}" for path in tars]
+        sides: dict[str, dict[str, Callable[[], readers.Batches]]] = {
+            "in sequence": {
+                OURS: lambda: readers.medsynth_stream(store.url, endpoint),
+                "webdataset, http": lambda: readers.webdataset_stream(urls),
+                "webdataset, pipe:curl": lambda: readers.webdataset_stream([f"pipe:curl -s -L {url}" for url in urls]),
+                "datasets, http": lambda: readers.datasets_stream(urls),
+            }
         }
-        at_random = {
-            OURS: lambda turn: readers.medsynth_dataset(store.url, endpoint),
-            "an object an image": lambda turn: readers.objects_dataset(BUCKET, keys, labels, endpoint),
-        }
-        for title, sides in (("in sequence", in_sequence), ("at random", at_random)):
-            epochs = {name: partial(read_epoch, opened, images) for name, opened in sides.items()}
-            for epoch in epochs.values():
-                epoch(0)
+        if random:
+            sides["at random"] = {
+                OURS: lambda: readers.medsynth_dataset(store.url, endpoint),
+                "an object an image": lambda: readers.objects_dataset(BUCKET, keys, labels, endpoint),
+            }
+        for title, opened in sides.items():
+            epochs = {name: partial(read_epoch, each, images) for name, each in opened.items()}
+            take_turns(epochs, 1)
             print_rates(f"read {title}: {images} images of {side} x {side}", images, take_turns(epochs, rounds))
 
 
-def read_epoch(opened: Callable[[int], readers.Batches], images: int, turn: int) -> None:
+def read_epoch(opened: Callable[[], readers.Batches], images: int, _turn: int) -> None:
     """Reads all images once.
 
     Raises:
         RuntimeError: there are more or fewer.
     """
-    found = sum(len(batch["image"]) for batch in opened(turn))
+    found = sum(len(batch["image"]) for batch in opened())
     if found != images:
         raise RuntimeError(f"{found} images came of {images}")
 
@@ -197,8 +203,8 @@ def put_all(client: Any, prefix: str, objects: Sequence[tuple[str, bytes]]) -> N
         list(pool.map(lambda each: client.put_object(Bucket=BUCKET, Key=f"{prefix}/{each[0]}", Body=each[1]), objects))
 
 
-def dvc_seconds(endpoint: str, root: Path, files: Mapping[str, bytes]) -> float:
-    """Returns the seconds of ``dvc add`` and ``dvc push`` of a folder, both with DVC's start, and prints each."""
+def push_by_dvc(endpoint: str, root: Path, files: Mapping[str, bytes]) -> Spent:
+    """Returns what it takes to ``dvc add`` and ``dvc push`` a folder, DVC's start included, and prints each."""
     shutil.rmtree(root, ignore_errors=True)
     (root / "images").mkdir(parents=True)
     for name, data in files.items():
@@ -207,9 +213,9 @@ def dvc_seconds(endpoint: str, root: Path, files: Mapping[str, bytes]) -> float:
     dvc(root, "init", "--quiet")
     dvc(root, "remote", "add", "--default", "store", f"s3://{BUCKET}/{root.name}")
     dvc(root, "remote", "modify", "store", "endpointurl", endpoint)
-    took = [seconds(partial(dvc, root, *command)) for command in (("add", "images"), ("push",))]
-    print(f"{len(files)} files: dvc add {took[0]:.1f} s, dvc push {took[1]:.1f} s")
-    return sum(took)
+    add, push = (timed(partial(dvc, root, *command)) for command in (("add", "images"), ("push",)))
+    print(f"{len(files)} files: dvc add {add.wall:.1f} s, dvc push {push.wall:.1f} s")
+    return Spent(add.wall + push.wall, add.cpu + push.cpu)
 
 
 def files_of(store: S3Store, endpoint: str, folder: str) -> dict[str, str]:
@@ -232,31 +238,46 @@ def server(out: Path) -> Iterator[str]:
         yield endpoint
 
 
-def take_turns(sides: Mapping[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
-    """Returns the seconds of each side by round; who begins changes from round to round."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one call: on the clock, and of all cores by this process and the children that it waited for."""
+
+    wall: float
+    cpu: float
+
+
+def take_turns(sides: Mapping[str, Callable[[int], Any]], rounds: int) -> dict[str, list[Spent]]:
+    """Returns what each side took by round; who begins changes from round to round."""
+    times: dict[str, list[Spent]] = {side: [] for side in sides}
     for turn in range(rounds):
         for side in list(sides)[:: 1 if turn % 2 == 0 else -1]:
-            times[side].append(seconds(partial(sides[side], turn)))
+            times[side].append(timed(partial(sides[side], turn)))
     return times
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def timed(call: Callable[[], Any]) -> Spent:
+    """Returns what a call took."""
+    began, cpu = time.perf_counter(), cpu_seconds()
     call()
-    return time.perf_counter() - began
+    return Spent(time.perf_counter() - began, cpu_seconds() - cpu)
 
 
-def print_rates(title: str, images: int, times: Mapping[str, Sequence[float]]) -> None:
-    """Prints each side's median rate, and how much faster ours was, round by round, at the median."""
+def cpu_seconds() -> float:
+    """Returns the seconds that this process and its finished children have computed so far."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def print_rates(title: str, images: int, times: Mapping[str, Sequence[Spent]]) -> None:
+    """Prints each side's medians, and the median over the rounds of our rate over its."""
     table = Table(title=title)
-    for column in ("", "s", "images/s", "medsynth's rate over it"):
+    for column in ("", "s", "CPU s", "images/s", "medsynth's rate over it", "by round"):
         table.add_column(column, justify="right" if column else "left")
     for side, spent in times.items():
-        ratio = statistics.median(other / own for other, own in zip(spent, times[OURS], strict=True))
-        took = statistics.median(spent)
-        table.add_row(side, f"{took:.2f}", f"{images / took:.0f}", "" if side == OURS else f"{ratio:.2f}")
-    Console(width=120).print(table)
+        ratios = [other.wall / own.wall for other, own in zip(spent, times[OURS], strict=True)]
+        wall, cpu = (statistics.median(getattr(each, name) for each in spent) for name in ("wall", "cpu"))
+        shown = ("", "") if side == OURS else (f"{statistics.median(ratios):.2f}", " ".join(f"{r:.2f}" for r in ratios))
+        table.add_row(side, f"{wall:.2f}", f"{cpu:.2f}", f"{images / wall:.0f}", *shown)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
