@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from medsynth_core import __version__
@@ -153,20 +154,24 @@ def _check_objects(
     if twice:
         raise IncompleteRunError(f"{twice[0]} stands twice in the release; its shards are the parent's already")
     files = []
+    distinct = list(dict.fromkeys(ref.md5 for ref in expected))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        sizes = pool.map(lambda ref: store.size(content_key(ref.md5)), expected)
-        for done, (ref, size) in enumerate(zip(expected, sizes, strict=True)):
-            if size is None or (isinstance(ref, ObjectRef) and size != ref.size):
-                advice = (
-                    "delete the completion record of its shard and run again"
-                    if isinstance(ref, ObjectRef)
-                    else "it is of the parent: restore it, or name another release.parent"
-                )
-                raise IncompleteRunError(
-                    f"{store.url}: {ref.relpath} ({content_key(ref.md5)}) is missing or has another size; {advice}"
-                )
-            files.append(ObjectRef(relpath=ref.relpath, md5=ref.md5, size=size))
-            progress(done, len(expected), "checking objects")
+        sizes: dict[str, int | None] = {}
+        for md5, found in zip(distinct, pool.map(lambda md5: store.size(content_key(md5)), distinct), strict=True):
+            sizes[md5] = found
+            progress(len(sizes), len(distinct), "checking objects")
+    for ref in expected:
+        size = sizes[ref.md5]
+        if size is None or (isinstance(ref, ObjectRef) and size != ref.size):
+            advice = (
+                "delete the completion record of its shard and run again"
+                if isinstance(ref, ObjectRef)
+                else "it is of the parent: restore it, or name another release.parent"
+            )
+            raise IncompleteRunError(
+                f"{store.url}: {ref.relpath} ({content_key(ref.md5)}) is missing or has another size; {advice}"
+            )
+        files.append(ObjectRef(relpath=ref.relpath, md5=ref.md5, size=size))
     return files
 
 
@@ -175,20 +180,41 @@ def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, 
     record's counts."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in _DISTRIBUTIONS}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for record, accepted, n_rejected in pool.map(lambda record: _rows(record, store), judged.shards):
-            _check_rows(record.manifest.relpath, len(accepted), record.counts.accepted)
-            _check_rows(record.rejected.relpath, n_rejected, sum(record.counts.rejected.values()))
-            for labels, view in zip(accepted["labels"].to_pylist(), accepted["view"].to_pylist(), strict=True):
-                counts["pathologies"].update({label["pathology"] for label in labels} or ["no finding"])
-                counts["sides"].update(label["side"] for label in labels)
-                counts["severities"].update(label["severity"] or "none" for label in labels)
-                counts["views"][view or "unknown"] += 1
+        rejected = {record.rejected.md5: record.rejected for record in judged.shards}
+        n_rejected = dict(zip(rejected, pool.map(lambda ref: _n_rows(ref, store), rejected.values()), strict=True))
+        for record in judged.shards:
+            _check_rows(record.rejected, n_rejected[record.rejected.md5], sum(record.counts.rejected.values()))
+        parts = pool.map(lambda record: _label_counts(record, store), judged.shards)
+        for part in parts:
+            for name, count in part.items():
+                counts[name].update(count)
     return {name: _commonest_first(count) for name, count in counts.items()}
 
 
-def _rows(record: CompletionRecord, store: ObjectStore) -> tuple[CompletionRecord, pa.Table, int]:
-    accepted = read_parquet(get_content(store, record.manifest), ["labels", "view"])
-    return record, accepted, len(read_parquet(get_content(store, record.rejected), ["image_id"]))
+def _n_rows(part: ObjectRef, store: ObjectStore) -> int:
+    return len(read_parquet(get_content(store, part), ["image_id"]))
+
+
+def _label_counts(record: CompletionRecord, store: ObjectStore) -> dict[str, dict[str, int]]:
+    """Returns the counts of one part's rows, which are as many as its record says."""
+    rows = read_parquet(get_content(store, record.manifest), ["labels", "view"])
+    _check_rows(record.manifest, len(rows), record.counts.accepted)
+    lists = rows["labels"].combine_chunks()
+    findings = pc.list_flatten(lists)
+    pathology, side, severity = (pc.struct_field(findings, name) for name in ("pathology", "side", "severity"))
+    a_row = pa.table({"row": pc.list_parent_indices(lists), "pathology": pathology})
+    normal = len(rows) - pc.sum(pc.greater(pc.list_value_length(lists), 0), min_count=0).as_py()
+    return {
+        "pathologies": _counted(a_row.group_by(["row", "pathology"]).aggregate([])["pathology"])
+        | ({"no finding": normal} if normal else {}),
+        "sides": _counted(side),
+        "severities": _counted(pc.fill_null(severity, "none")),
+        "views": _counted(pc.fill_null(rows["view"], "unknown")),
+    }
+
+
+def _counted(values: pa.Array | pa.ChunkedArray) -> dict[str, int]:
+    return {each["values"]: each["counts"] for each in pc.value_counts(values).to_pylist()}
 
 
 def _commonest_first(counts: Counter[str]) -> dict[str, int]:
@@ -212,10 +238,10 @@ def _add_parent(about: dict[str, Any], parent: Parent) -> None:
         about[name] = _commonest_first(Counter(before[name]) + Counter(about[name]))
 
 
-def _check_rows(part: str, n_rows: int, counted: int) -> None:
+def _check_rows(part: ObjectRef, n_rows: int, counted: int) -> None:
     if n_rows != counted:
         raise IncompleteRunError(
-            f"accounting is off: {part} holds {n_rows} rows, its record says {counted}; "
+            f"accounting is off: {part.relpath} holds {n_rows} rows, its record says {counted}; "
             f"delete the completion record of the shard and run again"
         )
 

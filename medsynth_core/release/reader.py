@@ -201,7 +201,8 @@ def decode_png(data: bytes, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         if image.width * image.height > _MAX_PIXELS:
             raise CorruptObjectError(f"{where}: {image.width}x{image.height} pixels")
-        return image.convert("L")
+        image.load()
+        return image if image.mode == "L" else image.convert("L")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptObjectError(f"{where}: not a PNG; run `medsynth verify`") from error
 

@@ -8,9 +8,11 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import (
@@ -23,6 +25,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.loaders import Loader, create_loader
 from tenacity import Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from medsynth_core.errors import StoreError, TransientError
@@ -62,7 +65,9 @@ class S3Store:
         """The client of this process: a forked one must not share its parent's connections."""
         process = os.getpid()
         if process not in self._clients:
-            session = boto3.session.Session()
+            core = botocore.session.get_session()
+            core.register_component("data_loader", _loader())
+            session = boto3.session.Session(botocore_session=core)
             self._clients[process] = session.client(
                 "s3",
                 endpoint_url=self._endpoint,
@@ -188,6 +193,12 @@ class S3Store:
             raise TransientError(f"{where}: {key}: {_line(error)}") from error
         except (BotoCoreError, ValueError) as error:
             raise StoreError(f"{where}: {_line(error)}; check store.url, store.endpoint_url and AWS_*") from error
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Loader:
+    """The reader of botocore's service descriptions, which take it half a second; forked workers inherit them."""
+    return create_loader()
 
 
 def _line(error: Exception) -> str:

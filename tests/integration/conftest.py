@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from uuid import uuid4
 
 import boto3
@@ -20,53 +14,13 @@ import pytest
 
 from benchmarks.llm_server import LLMServer
 from benchmarks.llm_server import serving as serving_llm
+from benchmarks.server import serving, serving_s3
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import StoreConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _FREE_CALLS = 3
 """Calls of ``guarded`` before the server starts to check signatures: user, policy, key."""
-
-
-@contextmanager
-def serving(
-    program: str, folder: Path, health: str, environment: Mapping[str, str], arguments: Sequence[str] = ()
-) -> Iterator[str]:
-    """Runs a server beside this interpreter on a free port and yields its address.
-
-    Args:
-        health: path that answers as soon as the server is ready.
-        environment, arguments: variables to set, and what follows the program; ``{port}`` stands for the port.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    log = folder / "server.log"
-    settings = {name: value.format(port=port) for name, value in environment.items()}
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [str(Path(sys.executable).parent / program), *(each.format(port=port) for each in arguments)],
-            env={**os.environ, **settings},
-            stdout=output,
-            stderr=output,
-            cwd=folder,
-        )
-        try:
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(f"{endpoint}{health}", timeout=1).close()
-                    break
-                except OSError:
-                    if server.poll() is not None:
-                        pytest.fail(f"{program} ended: {log.read_text()[-2000:]}")
-                    time.sleep(0.5)
-            else:
-                pytest.fail(f"{program} did not start: {log.read_text()[-2000:]}")
-            yield endpoint
-        finally:
-            server.terminate()
-            server.wait(10)
 
 
 class CuttingProxy:
@@ -136,8 +90,7 @@ def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a ministack server that verifies checksums and conditional puts."""
-    environment = {"SERVICES": "s3", "GATEWAY_PORT": "{port}", "EDGE_PORT": "{port}"}
-    with serving("ministack", tmp_path_factory.mktemp("s3"), "/_ministack/health", environment) as endpoint:
+    with serving_s3(tmp_path_factory.mktemp("s3")) as endpoint:
         yield endpoint
 
 

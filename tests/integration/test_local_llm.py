@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.server import serving
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import LocalLLMConfig, OpenAIConfig
 from medsynth_core.errors import InputError
@@ -24,7 +25,6 @@ from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from tests.conftest import tiny
-from tests.integration.conftest import serving
 
 pytestmark = pytest.mark.integration
 TEXT = "The lungs are clear. Heart size is normal."

@@ -31,6 +31,28 @@ def test_offsets_point_at_the_png_and_the_tar_is_plain() -> None:
         assert json.loads(tar.extractfile("a.json").read()) == {"prompt": "a"}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 20_000])
+def test_the_tar_is_the_one_that_tarfile_writes(size: int) -> None:
+    writer, members = ShardWriter(), {}
+    for name in ("b", "a" * 24, "c"):
+        writer.add_raw(name, bytes(size), name.encode())
+        members |= {f"{name}.json": name.encode(), f"{name}.png": bytes(size)}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in sorted(members.items()):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o644
+            tar.addfile(info, io.BytesIO(data))
+    assert writer.finish()[0] == stream.getvalue()
+
+
+def test_a_name_that_a_header_has_no_room_for_is_refused() -> None:
+    writer = ShardWriter()
+    writer.add_raw("x" * 96, b"", b"")
+    with pytest.raises(ValueError, match="101 bytes"):
+        writer.finish()
+
+
 def test_a_manifest_round_trips_and_refuses_unknown_columns() -> None:
     rows = [{"image_id": "a", "pathology": ["mass"], "synthetic": True, "labels": []}]
     table = read_parquet(parquet_bytes(table_of(rows)))
