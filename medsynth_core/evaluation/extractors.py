@@ -32,15 +32,26 @@ def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
     if kind == "classifier":
         net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / "classifier"))
     elif kind == "inception":
-        net = InceptionFeatures(paths.root / Path(place).expanduser() if place else inception_cache())
+        net = InceptionFeatures(find_inception(place, paths))
     else:
         net = EncoderFeatures(place)
     return net.eval().requires_grad_(False)
 
 
-def inception_cache() -> Path:
-    """Returns where pytorch-fid keeps its weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(fid.FID_WEIGHTS_URL).name
+def find_inception(place: str, paths: Paths) -> Path:
+    """Returns the file of Inception weights: ``place``, relative to the workspace, or pytorch-fid's when empty.
+
+    Raises:
+        InputError: it is missing.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(fid.FID_WEIGHTS_URL).name
+    weights = paths.root / Path(place).expanduser() if place else cached
+    if not weights.is_file():
+        raise InputError(
+            f"{weights}: no Inception weights there; fetch {fid.FID_WEIGHTS_URL}, "
+            f"and name the file in evaluation.extractors as inception:FILE"
+        )
+    return weights
 
 
 class ClassifierFeatures(nn.Module):
@@ -73,11 +84,6 @@ class InceptionFeatures(nn.Module):
         net.Mixed_7c = fid.FIDInceptionE_2(2048)
         try:
             net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{weights}: no Inception weights there; fetch {fid.FID_WEIGHTS_URL}, "
-                f"and name the file in evaluation.extractors as inception:FILE"
-            ) from error
         except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
             raise InputError(f"{weights}: not pytorch-fid's Inception ({str(error).splitlines()[0]})") from error
         net.fc = nn.Identity()

@@ -106,10 +106,12 @@ def _compared(side: Floats, held_out: Floats, config: EvaluationConfig, seed: in
 
 
 def naturalness_figure(synthetic: Floats, held_out: Floats, label: str | None, config: EvaluationConfig) -> Figure:
-    """Returns the mean NIQE of images, from their scores [N]."""
+    """Returns the mean NIQE of images, from their scores [N]; NaN where no model could be fitted."""
     about = ("niqe", None, label, len(synthetic), len(held_out))
     if few := _too_few(len(synthetic), len(held_out), config):
         return Figure(*about, reason=few)
+    if np.isnan(synthetic).any():
+        return Figure(*about, reason="too few training images to fit it on")
     return Figure(*about, *_mean_with_interval(synthetic), float(held_out.mean()))
 
 

@@ -26,7 +26,7 @@ from medsynth_core.evaluation.figures import (
     similarity_figure,
 )
 from medsynth_core.evaluation.image_sets import NO_FINDING, ImageSet, real_images, synthetic_images
-from medsynth_core.evaluation.niqe import NaturalnessModel
+from medsynth_core.evaluation.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.models.artifact import pick_device
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import open_release
@@ -93,7 +93,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> HeldOutReport:
             progress(0, 1, "t-SNE")
             n = min(len(sides.held_out), len(sides.synthetic), settings.map_images)
             places = embed(features.held_out[:n], features.synthetic[:n], seed)
-    figures += _of_pixels(config, sides, comparable, progress)
+    figures += _of_pixels(config, sides, progress)
     rows = [_rounded(asdict(figure)) for figure in figures]
     report = HeldOutReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
     with replace_directory(paths.evaluation) as folder:
@@ -148,25 +148,34 @@ def _encode(net: nn.Module, images_BHW: torch.Tensor) -> Floats:
     return features
 
 
-def _of_pixels(config: Config, sides: _Sides, comparable: bool, progress: Progress) -> list[Figure]:
-    """Returns NIQE, fitted on training images, and MS-SSIM, of all images and of each pathology."""
-    settings = config.evaluation
-    if comparable:
-        fitted = np.arange(min(len(sides.training), _NATURALNESS_IMAGES))
-        model = NaturalnessModel.fit(sides.training.read(fitted))
-    scores = []
-    for side in (sides.synthetic, sides.held_out):
-        parts: list[Floats] = []
-        for images in side.batches(settings.batch_size) if comparable else ():
-            parts.append(model.scores(images))
-            progress(sum(map(len, parts)), len(side), "NIQE")
-        scores.append(np.concatenate(parts) if parts else np.empty(len(side)))
+def _of_pixels(config: Config, sides: _Sides, progress: Progress) -> list[Figure]:
+    """Returns NIQE and MS-SSIM of all images and of each pathology."""
+    scores = _naturalness(config, sides, progress)
     figures = []
     for label in sides.labels:
-        ours, theirs = sides.synthetic.places(label), sides.held_out.places(label)
-        figures.append(naturalness_figure(scores[0][ours], scores[1][theirs], label, settings))
-        figures.append(similarity_figure(sides.synthetic, sides.held_out, label, settings, config.seed))
+        of_label = [images.places(label) for images in (sides.synthetic, sides.held_out)]
+        chosen = [of_side[places] for of_side, places in zip(scores, of_label, strict=True)]
+        figures.append(naturalness_figure(*chosen, label, config.evaluation))
+        figures.append(similarity_figure(sides.synthetic, sides.held_out, label, config.evaluation, config.seed))
     return figures
+
+
+def _naturalness(config: Config, sides: _Sides, progress: Progress) -> list[Floats]:
+    """Returns NIQE of the synthetic and of the held-out images by a model of training images; NaN when those are too
+    few to fit one."""
+    fitted = np.arange(min(len(sides.training), _NATURALNESS_IMAGES))
+    judged = (sides.synthetic, sides.held_out)
+    if len(fitted) <= N_FEATURES:
+        return [np.full(len(side), np.nan) for side in judged]
+    model = NaturalnessModel.fit(sides.training.read(fitted))
+    scores = []
+    for side in judged:
+        parts: list[Floats] = [np.empty(0)]
+        for images in side.batches(config.evaluation.batch_size):
+            parts.append(model.scores(images))
+            progress(sum(map(len, parts)), len(side), "NIQE")
+        scores.append(np.concatenate(parts))
+    return scores
 
 
 def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """Returns the squared Fréchet distance of the Gaussians with these moments, 0 or more.
 
     The trace of the root of C_a C_b is that of the root of the symmetric C_a^1/2 C_b C_a^1/2, by eigenvalues: no
-    complex root of a product that is nearly singular, and a twentieth of pytorch-fid's time at 2048 features.
+    complex root of a product that is nearly singular, and a seventh of pytorch-fid's time at 2048 features.
     """
     apart_F = a.mean_F - b.mean_F
     values_F, vectors_FF = np.linalg.eigh(a.covariance)
