@@ -19,6 +19,7 @@ from tasks.progress import shown
 from tasks.shards import Todo, make_shard, plan_round
 from tasks.stages import (
     collect_shards,
+    evaluate_release,
     judge_release,
     mine_vocabulary,
     plan_prompts,
@@ -57,6 +58,7 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
     collect_shards(root, config, made)
     judge_release(root, config)
     release = publish_release(root, config)
+    evaluate_release(root, config)
     write_report(root, config)
     tag = record(root, config)
     show_release(root, tag, release)

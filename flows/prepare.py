@@ -24,7 +24,7 @@ def prepare(
         extend: make the newest release of the workspace, if there is one, the parent of the next.
 
     Raises:
-        MedsynthError: the parameters, the corpus, the store, the provider or the models can't be used.
+        MedsynthError: the parameters, the corpus, the store, the provider, the models or an extractor can't be used.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
@@ -43,7 +43,7 @@ def check(root: Path, config: Config) -> None:
     """Checks that a run can start and points DVC to the store.
 
     Raises:
-        MedsynthError: the corpus, the store, the provider or the models can't be used.
+        MedsynthError: the corpus, the store, the provider, the models or an extractor can't be used.
     """
     from medsynth_core.corpus.readers import open_corpus
     from medsynth_core.workspace.stages import read_stages
@@ -62,6 +62,11 @@ def check(root: Path, config: Config) -> None:
         from medsynth_core.models.artifact import pick_device
 
         pick_device(config.device)
+    for name in config.evaluation.extractors:
+        if name.startswith("inception"):
+            from medsynth_core.evaluation.extractors import find_inception
+
+            find_inception(name.partition(":")[2], Paths(root))
     store = open_store(config.store, root)
     store.check_writable()
     if config.release.parent is not None:

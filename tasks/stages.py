@@ -113,6 +113,12 @@ def publish_release(root: str, config: Config) -> dict[str, Any]:
     return _run("release", root, config)
 
 
+@task(name="evaluation", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=is_transient)
+def evaluate_release(root: str, config: Config) -> dict[str, Any]:
+    """Compares the release with held-out real images."""
+    return _run("evaluation", root, config)
+
+
 @task(name="report", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=is_transient)
 def write_report(root: str, config: Config) -> dict[str, Any]:
     """Draws the contact sheet and the HTML report."""

@@ -138,6 +138,12 @@ def release(workspace: Workspace = Path()) -> None:
 
 
 @app.command()
+def evaluate(workspace: Workspace = Path()) -> None:
+    """Stage: compare the release with held-out real images."""
+    _stage("evaluation", workspace)
+
+
+@app.command()
 def report(workspace: Workspace = Path()) -> None:
     """Stage: draw the contact sheet and the HTML report."""
     _stage("report", workspace)

@@ -45,6 +45,10 @@ class Paths:
         return self.root / "data" / "release"
 
     @property
+    def evaluation(self) -> Path:
+        return self.root / "data" / "evaluation"
+
+    @property
     def report(self) -> Path:
         return self.root / "data" / "report"
 

@@ -427,6 +427,39 @@ class ReleaseConfig(Section):
     """Address of the page where the dataset lives."""
 
 
+class EvaluationConfig(Section):
+    """Comparison of a release with the held-out real images (split test)."""
+
+    extractors: tuple[Annotated[str, Field(pattern=r"^(classifier|inception(:.+)?|transformers:.+)$")], ...] = (
+        "classifier",
+    )
+    """Networks whose features are compared: classifier, our own finding classifier; inception, the FID's, with weights
+    from torch's cache, or inception:FILE; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
+    max_images: PositiveInt = 2500
+    """Images a side (synthetic, training, held-out), chosen at random when there are more. The features of all are held
+    in memory."""
+    min_images: Annotated[int, Field(ge=10)] = 20
+    """Of fewer images, synthetic or real, no figure is given."""
+    batch_size: PositiveInt = 64
+    """Images read and encoded together."""
+    neighbours: PositiveInt = 5
+    """k of precision, recall, density and coverage."""
+    kid_subsets: Annotated[int, Field(ge=2)] = 50
+    """Random subsets over which KID is averaged."""
+    kid_subset_size: PositiveInt = 1000
+    """A subset has half the images, and no more than this."""
+    similarity_pairs: PositiveInt = 100
+    """Pairs of images a class at most whose MS-SSIM is taken."""
+    map_images: PositiveInt = 1000
+    """Images a side on the t-SNE map at most."""
+
+    @model_validator(mode="after")
+    def _neighbours_exist(self) -> EvaluationConfig:
+        if self.neighbours >= self.min_images:
+            raise ValueError(f"neighbours={self.neighbours} needs min_images above it, found {self.min_images}")
+        return self
+
+
 class RunnerConfig(Section):
     """How shards are spread (contract C10); changes no image."""
 
@@ -459,6 +492,7 @@ class Config(Section):
     quality: QualityConfig = QualityConfig()
     store: StoreConfig = StoreConfig()
     release: ReleaseConfig = ReleaseConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     runner: RunnerConfig = RunnerConfig()
 
     @property

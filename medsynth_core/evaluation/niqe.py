@@ -20,8 +20,11 @@ from scipy.special import gamma
 from medsynth_core.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
+N_FEATURES = 36
 
 _SIGMA, _RADIUS = 7 / 6, 3
+_BLOCK = 64
+"""Images whose fields are in memory together."""
 _SHARP_SHARE = 0.75
 """Patches less sharp than this share of their image's sharpest don't enter the model (section II-B)."""
 _SHAPES = np.arange(0.2, 10.0, 0.001)
@@ -47,7 +50,8 @@ class NaturalnessModel:
         Raises:
             InputError: there are fewer sharp patches than features.
         """
-        features_NPF, sharpness_NP = _features(images_u8)
+        blocks = [_features(images_u8[start : start + _BLOCK]) for start in range(0, len(images_u8), _BLOCK)]
+        features_NPF, sharpness_NP = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         sharp_NP = sharpness_NP >= _SHARP_SHARE * sharpness_NP.max(1, keepdims=True)
         chosen = features_NPF[sharp_NP]
         if len(chosen) <= features_NPF.shape[-1]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.evaluation.contact_sheet import SheetItem, contact_sheet
+from medsynth_core.evaluation.held_out import MAP, read_evaluation
 from medsynth_core.evaluation.html_report import write_html
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.progress import Progress
@@ -21,7 +22,7 @@ from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.synthesis.synthesiser import models_folder
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _SHEET_IMAGES = 16
 _GALLERY_IMAGES = 48
 _ORACLE_IMAGES = 2000
@@ -45,9 +46,10 @@ def run(config: Config, paths: Paths, progress: Progress) -> EvaluationReport:
     """Reads the workspace's release and writes ``paths.report``.
 
     Raises:
-        InputError: there is no release.
+        InputError: there is no release, or no evaluation of it.
     """
     release = open_release(paths.root)
+    evaluation = read_evaluation(paths.evaluation, release.name)
     table = release.manifest()
     codebook = VisualCodebook.load(models_folder(config, paths) / "alignment" / "codebook")
     side = config.latent_side
@@ -67,7 +69,16 @@ def run(config: Config, paths: Paths, progress: Progress) -> EvaluationReport:
             for row, image in zip(rows[:_SHEET_IMAGES], images[:_SHEET_IMAGES], strict=True)
         ]
         contact_sheet(items, f"{release.name}: synthetic images, not for diagnosis", folder / "contact_sheet.png")
-        write_html(release, list(zip(rows, map(_png, images), strict=True)), oracle, folder / "report.html")
+        gallery = list(zip(rows, map(_png, images), strict=True))
+        scatter = paths.evaluation / MAP
+        write_html(
+            release,
+            gallery,
+            oracle,
+            folder / "report.html",
+            evaluation,
+            scatter.read_bytes() if scatter.is_file() else None,
+        )
         (folder / "oracle.json").write_text(json.dumps(oracle, indent=2) + "\n", "utf-8")
     sided = [row for row in oracle if row["n_sided"]]
     report = EvaluationReport(

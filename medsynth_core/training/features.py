@@ -5,10 +5,25 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
+
+
+def load_image_encoder(name: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Returns a transformers image encoder and its image processor.
+
+    Raises:
+        InputError: the name or folder holds none.
+    """
+    try:
+        return AutoModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name!r} can't be loaded as an image encoder ({str(error).splitlines()[0]}): "
+            f"give a transformers name or folder with config, weights and preprocessor_config.json"
+        ) from error
 
 
 class ImageEncoder(nn.Module):
@@ -16,14 +31,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        try:
-            self.net = AutoModel.from_pretrained(name)
-            processor = AutoImageProcessor.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{name!r} can't be loaded as an image encoder ({str(error).splitlines()[0]}): "
-                f"give a transformers name or folder with config, weights and preprocessor_config.json"
-            ) from error
+        self.net, processor = load_image_encoder(name)
         self.side: int | None = getattr(self.net.config, "image_size", None)
         self.register_buffer("mean", torch.tensor(processor.image_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(processor.image_std).view(1, -1, 1, 1), persistent=False)

@@ -32,6 +32,7 @@ _MODULES = {
     "synthesis": "medsynth_core.synthesis.stage",
     "quality": "medsynth_core.quality.stage",
     "release": "medsynth_core.release.publish",
+    "evaluation": "medsynth_core.evaluation.held_out",
     "report": "medsynth_core.evaluation.stage",
 }
 """The module of each stage: a function ``run`` and a ``STAGE_VERSION``; imported when the stage is needed."""

@@ -73,7 +73,9 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-def page(folder: Path, about: dict[str, Any] = ABOUT, row: dict[str, Any] = ROW, oracle: Any = ORACLE) -> Page:
+def page(
+    folder: Path, about: dict[str, Any] = ABOUT, row: dict[str, Any] = ROW, oracle: Any = ORACLE, evaluation: Any = None
+) -> Page:
     source = folder / "dataset"
     for kind, rows in (("manifest", [row]), ("rejected", [{**row, "reasons": ["degenerate:blank"]}] * 150)):
         (source / kind).mkdir(parents=True)
@@ -83,7 +85,7 @@ def page(folder: Path, about: dict[str, Any] = ABOUT, row: dict[str, Any] = ROW,
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(png, format="PNG")
     release = open_release(source)
     gallery = [(row, png.getvalue()) for row in release.manifest().to_pylist()]
-    write_html(release, gallery, oracle, folder / "report.html")
+    write_html(release, gallery, oracle, folder / "report.html", evaluation)
     parsed = Page((folder / "report.html").read_text("utf-8"))
     assert parsed.open == []
     return parsed
@@ -130,3 +132,18 @@ def test_a_real_corpus_has_neither_oracle_nor_phantom(tmp_path: Path) -> None:
     text = page(tmp_path, about, oracle=[]).text
     assert "oracle" not in text
     assert "phantom" not in text
+
+
+def test_figures_stand_beside_those_of_real_images(tmp_path: Path) -> None:
+    row = {"extractor": "classifier", "label": None, "n": 30, "n_held_out": 25, "reason": None}
+    kid = {"metric": "kid", "value": 0.00125, "low": -0.0005, "high": 0.003, "real": 0.0001}
+    none = {"metric": "fid", "value": None, "reason": "no more images than features (96)"}
+    draws = {"real_low": 0.0, "real_high": 0.0002}
+    figures = [row | kid | draws, row | none, row | kid | draws | {"label": "effusion", "low": None}]
+    evaluation = {"n_synthetic": 30, "n_held_out": 25, "figures": figures}
+    text = page(tmp_path, evaluation=evaluation).text
+    assert "KID × 1000 ↓ classifier 1.25 -0.50 to 3.00 0.10 0.00 to 0.20" in text
+    assert "FID ↓ classifier none: no more images than features (96)" in text
+    assert "effusion 30 25 1.25 0.10" in text
+    assert "its features flatter" in text
+    assert "t-SNE" not in text

@@ -1,0 +1,199 @@
+"""The evaluation stage: a release against real images that no model learnt from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.errors import InputError
+from medsynth_core.evaluation.embedding import draw_map, embed, map_table
+from medsynth_core.evaluation.extractors import load_extractor
+from medsynth_core.evaluation.figures import (
+    Features,
+    Figure,
+    feature_figures,
+    naturalness_figure,
+    similarity_figure,
+)
+from medsynth_core.evaluation.image_sets import NO_FINDING, ImageSet, real_images, synthetic_images
+from medsynth_core.evaluation.niqe import N_FEATURES, NaturalnessModel
+from medsynth_core.models.artifact import pick_device
+from medsynth_core.progress import Progress
+from medsynth_core.release.reader import open_release
+from medsynth_core.storage.atomic import replace_directory
+
+STAGE_VERSION = 1
+MAP = "map.png"
+_FIGURES = "metrics.json"
+_SPLIT = "test"
+_NATURALNESS_IMAGES = 500
+"""Training images that the NIQE model is fitted on at most."""
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """Images that were compared, and the figures of all of them by extractor; ``_real`` is what real images get."""
+
+    n_synthetic: int
+    n_training: int
+    n_held_out: int
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Sides:
+    synthetic: ImageSet
+    training: ImageSet
+    held_out: ImageSet
+
+    def all(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        return self.synthetic, self.training, self.held_out
+
+    @property
+    def labels(self) -> list[str | None]:
+        """None for all images, then the prompted pathologies by name, then no finding."""
+        names = {name for shown in self.synthetic.pathologies for name in shown}
+        return [None, *sorted(names - {NO_FINDING}), *sorted(names & {NO_FINDING})]
+
+
+def run(config: Config, paths: Paths, progress: Progress) -> HeldOutReport:
+    """Reads the workspace's release and corpus and writes ``paths.evaluation``.
+
+    Raises:
+        InputError: there is no release, or an extractor can't be loaded.
+    """
+    release = open_release(paths.root)
+    settings, seed = config.evaluation, config.seed
+    views = set(release.manifest(["view"])["view"].to_pylist())
+    sides = _Sides(
+        synthetic_images(release, settings.max_images, seed),
+        real_images(paths, "train", views, settings.max_images, seed),
+        real_images(paths, _SPLIT, views, settings.max_images, seed),
+    )
+    comparable = min(map(len, sides.all())) >= settings.min_images
+    figures: list[Figure] = []
+    places: dict[str, Floats] = {}
+    for name in settings.extractors:
+        features = _features(name, config, paths, sides, comparable, progress)
+        for label in sides.labels:
+            of_label = [side.places(label) for side in sides.all()]
+            figures += feature_figures(features, label, of_label, settings, seed)
+        if comparable and not places:
+            progress(0, 1, "t-SNE")
+            n = min(len(sides.held_out), len(sides.synthetic), settings.map_images)
+            places = embed(features.held_out[:n], features.synthetic[:n], seed)
+    figures += _of_pixels(config, sides, progress)
+    rows = [_rounded(asdict(figure)) for figure in figures]
+    report = HeldOutReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
+    with replace_directory(paths.evaluation) as folder:
+        about = {**asdict(report), "release": release.name, "split": _SPLIT, "figures": rows}
+        (folder / _FIGURES).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        _write_table(rows, folder / "figures.csv")
+        if places:
+            draw_map(places, f"t-SNE of {settings.extractors[0]} features", folder / MAP)
+    paths.metrics.mkdir(exist_ok=True)
+    (paths.metrics / "evaluation.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
+    (paths.metrics / "evaluation.csv").write_text(map_table(places), "utf-8")
+    return report
+
+
+def read_evaluation(folder: Path, release: str) -> dict[str, Any]:
+    """Returns what the stage found: numbers of images, and ``figures`` as rows with the fields of ``Figure``.
+
+    Raises:
+        InputError: there is none, or it is of another release than this name.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / _FIGURES).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no evaluation there; run `medsynth evaluate` first") from error
+    if about["release"] != release:
+        raise InputError(f"{folder}: of {about['release']}, not of {release}; run `medsynth evaluate` again")
+    return about
+
+
+def _features(name: str, config: Config, paths: Paths, sides: _Sides, comparable: bool, progress: Progress) -> Features:
+    """Returns the features of all sides; of no width where no figure will come of them."""
+    if not comparable:
+        return Features(name, *(np.empty((len(side), 0), dtype=np.float32) for side in sides.all()))
+    device = pick_device(config.device)
+    net = load_extractor(name, config, paths).to(device)
+    size = config.evaluation.batch_size
+    total, done = sum(map(len, sides.all())), 0
+    of_side = []
+    for side in sides.all():
+        parts = []
+        for images in side.batches(size):
+            parts.append(_encode(net, torch.from_numpy(images).to(device)))
+            done += len(images)
+            progress(done, total, name)
+        of_side.append(np.concatenate(parts))
+    return Features(name, *of_side)
+
+
+@torch.inference_mode()
+def _encode(net: nn.Module, images_BHW: torch.Tensor) -> Floats:
+    features: Floats = net(images_BHW).float().cpu().numpy()
+    return features
+
+
+def _of_pixels(config: Config, sides: _Sides, progress: Progress) -> list[Figure]:
+    """Returns NIQE and MS-SSIM of all images and of each pathology."""
+    scores = _naturalness(config, sides, progress)
+    figures = []
+    for label in sides.labels:
+        of_label = [images.places(label) for images in (sides.synthetic, sides.held_out)]
+        chosen = [of_side[places] for of_side, places in zip(scores, of_label, strict=True)]
+        figures.append(naturalness_figure(*chosen, label, config.evaluation))
+        figures.append(similarity_figure(sides.synthetic, sides.held_out, label, config.evaluation, config.seed))
+    return figures
+
+
+def _naturalness(config: Config, sides: _Sides, progress: Progress) -> list[Floats]:
+    """Returns NIQE of the synthetic and of the held-out images by a model of training images; NaN when those are too
+    few to fit one."""
+    fitted = np.arange(min(len(sides.training), _NATURALNESS_IMAGES))
+    judged = (sides.synthetic, sides.held_out)
+    if len(fitted) <= N_FEATURES:
+        return [np.full(len(side), np.nan) for side in judged]
+    model = NaturalnessModel.fit(sides.training.read(fitted))
+    scores = []
+    for side in judged:
+        parts: list[Floats] = [np.empty(0)]
+        for images in side.batches(config.evaluation.batch_size):
+            parts.append(model.scores(images))
+            progress(sum(map(len, parts)), len(side), "NIQE")
+        scores.append(np.concatenate(parts))
+    return scores
+
+
+def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of all images, with those of real ones, by extractor and metric."""
+    flat: dict[str, Any] = {}
+    for row in rows:
+        if row["label"] is None and row["value"] is not None:
+            of_extractor = flat.setdefault(row["extractor"] or "pixels", {})
+            of_extractor |= {row["metric"]: row["value"], f"{row['metric']}_real": row["real"]}
+    return flat
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as sink:
+        writer = csv.DictWriter(sink, [field.name for field in fields(Figure)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,86 @@
+"""The sides of a comparison: images in random order with their pathologies, read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medsynth_core.config import Paths
+from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.release.reader import Release
+from medsynth_core.training.pairs import read_pairs
+
+NO_FINDING = "no finding"
+_STREAM = 71
+"""Keeps the choice of images apart from other random streams of the same seed."""
+Images = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one side.
+
+    Attributes:
+        pathologies: of each image; ``NO_FINDING`` where there is none.
+        read: returns the images of some places, uint8 [n, H, W].
+    """
+
+    pathologies: Sequence[frozenset[str]]
+    read: Callable[[Places], Images]
+
+    def __len__(self) -> int:
+        return len(self.pathologies)
+
+    def batches(self, size: int) -> Iterator[Images]:
+        """Yields all images in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(np.arange(start, min(start + size, len(self))))
+
+    def places(self, label: str | None) -> Places:
+        """Returns the places of the images with a pathology, in order; of all when None."""
+        return np.array(
+            [place for place, shown in enumerate(self.pathologies) if label is None or label in shown], dtype=np.int64
+        )
+
+
+def synthetic_images(release: Release, most: int, seed: int) -> ImageSet:
+    """Returns up to ``most`` accepted images, with what was prompted."""
+    images = release.dataset()
+    prompted = release.manifest(["pathology"])["pathology"].to_pylist()
+    chosen = _chosen(len(prompted), most, seed)
+
+    def read(places: Places) -> Images:
+        items = images.__getitems__(chosen[places].tolist())
+        stacked: Images = torch.cat([item["image"] for item in items]).numpy()
+        return stacked
+
+    return ImageSet([_or_none(prompted[index]) for index in chosen], read)
+
+
+def real_images(paths: Paths, split: str, views: set[str], most: int, seed: int) -> ImageSet:
+    """Returns up to ``most`` images of a split in these views (frontal, lateral), with what mining saw in their
+    reports; none when the corpus has no images.
+
+    Raises:
+        InputError: the labels don't belong to this corpus.
+    """
+    if not len(Corpus.open(paths.corpus).views(split)):
+        return ImageSet([], lambda places: np.empty((0, 0, 0), dtype=np.uint8))
+    pairs = read_pairs(paths, split)
+    fitting = np.array([row for row, view in enumerate(pairs.views) if view in views], dtype=np.int64)
+    chosen = fitting[_chosen(len(fitting), most, seed)]
+    shown = [_or_none([finding["pathology"] for finding in pairs.findings[index]]) for index in chosen]
+    return ImageSet(shown, lambda places: pairs.corpus.images(pairs.rows[chosen[places]]))
+
+
+def _or_none(pathologies: Sequence[str]) -> frozenset[str]:
+    return frozenset(pathologies or [NO_FINDING])
+
+
+def _chosen(n: int, most: int, seed: int) -> Places:
+    return np.random.default_rng([seed, _STREAM]).permutation(n)[:most]

@@ -1,0 +1,109 @@
+"""The evaluation stage on a release of the tiny models, and what the report shows of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.errors import InputError
+from medsynth_core.evaluation import held_out
+from medsynth_core.evaluation import stage as report
+from medsynth_core.evaluation.image_sets import real_images, synthetic_images
+from medsynth_core.progress import silent
+from medsynth_core.quality import stage as quality
+from medsynth_core.release import publish
+from medsynth_core.release.reader import Release, open_release
+from medsynth_core.storage.store import open_store
+from medsynth_core.synthesis import stage as synthesis
+from medsynth_core.workspace.init import init_workspace
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def released(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Paths]:
+    """A workspace with a release of the tiny models."""
+    more = trained[0].synthesis.model_copy(update={"samples_per_prompt": 8})
+    config, root = trained[0].model_copy(update={"synthesis": more}), tmp_path_factory.mktemp("released")
+    init_workspace(root, config)
+    (root / "data").mkdir()
+    for name in ("data/corpus", "data/vocabulary", "data/prompts", "models"):
+        (root / name).symlink_to(trained[1].root / name)
+    paths, store = Paths(root), open_store(config.store, root)
+    synthesis.run(config, paths, store, silent)
+    quality.run(config, paths, store, silent)
+    publish.run(config, paths, store, silent)
+    return config, paths
+
+
+@pytest.fixture
+def release(released: tuple[Config, Paths]) -> Release:
+    return open_release(released[1].root)
+
+
+def test_sides_are_read_whole_with_their_findings(released: tuple[Config, Paths], release: Release) -> None:
+    manifest = release.manifest(["shard", "offset", "size", "pathology"]).to_pylist()
+    images = synthetic_images(release, 1000, 0)
+    read = np.concatenate(list(images.batches(7)))
+    assert len(read) == len(images) == len(manifest)
+    expected = {np.array(release.image(r["shard"], r["offset"], r["size"])).tobytes(): r for r in manifest}
+    for pixels, shown in zip(read, images.pathologies, strict=True):
+        assert shown == set(expected[pixels.tobytes()]["pathology"] or ["no finding"])
+    some = synthetic_images(release, 5, 0)
+    assert len(some) == 5
+    np.testing.assert_array_equal(some.read(np.arange(5)), read[:5])
+    config, paths = released
+    held = real_images(paths, "test", {"frontal"}, 1000, 0)
+    assert len(held) == pq.read_table(paths.corpus / "views.parquet", filters=[("split", "==", "test")]).num_rows
+    assert len(real_images(paths, "test", {"lateral"}, 1000, 0)) == 0
+    assert held.read(held.places(None)).shape[1:] == (config.corpus.image_size,) * 2
+
+
+def test_a_release_is_compared_and_the_page_shows_it(released: tuple[Config, Paths], release: Release) -> None:
+    config, paths = released
+    found = held_out.run(config, paths, silent)
+    assert found.n_synthetic == len(release.manifest())
+    assert min(found.n_synthetic, found.n_held_out) >= 20
+    classifier, pixels = found.figures["classifier"], found.figures["pixels"]
+    assert classifier["fid"] > 3 * classifier["fid_real"], "untrained models draw nothing like a phantom"
+    assert classifier["recall"] < classifier["recall_real"]
+    assert pixels["niqe"] > pixels["niqe_real"]
+    metrics = json.loads((paths.metrics / "evaluation.json").read_text())
+    assert metrics["figures"] == found.figures
+    rows = list(csv.DictReader((paths.evaluation / "figures.csv").open()))
+    assert len({row["label"] for row in rows}) > 1
+    assert all((row["value"] == "") == (row["reason"] != "") for row in rows)
+    points = (paths.metrics / "evaluation.csv").read_text().splitlines()
+    assert len(points) == 1 + 2 * min(found.n_synthetic, found.n_held_out)
+    assert held_out.run(config, paths, silent) == found, "the same release has the same figures"
+    report.run(config, paths, silent)
+    page = (paths.report / "report.html").read_text()
+    assert "Against held-out real images" in page
+    assert "t-SNE" in page
+
+
+def test_without_enough_real_images_no_figure_and_no_network_is_needed(released: tuple[Config, Paths]) -> None:
+    config, paths = released
+    wanting = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"min_images": 1000, "extractors": ("inception",)})}
+    )
+    found = held_out.run(wanting, paths, silent)
+    assert found.figures == {}
+    about = json.loads((paths.evaluation / "metrics.json").read_text())
+    assert {row["reason"] for row in about["figures"]} == {"fewer than 1000 images"}
+    report.run(wanting, paths, silent)
+    assert "none: fewer than 1000 images" in (paths.report / "report.html").read_text()
+
+
+def test_the_page_takes_no_evaluation_of_another_release(released: tuple[Config, Paths], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run `medsynth evaluate` first"):
+        held_out.read_evaluation(tmp_path, "x@1")
+    (tmp_path / "metrics.json").write_text('{"release": "x@0"}')
+    with pytest.raises(InputError, match="of x@0, not of x@1; run `medsynth evaluate` again"):
+        held_out.read_evaluation(tmp_path, "x@1")

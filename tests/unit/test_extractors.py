@@ -1,0 +1,118 @@
+"""Feature extractors on tiny or random weights, against what they stand for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_fid import inception as fid
+from torchvision.models import inception_v3
+from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor, ViTModel
+
+from flows.prepare import check
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.load import configure
+from medsynth_core.config.tree import ClassifierConfig
+from medsynth_core.errors import ConfigError, InputError
+from medsynth_core.evaluation.extractors import load_extractor
+from medsynth_core.models.classifier import FindingClassifier
+
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8))
+
+
+@torch.inference_mode()
+def features(name: str, folder: Path) -> torch.Tensor:
+    found: torch.Tensor = load_extractor(name, Config(), Paths(folder))(IMAGES)
+    assert found.dtype == torch.float32
+    return found
+
+
+@pytest.fixture
+def inception_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights in the place where pytorch-fid looks for its own."""
+    net = inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False)
+    net.Mixed_7b, net.Mixed_7c = fid.FIDInceptionE_1(1280), fid.FIDInceptionE_2(2048)
+    path = tmp_path / "hub" / "checkpoints" / Path(fid.FID_WEIGHTS_URL).name
+    path.parent.mkdir(parents=True)
+    torch.save(net.state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return path
+
+
+@torch.inference_mode()
+def test_inception_is_pytorch_fids(inception_weights: Path, tmp_path: Path) -> None:
+    found = features("inception", tmp_path)
+    assert found.shape == (3, 2048)
+    reference = fid.InceptionV3().eval()(IMAGES[:, None].expand(-1, 3, -1, -1) / 255)[0][:, :, 0, 0]
+    torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
+    inception_weights.rename(tmp_path / "own.pth")
+    assert torch.equal(features("inception:own.pth", tmp_path), found)
+
+
+def test_missing_and_damaged_weights_are_one_clear_error(
+    inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="no Inception weights there; fetch https"):
+        features("inception:away.pth", tmp_path)
+    torch.save({"fc.weight": torch.zeros(1)}, inception_weights)
+    with pytest.raises(InputError, match="not pytorch-fid's Inception"):
+        features("inception", tmp_path)
+    inception_weights.write_bytes(b"no weights")
+    with pytest.raises(InputError, match="not pytorch-fid's Inception"):
+        features("inception", tmp_path)
+    with pytest.raises(InputError, match="no classifier model there"):
+        features("classifier", tmp_path)
+    with pytest.raises(InputError, match="can't be loaded as an image encoder"):
+        features(f"transformers:{tmp_path / 'away'}", tmp_path)
+
+
+def test_a_flow_asks_for_weights_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    with pytest.raises(InputError, match="no Inception weights there"):
+        check(tmp_path, configure(["evaluation.extractors=['inception:away.pth']"]))
+
+
+def test_an_unknown_extractor_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.extractors"):
+        configure(["evaluation.extractors=[vgg]"])
+
+
+@torch.inference_mode()
+def test_the_classifiers_last_stage_is_pooled(tmp_path: Path) -> None:
+    net = FindingClassifier(ClassifierConfig(channels=(8, 16)), [("nodule", "left")]).eval()
+    net.save(tmp_path / "models" / "classifier")
+    expected = net.features(IMAGES[:, None] / 127.5 - 1)[-1].mean((2, 3))
+    torch.testing.assert_close(features("classifier", tmp_path), expected)
+
+
+@torch.inference_mode()
+def test_encoders_see_what_their_processor_makes(tmp_path: Path) -> None:
+    processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.1, 0.2, 0.3], image_std=[0.5] * 3)
+    net = ViTModel(
+        ViTConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            image_size=16,
+            patch_size=8,
+        ),
+        add_pooling_layer=False,
+    ).eval()
+    for part in (net, processor):
+        part.save_pretrained(tmp_path / "vit")
+    colour = [np.repeat(image.numpy()[..., None], 3, -1) for image in IMAGES]
+    pixels = processor(images=colour, return_tensors="pt")["pixel_values"]
+    found = [features(f"transformers:{tmp_path / 'vit'}", tmp_path) for _ in range(2)]
+    torch.testing.assert_close(found[0], net(pixels).last_hidden_state[:, 0])
+    assert torch.equal(*found), "a pooler that the checkpoint lacks has other random weights every time"
+
+
+@torch.inference_mode()
+def test_an_encoder_without_class_token_is_averaged(tmp_path: Path) -> None:
+    net = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")).eval()
+    net.save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
+    found = features(f"transformers:{tmp_path / 'resnet'}", tmp_path)
+    torch.testing.assert_close(found, net(IMAGES[:, None].expand(-1, 3, -1, -1) / 127.5 - 1).pooler_output[..., 0, 0])
