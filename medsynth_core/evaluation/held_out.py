@@ -150,12 +150,11 @@ def _encode(net: nn.Module, images_BHW: torch.Tensor) -> Floats:
 
 def _of_pixels(config: Config, sides: _Sides, progress: Progress) -> list[Figure]:
     """Returns NIQE and MS-SSIM of all images and of each pathology."""
-    scores = _naturalness(config, sides, progress)
+    ours, theirs = _naturalness(config, sides, progress)
     figures = []
     for label in sides.labels:
-        of_label = [images.places(label) for images in (sides.synthetic, sides.held_out)]
-        chosen = [of_side[places] for of_side, places in zip(scores, of_label, strict=True)]
-        figures.append(naturalness_figure(*chosen, label, config.evaluation))
+        scores = ours[sides.synthetic.places(label)], theirs[sides.held_out.places(label)]
+        figures.append(naturalness_figure(*scores, label, config.evaluation))
         figures.append(similarity_figure(sides.synthetic, sides.held_out, label, config.evaluation, config.seed))
     return figures
 
