@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
+FilterName = Literal["degenerate", "sharpness", "noise", "anatomy", "niqe", "duplicate", "labels", "agreement"]
 
 
 class Section(BaseModel):
@@ -374,22 +375,38 @@ class SynthesisConfig(Section):
 
 
 class QualityConfig(Section):
-    """Thresholds of the filters."""
+    """Thresholds of the filters. A quantile is the share of real held-out images, as the VQ-GAN renders them, that the
+    bound would reject, so that a setting means the same on every corpus."""
 
     min_contrast: Annotated[float, Field(ge=0.0, le=127.5)] = 8.0
     """Degenerate: standard deviation in grey levels (0..255) below which an image is blank."""
-    max_clipped_fraction: Fraction = 0.6
+    clipped_quantile: Fraction = 0.002
     """Degenerate: share of pixels that are exactly 0 or 255."""
+    sharpness_quantile: Fraction = 0.002
+    """Sharpness: energy of the Laplacian; less is blurred."""
+    noise_quantile: Fraction = 0.002
+    """Noise: standard deviation of the grain."""
+    anatomy_quantile: Fraction = 0.002
+    """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
+    niqe_quantile: Fraction = 0.002
+    """NIQE against the corpus' own statistics."""
     copy_quantile: Fraction = 0.01
     """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
     nearer to it than all but this share of real held-out images come to their nearest training image."""
+    labels_quantile: Fraction = 0.005
+    """Labels: improbability of the prompted findings and sides by the finding classifier."""
     agreement_quantile: Fraction = 0.02
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
-    enabled: tuple[Literal["degenerate", "duplicate", "agreement"], ...] = (
+    enabled: tuple[FilterName, ...] = (
         "degenerate",
+        "sharpness",
+        "noise",
+        "anatomy",
         "duplicate",
+        "labels",
         "agreement",
     )
+    """Which run, always in the order degenerate, sharpness, noise, anatomy, niqe, duplicate, labels, agreement."""
 
 
 class StoreConfig(Section):

@@ -6,7 +6,7 @@ Training measures the scores and stores them with the model (``calibration.json`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ from medsynth_core.errors import InputError, StateError
 _FILE = "calibration.json"
 
 
-def save_scores(folder: Path, name: str, scores: Iterable[float]) -> None:
-    """Writes the scores of real held-out data under ``name``, sorted and rounded to six digits."""
-    text = json.dumps({name: sorted(round(float(score), 6) for score in scores)})
-    (folder / _FILE).write_text(text + "\n", "utf-8")
+def save_scores(folder: Path, scores: Mapping[str, Iterable[float]]) -> None:
+    """Writes the scores of real held-out data by name, sorted and rounded to six digits."""
+    rounded = {name: sorted(round(float(value), 6) for value in values) for name, values in scores.items()}
+    (folder / _FILE).write_text(json.dumps(rounded, sort_keys=True) + "\n", "utf-8")
 
 
 def read_bound(folder: Path, name: str, quantile: float, without: float) -> float:
