@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from medsynth_core.config import Config, Paths, load_config
+from medsynth_core.config.tree import FilterName
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.oracle import Oracle
@@ -74,8 +75,8 @@ def planted(
     """Recall of ten kinds of bad images, the filter that caught each, false rejections and time."""
     config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
     if every_filter:
-        names = ["degenerate", "sharpness", "noise", "anatomy", "niqe", "duplicate", "labels", "agreement"]
-        config = config.model_copy(update={"quality": config.quality.model_copy(update={"enabled": tuple(names)})})
+        quality = config.quality.model_copy(update={"enabled": get_args(FilterName)})
+        config = config.model_copy(update={"quality": quality})
     synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
     filters = load_filters(config, paths, synthesiser, limits)
     made, synthesis_ms = _made(config, paths, synthesiser, samples, seed)
@@ -253,14 +254,20 @@ def _shown(oracle: Oracle, good: Asked) -> npt.NDArray[np.bool_]:
 
 
 def _print_planted(filters: Sequence[Filter], kinds: dict[str, Asked], copy_bound: float) -> None:
-    print("| planted | n | recall | caught by |\n|---|---|---|---|")
+    """Prints recall, what caught each image first, and what each filter alone would have caught."""
+    names = [each.name for each in filters]
+    print(f"| planted | n | recall | caught by | {' | '.join(f'{name} alone' for name in names)} |")
+    print(f"|---|---|---|---|{'---|' * len(names)}")
     for kind, bad in kinds.items():
         verdicts = judge_images(filters, bad.images_u8, bad.prompts)
         if kind == "exact duplicate":
             reject_copies(verdicts, list(signatures(bad.images_u8)), copy_bound)
             verdicts = verdicts[len(verdicts) // 2 :]
         caught = np.mean([not verdict.accepted for verdict in verdicts])
-        print(f"| {kind} | {len(verdicts)} | {caught:.2f} | {_reasons(verdicts)} |")
+        alone = [
+            f"{np.mean([j.reason is not None for j in each.judge(bad.images_u8, bad.prompts)]):.2f}" for each in filters
+        ]
+        print(f"| {kind} | {len(verdicts)} | {caught:.2f} | {_reasons(verdicts)} | {' | '.join(alone)} |")
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> str:

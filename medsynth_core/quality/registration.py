@@ -31,10 +31,8 @@ _WINDOWS = np.array(
 )
 _CUT = int(np.ceil((1 - _SMALLEST) * SIDE))
 _INNER = slice(_CUT, SIDE - _CUT)
-_EDGES = np.linspace(0.0, 1.0, SIDE + 1)
-_CENTRES = (_EDGES[1:] + _EDGES[:-1]) / 2
-_KEPT = ((128, 2), (12, 3))
-"""Candidates that are refined, and steps: of many a few, of the nearest then more."""
+_STAGES = ((128, SIDE // 2, 2), (24, SIDE, 3))
+"""Candidates that are refined, cells a side, and steps: of many a few on coarse cells, of the nearest then on all."""
 _LONGEST_STEP = 0.05
 _REFERENCES_A_BLOCK = 8192
 _IMAGES_A_BLOCK = 16
@@ -45,14 +43,15 @@ class Registration:
 
     def __init__(self, thumbnails_u8: npt.NDArray[np.uint8]) -> None:
         """Takes the references, uint8 [R, 256]."""
-        self._cells_u8 = thumbnails_u8.reshape(-1, SIDE, SIDE)
-        inner_RC = self._cells_u8[:, _INNER, _INNER].reshape(-1, (SIDE - 2 * _CUT) ** 2)
-        self._inner_RC = _standardised(inner_RC.astype(np.float32))
+        cells = thumbnails_u8.reshape(-1, SIDE, SIDE).astype(np.float32)
+        coarse = cells.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean((2, 4))
+        self._cells = {SIDE: cells, SIDE // 2: coarse}
+        self._inner_RC = _standardised(cells[:, _INNER, _INNER].reshape(-1, (SIDE - 2 * _CUT) ** 2))
 
     def distances(self, images_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Returns the distance of square images uint8 [N, H, H] to their nearest references, float32 [N]: the root of
         the share of a reference's variance that the registered image doesn't explain, 0 (the same picture) to 1."""
-        if not len(self._cells_u8):
+        if not len(self._inner_RC):
             return np.ones(len(images_u8), dtype=np.float32)
         starts = range(0, len(images_u8), _IMAGES_A_BLOCK)
         parts = [self._nearest(images_u8[start : start + _IMAGES_A_BLOCK]) for start in starts]
@@ -63,21 +62,22 @@ class Registration:
         integrals = _integrals(np.concatenate([images_u8, images_u8[:, :, ::-1]]))
         which_M = np.tile(np.arange(2 * n).reshape(2, n).T[:, :, None], (1, 1, len(_WINDOWS))).ravel()
         windows_M3 = np.tile(_WINDOWS, (2 * n, 1))
-        seen, _ = _cell_means(integrals, which_M, windows_M3)
-        inner_MC = _standardised(seen[:, _INNER, _INNER].reshape(len(seen), -1).astype(np.float32))
+        seen, _ = _cell_means(integrals, which_M, windows_M3, SIDE)
+        inner_MC = _standardised(seen[:, _INNER, _INNER].reshape(len(seen), -1))
         rows_NK, views_NK = self._candidates(inner_MC, n)
         picks = (np.arange(n)[:, None] * 2 * len(_WINDOWS) + views_NK).ravel()
         which_M, windows_M3, rows_M = which_M[picks], windows_M3[picks], rows_NK.ravel()
         least_N: Floats = np.ones(n)
         distance_NK: Floats = np.zeros(rows_NK.shape)
-        for kept, steps in _KEPT:
+        for kept, side, steps in _STAGES:
             best_NK = _largest(-distance_NK, kept)
             picks = (np.arange(n)[:, None] * distance_NK.shape[1] + best_NK).ravel()
             which_M, windows_M3, rows_M = which_M[picks], windows_M3[picks], rows_M[picks]
             for _ in range(steps):
-                distance_M, windows_M3 = _step(integrals, which_M, windows_M3, self._cells_u8[rows_M])
+                distance_M, windows_M3 = _step(integrals, which_M, windows_M3, self._cells[side][rows_M])
                 distance_NK = distance_M.reshape(n, -1)
-                least_N = np.minimum(least_N, distance_NK.min(1))
+                if side == SIDE:
+                    least_N = np.minimum(least_N, distance_NK.min(1))
         return least_N.astype(np.float32)
 
     def _candidates(self, inner_MC: npt.NDArray[np.float32], n: int) -> tuple[Ints, Ints]:
@@ -87,32 +87,36 @@ class Registration:
         rows = views = np.zeros((n, 0), dtype=np.int64)
         for start in range(0, len(self._inner_RC), _REFERENCES_A_BLOCK):
             block_RC = self._inner_RC[start : start + _REFERENCES_A_BLOCK]
-            alike_NWR = (inner_MC @ block_RC.T).reshape(n, 2 * len(_WINDOWS), len(block_RC))
-            found = np.broadcast_to(np.arange(start, start + len(block_RC)), (n, len(block_RC)))
-            value = np.concatenate([value, alike_NWR.max(1)], 1)
-            rows, views = np.concatenate([rows, found], 1), np.concatenate([views, alike_NWR.argmax(1)], 1)
-            top = _largest(value, _KEPT[0][0])
-            value = np.take_along_axis(value, top, 1)
-            rows, views = np.take_along_axis(rows, top, 1), np.take_along_axis(views, top, 1)
+            alike_RNW = (block_RC @ inner_MC.T).reshape(len(block_RC), n, -1)
+            nearest_NR = alike_RNW.max(2).T
+            top_NK = _largest(nearest_NR, _STAGES[0][0])
+            under_NK = alike_RNW[top_NK, np.arange(n)[:, None]].argmax(2)
+            value = np.concatenate([value, np.take_along_axis(nearest_NR, top_NK, 1)], 1)
+            rows, views = np.concatenate([rows, top_NK + start], 1), np.concatenate([views, under_NK], 1)
+        best_NK = _largest(value, _STAGES[0][0])
+        rows, views = np.take_along_axis(rows, best_NK, 1), np.take_along_axis(views, best_NK, 1)
         return rows, views
 
 
 def _step(
-    integrals: Floats, which_M: Ints, windows_M3: Floats, references_u8: npt.NDArray[np.uint8]
+    integrals: Floats, which_M: Ints, windows_M3: Floats, references: npt.NDArray[np.float32]
 ) -> tuple[Floats, Floats]:
     """Returns the distances under some windows [M], and windows that are a step of Gauss-Newton nearer [M, 3]."""
-    seen, shown = _cell_means(integrals, which_M, windows_M3)
-    wanted = references_u8.reshape(len(seen), -1).astype(np.float64)
+    side = references.shape[1]
+    seen, shown = _cell_means(integrals, which_M, windows_M3, side)
+    wanted = references.reshape(len(seen), -1)
     weight = shown.reshape(len(seen), -1)
-    down, across = np.gradient(seen, 1 / SIDE, axis=(1, 2))
-    x = _CENTRES[None, None, :] - windows_M3[:, 1, None, None]
-    y = _CENTRES[None, :, None] - windows_M3[:, 2, None, None]
-    widen = -(across * x + down * y) / windows_M3[:, 0, None, None]
-    columns = np.stack([seen, np.ones_like(seen), widen, -across, -down], -1).reshape(len(seen), SIDE * SIDE, 5)
-    normal = (columns * weight[..., None]).transpose(0, 2, 1)
-    squares, products = normal @ columns, (normal @ wanted[..., None])[..., 0]
+    down, across = np.gradient(seen, 1 / side, axis=(1, 2))
+    centres = (np.arange(side, dtype=np.float32) + 0.5) / side
+    corner_x, corner_y = windows_M3[:, 1:].astype(np.float32).T[..., None, None]
+    widen = -(across * (centres - corner_x) + down * (centres[:, None] - corner_y))
+    widen /= windows_M3[:, 0, None, None].astype(np.float32)
+    rows_M5C = np.stack([seen, np.ones_like(seen), widen, -across, -down], 1).reshape(len(seen), 5, -1)
+    weighted = rows_M5C * weight[:, None]
+    squares = (weighted @ rows_M5C.transpose(0, 2, 1)).astype(np.float64)
+    products = (weighted @ wanted[..., None])[..., 0].astype(np.float64)
     fit = _solve(squares[:, :2, :2], products[:, :2])
-    left = wanted - (columns[..., :2] @ fit[..., None])[..., 0]
+    left = wanted - rows_M5C[:, 0] * fit[:, :1] - fit[:, 1:]
     mean = (weight * wanted).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
     share = (weight * left**2).sum(1) / ((weight * (wanted - mean) ** 2).sum(1) + 1e-6)
     distance = np.where(fit[:, 0] > 0, np.sqrt(share), 1.0)
@@ -137,13 +141,16 @@ def _integrals(images_u8: npt.NDArray[np.uint8]) -> Floats:
     return np.pad(images_u8.cumsum(1, dtype=np.float64).cumsum(2), ((0, 0), (1, 0), (1, 0)))
 
 
-def _cell_means(integrals: Floats, which_M: Ints, windows_M3: Floats) -> tuple[Floats, Floats]:
-    """Returns the means of images ``which_M`` over the references' cells [M, S, S], and 1.0 where a window shows the
-    whole cell, else 0.0."""
+def _cell_means(
+    integrals: Floats, which_M: Ints, windows_M3: Floats, cells: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns the means of images ``which_M`` over the references' cells [M, cells, cells], and 1.0 where a window
+    shows the whole cell, else 0.0."""
     side = integrals.shape[1] - 1
-    at_x = (_EDGES - windows_M3[:, 1:2]) / windows_M3[:, :1] * side
-    at_y = (_EDGES - windows_M3[:, 2:3]) / windows_M3[:, :1] * side
-    slack = 0.05 * side / SIDE
+    edges = np.linspace(0.0, 1.0, cells + 1)
+    at_x = (edges - windows_M3[:, 1:2]) / windows_M3[:, :1] * side
+    at_y = (edges - windows_M3[:, 2:3]) / windows_M3[:, :1] * side
+    slack = 0.05 * side / cells
     shown_x = (at_x[:, :-1] >= -slack) & (at_x[:, 1:] <= side + slack)
     shown_y = (at_y[:, :-1] >= -slack) & (at_y[:, 1:] <= side + slack)
     at_x, at_y = at_x.clip(0, side), at_y.clip(0, side)
@@ -155,7 +162,8 @@ def _cell_means(integrals: Floats, which_M: Ints, windows_M3: Floats) -> tuple[F
     lower = flat[corner + side + 1] * (1 - part_x) + flat[corner + side + 2] * part_x
     sums = np.diff(np.diff(upper * (1 - part_y) + lower * part_y, axis=1), axis=2)
     area = np.diff(at_y, axis=1)[:, :, None] * np.diff(at_x, axis=1)[:, None, :]
-    return sums / np.maximum(area, 1e-6), (shown_y[:, :, None] & shown_x[:, None, :]).astype(np.float64)
+    means = (sums / np.maximum(area, 1e-6)).astype(np.float32)
+    return means, (shown_y[:, :, None] & shown_x[:, None, :]).astype(np.float32)
 
 
 def _largest(values: Floats, n: int) -> Ints:

@@ -161,9 +161,9 @@ def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits:
         NoiseFilter(limits["noise"]),
         AnatomyFilter(Anatomy(training), limits["anatomy"]),
         NaturalnessFilter(NaturalnessModel.load(folder), limits["niqe"]),
-        TrainingCopyFilter(Registration(training), limits["training_copy"]),
         LabelFilter(partial(synthesiser.logits, judge), judge.labels, limits["labels"]),
         AgreementFilter(synthesiser.agreement, limits["agreement"]),
+        TrainingCopyFilter(Registration(training), limits["training_copy"]),
     )
     return [each for each in available if each.name in config.quality.enabled]
 
@@ -177,13 +177,13 @@ def bounds(config: Config, paths: Paths) -> dict[str, float]:
     folder, quality = models_folder(config, paths), config.quality
     llm, highest = folder / "llm", float(np.finfo(np.float32).max)
     return {
-        "clipped": read_bound(llm, "clipped", 1 - quality.clipped_quantile, without=1.0),
-        "sharpness": read_bound(llm, "sharpness", quality.sharpness_quantile, without=0.0),
-        "noise": read_bound(llm, "noise", 1 - quality.noise_quantile, without=highest),
-        "anatomy": read_bound(llm, "anatomy", 1 - quality.anatomy_quantile, without=highest),
-        "niqe": read_bound(llm, "niqe", 1 - quality.niqe_quantile, without=highest),
+        "clipped": read_bound(llm, "clipped", 1 - quality.clipped_quantile, 1.0, quality.margin),
+        "sharpness": read_bound(llm, "sharpness", quality.sharpness_quantile, 0.0, quality.margin),
+        "noise": read_bound(llm, "noise", 1 - quality.noise_quantile, highest, quality.margin),
+        "anatomy": read_bound(llm, "anatomy", 1 - quality.anatomy_quantile, highest, quality.margin),
+        "niqe": read_bound(llm, "niqe", 1 - quality.niqe_quantile, highest, quality.margin),
+        "labels": read_bound(llm, "labels", 1 - quality.labels_quantile, highest, quality.margin),
         "training_copy": read_bound(llm, "training_copy", quality.copy_quantile, without=0.0),
         "copy": read_bound(llm, "copy", quality.copy_quantile, without=0.0),
-        "labels": read_bound(llm, "labels", 1 - quality.labels_quantile, without=highest),
         "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
     }

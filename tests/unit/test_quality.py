@@ -167,6 +167,8 @@ def test_a_rejected_image_is_not_scored_further() -> None:
 def test_the_bound_is_a_quantile_of_held_out_scores(tmp_path: Path) -> None:
     save_scores(tmp_path, {"copy": range(100, -1, -1), "labels": [1.0]})
     assert read_bound(tmp_path, "copy", 0.02, without=0.0) == 2.0
+    assert read_bound(tmp_path, "copy", 0.02, without=0.0, margin=0.5) == pytest.approx(2.0 - 0.5 * 48)
+    assert read_bound(tmp_path, "copy", 0.9, without=0.0, margin=0.5) == pytest.approx(90 + 0.5 * 40)
     assert read_bound(tmp_path, "labels", 0.5, without=0.0) == 1.0
     save_scores(tmp_path, {"copy": []})
     assert read_bound(tmp_path, "copy", 0.02, without=-1.0) == -1.0
