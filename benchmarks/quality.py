@@ -79,7 +79,9 @@ def planted(
         config = config.model_copy(update={"quality": quality})
     synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
     filters = load_filters(config, paths, synthesiser, limits)
-    made, synthesis_ms = _made(config, paths, synthesiser, samples, seed)
+    began = _clocks()
+    made = _made(paths, synthesiser, samples, seed)
+    synthesis_ms = _spent(began, len(made.prompts))
     agreeing = synthesiser.agreement(made.images_u8, [p.query for p in made.prompts]) >= limits["agreement"]
     print(f"{len(made.prompts)} images made, {agreeing.sum()} of which agree with their prompt")
     made = made.take(np.flatnonzero(agreeing))
@@ -92,13 +94,22 @@ def planted(
     _print_cost(filters, made, synthesis_ms)
 
 
-def _made(config: Config, paths: Paths, synthesiser: Synthesiser, samples: int, seed: int) -> tuple[Asked, float]:
-    """Returns images of the workspace's prompts, and the milliseconds each took."""
+def _clocks() -> npt.NDArray[np.float64]:
+    """Returns the time and the CPU time of this process, s."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _spent(began: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float64]:
+    """Returns time and CPU time since then, ms an image."""
+    spent: npt.NDArray[np.float64] = (_clocks() - began) / n * 1e3
+    return spent
+
+
+def _made(paths: Paths, synthesiser: Synthesiser, samples: int, seed: int) -> Asked:
+    """Returns images of the workspace's prompts."""
     prompts = [prompt for prompt in read_prompts(paths.prompts) for _ in range(samples)]
     ids = [image_id(f"quality-{seed}", prompt.prompt_id, place % samples) for place, prompt in enumerate(prompts)]
-    began = time.perf_counter()
-    images = synthesiser.images(ids, prompts, synthesiser.keypatches(prompts))
-    return Asked(images, prompts), (time.perf_counter() - began) / len(ids) * 1e3
+    return Asked(synthesiser.images(ids, prompts, synthesiser.keypatches(prompts)), prompts)
 
 
 def _rendered(synthesiser: Synthesiser, images_u8: Images) -> Images:
@@ -275,18 +286,20 @@ def _reasons(verdicts: Sequence[Verdict]) -> str:
     return ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
 
 
-def _print_cost(filters: Sequence[Filter], made: Asked, synthesis_ms: float) -> None:
+def _print_cost(filters: Sequence[Filter], made: Asked, synthesis_ms: npt.NDArray[np.float64]) -> None:
     """Prints what each filter takes, batches of 64, every image shown to every filter."""
-    total = 0.0
+    total = np.zeros(2)
     for each in filters:
-        began = time.perf_counter()
+        began = _clocks()
         for start in range(0, len(made.prompts), 64):
             each.judge(made.images_u8[start : start + 64], made.prompts[start : start + 64])
-        spent = (time.perf_counter() - began) / len(made.prompts) * 1e3
+        spent = _spent(began, len(made.prompts))
         total += spent
-        print(f"{each.name}: {spent:.2f} ms an image")
+        print(f"{each.name}: {spent[0]:.2f} ms an image, {spent[1]:.2f} of a core")
     share = total / (total + synthesis_ms)
-    print(f"synthesis: {synthesis_ms:.1f} ms an image; all filters {total:.2f} ms, {share:.1%} of both")
+    print(f"all filters: {total[0]:.1f} ms, {total[1]:.1f} of a core")
+    print(f"synthesis: {synthesis_ms[0]:.1f} ms, {synthesis_ms[1]:.1f} of a core; the filters' share of both together:")
+    print(f"{share[0]:.1%} of the time one after the other, {share[1]:.1%} of the cores' time")
 
 
 if __name__ == "__main__":

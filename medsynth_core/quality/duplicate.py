@@ -6,7 +6,8 @@ different patients come depends on the corpus and its size (0.05 was the least a
 first percentile of phantoms to 9,000 others), so the bound is a quantile of held-out images' distances.
 
 Training images are compared as the VQ-GAN renders them, since a generator that has memorised one emits its codes:
-a copy then lies at 0, where the original lies at up to 0.03, farther than the next patient.
+a copy then lies at 0, where the original lies at up to 0.03, farther than the next patient. They are compared by
+registration, so that contrast, a crop or mirroring doesn't hide a copy either; its distance has a bound of its own.
 """
 
 from __future__ import annotations
