@@ -117,7 +117,7 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
         run_ids=(f"{run}-plan",),
         parent=parent,
         model_digests=DIGESTS,
-        bounds={"agreement": -1.0, "copy": 0.0},
+        bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "training_copy": 0.0},
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),
     ).save(paths.quality)

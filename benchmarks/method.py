@@ -37,12 +37,12 @@ from medsynth_core.config.load import configure
 from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
-from medsynth_core.evaluation.niqe import NaturalnessModel
 from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.models.classifier import SIDES, FindingClassifier
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
+from medsynth_core.quality.niqe import NaturalnessModel
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser

@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
         },
     },
     "synthesis": {"samples_per_prompt": 4, "shard_images": 6, "batch_size": 8},
-    "quality": {"min_contrast": 0.0, "max_clipped_fraction": 1.0, "copy_quantile": 0.0, "agreement_quantile": 0.0},
+    "quality": {"copy_quantile": 0.0, "agreement_quantile": 0.0, "enabled": ["duplicate", "agreement"]},
 }
 """A pipeline that runs in seconds and learns nothing."""
 

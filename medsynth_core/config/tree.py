@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
+FilterName = Literal["degenerate", "sharpness", "noise", "anatomy", "niqe", "labels", "agreement", "duplicate"]
 
 
 class Section(BaseModel):
@@ -374,22 +375,42 @@ class SynthesisConfig(Section):
 
 
 class QualityConfig(Section):
-    """Thresholds of the filters."""
+    """Thresholds of the filters. A quantile is the share of real held-out images, as the VQ-GAN renders them, that lie
+    beyond the bound, so that a setting means the same on every corpus."""
 
     min_contrast: Annotated[float, Field(ge=0.0, le=127.5)] = 8.0
     """Degenerate: standard deviation in grey levels (0..255) below which an image is blank."""
-    max_clipped_fraction: Fraction = 0.6
+    clipped_quantile: Fraction = 0.005
     """Degenerate: share of pixels that are exactly 0 or 255."""
+    sharpness_quantile: Fraction = 0.005
+    """Sharpness: energy of the Laplacian; less is blurred."""
+    noise_quantile: Fraction = 0.005
+    """Noise: standard deviation of the grain."""
+    anatomy_quantile: Fraction = 0.005
+    """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
+    niqe_quantile: Fraction = 0.005
+    """NIQE against the corpus' own statistics."""
+    labels_quantile: Fraction = 0.005
+    """Labels: improbability of the prompted findings and sides by the finding classifier."""
+    margin: Annotated[float, Field(ge=0.0)] = 0.5
+    """The bounds of the six above lie farther from the median by this share of the quantile's distance: few held-out
+    images don't reach far into the tail."""
     copy_quantile: Fraction = 0.01
     """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
     nearer to it than all but this share of real held-out images come to their nearest training image."""
     agreement_quantile: Fraction = 0.02
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
-    enabled: tuple[Literal["degenerate", "duplicate", "agreement"], ...] = (
+    enabled: tuple[FilterName, ...] = (
         "degenerate",
-        "duplicate",
+        "sharpness",
+        "noise",
+        "anatomy",
+        "labels",
         "agreement",
+        "duplicate",
     )
+    """Which run; the order is always degenerate, sharpness, noise, anatomy, niqe, labels, agreement, duplicate: cheap
+    ones first. Left out here: niqe, which costs and catches nothing that the others miss."""
 
 
 class StoreConfig(Section):

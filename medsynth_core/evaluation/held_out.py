@@ -26,9 +26,9 @@ from medsynth_core.evaluation.figures import (
     similarity_figure,
 )
 from medsynth_core.evaluation.image_sets import NO_FINDING, ImageSet, real_images, synthetic_images
-from medsynth_core.evaluation.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.models.artifact import pick_device
 from medsynth_core.progress import Progress
+from medsynth_core.quality.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
 

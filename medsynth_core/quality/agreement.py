@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.quality.filters import Images, Judgement
+from medsynth_core.quality.filters import Images, Judgement, Prompt
 
 Scorer = Callable[[Images, Sequence[str]], npt.NDArray[np.float32]]
 """Returns one score an image-text pair, float32 [N] in [-1, 1]."""
@@ -22,9 +22,9 @@ class AgreementFilter:
         self._scorer = scorer
         self.bound = bound
 
-    def judge(self, images_u8: Images, prompts: Sequence[str]) -> list[Judgement]:
+    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
         """Score: the scorer's; one that isn't a number is low."""
         return [
             Judgement({"score_agreement": float(s)}, None if s >= self.bound else "agreement:low")
-            for s in self._scorer(images_u8, prompts)
+            for s in self._scorer(images_u8, [prompt.query for prompt in prompts])
         ]

@@ -6,7 +6,7 @@ Training measures the scores and stores them with the model (``calibration.json`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,15 @@ from medsynth_core.errors import InputError, StateError
 _FILE = "calibration.json"
 
 
-def save_scores(folder: Path, name: str, scores: Iterable[float]) -> None:
-    """Writes the scores of real held-out data under ``name``, sorted and rounded to six digits."""
-    text = json.dumps({name: sorted(round(float(score), 6) for score in scores)})
-    (folder / _FILE).write_text(text + "\n", "utf-8")
+def save_scores(folder: Path, scores: Mapping[str, Iterable[float]]) -> None:
+    """Writes the scores of real held-out data by name, sorted and rounded to six digits."""
+    rounded = {name: sorted(round(float(value), 6) for value in values) for name, values in scores.items()}
+    (folder / _FILE).write_text(json.dumps(rounded, sort_keys=True) + "\n", "utf-8")
 
 
-def read_bound(folder: Path, name: str, quantile: float, without: float) -> float:
-    """Returns the quantile of the scores that training stored; ``without`` when the corpus held nothing out.
+def read_bound(folder: Path, name: str, quantile: float, without: float, margin: float = 0.0) -> float:
+    """Returns the quantile of the scores that training stored, farther from their median by ``margin`` times the
+    distance; ``without`` when the corpus held nothing out.
 
     Raises:
         InputError: no scores are stored.
@@ -37,4 +38,7 @@ def read_bound(folder: Path, name: str, quantile: float, without: float) -> floa
     broken = int((~np.isfinite(scores)).sum())
     if broken:
         raise StateError(f"{path}: {broken} of {len(scores)} {name} scores aren't finite; retrain {folder.name}")
-    return float(np.quantile(scores, quantile)) if len(scores) else without
+    if not len(scores):
+        return without
+    bound, median = np.quantile(scores, [quantile, 0.5])
+    return float(bound + margin * (bound - median))

@@ -6,7 +6,8 @@ different patients come depends on the corpus and its size (0.05 was the least a
 first percentile of phantoms to 9,000 others), so the bound is a quantile of held-out images' distances.
 
 Training images are compared as the VQ-GAN renders them, since a generator that has memorised one emits its codes:
-a copy then lies at 0, where the original lies at up to 0.03, farther than the next patient.
+a copy then lies at 0, where the original lies at up to 0.03, farther than the next patient. They are compared by
+registration, so that contrast, a crop or mirroring doesn't hide a copy either; its distance has a bound of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from medsynth_core.errors import InputError
-from medsynth_core.quality.filters import Images, Judgement, Verdict
+from medsynth_core.quality.filters import Images, Judgement, Prompt, Verdict
+from medsynth_core.quality.registration import SIDE, Registration
 
-SIDE = 16
 Signatures = npt.NDArray[np.uint8]
 """uint8 [N, 256]."""
 _SCALE = 255.0 * SIDE * SIDE
@@ -118,20 +119,20 @@ def find_copies(marks: Signatures, bound: float, n_kept: int = 0) -> dict[int, f
 
 
 class TrainingCopyFilter:
-    """Rejects near-copies of training images, given the signatures of their reconstructions."""
+    """Rejects near-copies of training images, also brightened, cropped or mirrored ones, given the signatures of their
+    reconstructions."""
 
     name = "duplicate"
 
-    def __init__(self, training: Signatures, bound: float) -> None:
+    def __init__(self, training: Registration, bound: float) -> None:
         self._training = training
         self._bound = bound
 
-    def judge(self, images_u8: Images, prompts: Sequence[str]) -> list[Judgement]:
-        """Score: distance to the nearest training image."""
-        distances, _ = nearest(signatures(images_u8), self._training)
+    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
+        """Score: distance to the nearest training image, registered."""
         return [
             Judgement({"score_training_distance": float(d)}, "duplicate:training" if d <= self._bound else None)
-            for d in distances
+            for d in self._training.distances(images_u8)
         ]
 
 

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 """uint8 [N, H, W]."""
+
+
+class Prompt(Protocol):
+    """What an image was asked to show."""
+
+    @property
+    def findings(self) -> Sequence[Mapping[str, Any]]:
+        """Each with pathology, anatomy, side and severity."""
+
+    @property
+    def query(self) -> str:
+        """The findings in words."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Filter(Protocol):
 
     name: str
 
-    def judge(self, images_u8: Images, prompts: Sequence[str]) -> list[Judgement]: ...
+    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]: ...
 
 
 @dataclass
@@ -49,7 +61,7 @@ class Verdict:
         return not self.reasons
 
 
-def judge_images(filters: Sequence[Filter], images_u8: Images, prompts: Sequence[str]) -> list[Verdict]:
+def judge_images(filters: Sequence[Filter], images_u8: Images, prompts: Sequence[Prompt]) -> list[Verdict]:
     """Returns a verdict an image; the scores that a rejected image was spared are missing."""
     verdicts = [Verdict() for _ in prompts]
     for each in filters:

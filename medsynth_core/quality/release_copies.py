@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from medsynth_core.quality.duplicate import SIDE, Signatures, find_copies
+from medsynth_core.quality.duplicate import Signatures, find_copies
+from medsynth_core.quality.registration import SIDE
 from medsynth_core.storage.completion import CompletionRecord
 from medsynth_core.storage.content import get_content
 from medsynth_core.storage.manifest import read_parquet

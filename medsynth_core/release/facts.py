@@ -114,15 +114,27 @@ def licences(about: About) -> list[str]:
 
 
 def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:
+    share = {name.removesuffix("_quantile"): f"{value:.1%}" for name, value in quality.items() if "_quantile" in name}
     sentences = {
         "degenerate": f"Degenerate images were rejected: a standard deviation under {quality['min_contrast']:g} grey "
-        f"levels, or more than {quality['max_clipped_fraction']:.0%} of the pixels black or white.",
-        "duplicate": f"Near-duplicates were rejected: a training image or an earlier image here within "
-        f"{bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1), nearer than "
-        f"{1 - quality['copy_quantile']:.1%} of real held-out images come to a training image. Crops, mirror "
-        "images and copied details pass.",
+        f"levels, or more than {bounds['clipped']:.2%} of the pixels black or white, which {share['clipped']} of real "
+        "held-out images have.",
+        "sharpness": f"Blurred images were rejected: softer than all but {share['sharpness']} of real held-out ones.",
+        "noise": f"Noisy images were rejected: noisier than all but {share['noise']} of real held-out images.",
+        "anatomy": "Images with unusual anatomy (shifted, inverted, framed, an organ missing) were rejected: farther "
+        f"from the usual thumbnail than all but {share['anatomy']} of real held-out images.",
+        "niqe": "Images with unnatural texture were rejected: a NIQE above that of all but "
+        f"{share['niqe']} of real held-out images.",
+        "duplicate": "Near-duplicates were rejected: a training image, also brightened, mirrored or cropped by up to "
+        f"an eighth of its side, within {bounds['training_copy']:.4f} (share of the deviation left after registering, "
+        f"0..1), or an earlier image here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, "
+        f"0..1): nearer than all but {share['copy']} of real held-out images come to a training image. Smaller crops "
+        "and copied details pass.",
+        "labels": "Images whose findings or sides a classifier finds otherwise than prompted were rejected: less "
+        f"probable than all but {share['labels']} of real held-out images with their own. The classifier also guided "
+        "the training of the image tokeniser.",
         "agreement": f"Images at odds with their prompt were rejected: an agreement under {bounds['agreement']:.2f} "
-        f"(-1..1), which {1 - quality['agreement_quantile']:.1%} of real held-out pairs reach. The model that judges "
+        f"(-1..1), which all but {share['agreement']} of real held-out pairs reach. The model that judges "
         "it also guided the synthesis, and may share its errors.",
     }
     off = [name for name in sentences if name not in quality["enabled"]]

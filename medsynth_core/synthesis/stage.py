@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
+
+import numpy as np
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.progress import Progress
 from medsynth_core.quality.agreement import AgreementFilter
+from medsynth_core.quality.anatomy import Anatomy, AnatomyFilter
 from medsynth_core.quality.calibration import read_bound
 from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
 from medsynth_core.quality.filters import Filter
+from medsynth_core.quality.labels import JUDGE, LabelFilter
+from medsynth_core.quality.niqe import NaturalnessFilter, NaturalnessModel
+from medsynth_core.quality.noise import NoiseFilter
+from medsynth_core.quality.registration import Registration
+from medsynth_core.quality.sharpness import SharpnessFilter
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import Counts
 from medsynth_core.storage.run import ShardList
@@ -25,7 +34,7 @@ from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
 from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, models_folder
 from medsynth_core.synthesis.worker import ShardWorker
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         read_prompts(paths.prompts),
         synthesiser,
         model_digests(config, paths),
-        _filters(config, paths, synthesiser, bounds(config, paths)),
+        load_filters(config, paths, synthesiser, bounds(config, paths)),
         _copy_bound(config, paths),
         store,
     )
@@ -137,14 +146,26 @@ def _copy_bound(config: Config, paths: Paths) -> float | None:
     return bounds(config, paths)["copy"] if "duplicate" in config.quality.enabled else None
 
 
-def _filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits: Mapping[str, float]) -> list[Filter]:
-    quality = config.quality
+def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits: Mapping[str, float]) -> list[Filter]:
+    """Returns the enabled filters, cheap ones first, with their bounds ``limits``.
+
+    Raises:
+        InputError: what they compare with isn't stored with the models.
+    """
+    folder = models_folder(config, paths) / "llm"
+    training = load_reference(folder)
+    judge = FindingClassifier.load(folder / JUDGE).to(synthesiser.llm.device)
     available: Iterable[Filter] = (
-        DegenerateFilter(quality),
-        TrainingCopyFilter(load_reference(models_folder(config, paths) / "llm"), limits["copy"]),
+        DegenerateFilter(config.quality.min_contrast, limits["clipped"]),
+        SharpnessFilter(limits["sharpness"]),
+        NoiseFilter(limits["noise"]),
+        AnatomyFilter(Anatomy(training), limits["anatomy"]),
+        NaturalnessFilter(NaturalnessModel.load(folder), limits["niqe"]),
+        LabelFilter(partial(synthesiser.logits, judge), judge.labels, limits["labels"]),
         AgreementFilter(synthesiser.agreement, limits["agreement"]),
+        TrainingCopyFilter(Registration(training), limits["training_copy"]),
     )
-    return [each for each in available if each.name in quality.enabled]
+    return [each for each in available if each.name in config.quality.enabled]
 
 
 def bounds(config: Config, paths: Paths) -> dict[str, float]:
@@ -154,7 +175,15 @@ def bounds(config: Config, paths: Paths) -> dict[str, float]:
         InputError: a model has no scores stored with it.
     """
     folder, quality = models_folder(config, paths), config.quality
+    llm, highest = folder / "llm", float(np.finfo(np.float32).max)
     return {
+        "clipped": read_bound(llm, "clipped", 1 - quality.clipped_quantile, 1.0, quality.margin),
+        "sharpness": read_bound(llm, "sharpness", quality.sharpness_quantile, 0.0, quality.margin),
+        "noise": read_bound(llm, "noise", 1 - quality.noise_quantile, highest, quality.margin),
+        "anatomy": read_bound(llm, "anatomy", 1 - quality.anatomy_quantile, highest, quality.margin),
+        "niqe": read_bound(llm, "niqe", 1 - quality.niqe_quantile, highest, quality.margin),
+        "labels": read_bound(llm, "labels", 1 - quality.labels_quantile, highest, quality.margin),
+        "training_copy": read_bound(llm, "training_copy", quality.copy_quantile, without=0.0),
+        "copy": read_bound(llm, "copy", quality.copy_quantile, without=0.0),
         "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
-        "copy": read_bound(folder / "llm", "copy", quality.copy_quantile, without=0.0),
     }

@@ -19,11 +19,13 @@ from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest, pick_device, pick_dtype
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.filters import Images
+from medsynth_core.quality.labels import finding_logits
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
@@ -201,6 +203,13 @@ class Synthesiser:
                 pixels = torch.from_numpy(to_pixels(images_u8[part]))[:, None].to(self.alignment.device)
                 scores.append(self.alignment.agreement(pixels, texts[part]).cpu().numpy())
         return np.concatenate(scores)
+
+    def logits(self, classifier: FindingClassifier, images_u8: Images) -> npt.NDArray[np.float32]:
+        """Returns a finding classifier's logits, float32 [N, L]."""
+        with torch.cuda.stream(self._beside):
+            many = 16 * self._at_once
+            starts = range(0, len(images_u8), many)
+            return np.concatenate([finding_logits(classifier, images_u8[start : start + many]) for start in starts])
 
     @property
     def _at_once(self) -> int:

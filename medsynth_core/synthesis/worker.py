@@ -126,7 +126,7 @@ class ShardWorker:
         for batch in self.synthesiser.batches(image_ids, prompts, keypatches):
             pixels = self.synthesiser.render(batch)
             pngs = _encoders.map(encode_png, pixels)
-            verdicts = judge_images(self.filters, pixels, [prompts[place].query for place in batch.places])
+            verdicts = judge_images(self.filters, pixels, [prompts[place] for place in batch.places])
             for place, verdict, mark, png in zip(batch.places, verdicts, signatures(pixels), pngs, strict=True):
                 done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, verdict)
         return [done[place] for place in range(len(prompts))]

@@ -82,7 +82,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     def save(folder: Path) -> None:
         model.save(folder)
         codebook.save(folder / "codebook")
-        save_scores(folder, "agreement", calibration)
+        save_scores(folder, {"agreement": calibration})
         draw_words(model, codebook, held_out, folder / "words.png")
 
     return finish("alignment", save, paths, trained, metrics, accelerator)

@@ -15,16 +15,15 @@ from torch import nn
 
 from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import LLMConfig
-from medsynth_core.corpus.images import to_u8
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
-from medsynth_core.quality.calibration import save_scores
-from medsynth_core.quality.duplicate import Signatures, nearest, save_reference, signatures
+from medsynth_core.training.calibration import calibrate_filters
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -32,7 +31,7 @@ from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _HARDLY_LEARNT = 0.8
 """Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64
@@ -84,13 +83,11 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     merge_adapters()
     metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], config.models.vqgan.codes, len(pairs))
-    seen = decoded_signatures(vqgan, examples.codes_NT)
-    distances, _ = nearest(decoded_signatures(vqgan, held_out.codes_NT), seen)
+    judge = FindingClassifier.load(paths.classifier).to(device)
 
     def save(folder: Path) -> None:
         model.save(folder)
-        save_reference(folder, seen)
-        save_scores(folder, "copy", distances.tolist())
+        calibrate_filters(folder, vqgan, judge, examples.codes_NT, held_out.codes_NT, held_out_pairs.findings)
 
     return finish("llm", save, paths, trained, metrics, accelerator)
 
@@ -159,18 +156,6 @@ def _warn_of_noise(loss: float, codes: int, n_pairs: int) -> None:
             guess,
             n_pairs,
         )
-
-
-def decoded_signatures(vqgan: VQGAN, codes_NT: torch.Tensor, batch_size: int = 32) -> Signatures:
-    """Returns the signatures of images as the VQ-GAN renders them from their codes, int64 [N, T]."""
-    side = round(codes_NT.shape[1] ** 0.5)
-    device = vqgan.codebook_KD.device
-    return np.concatenate(
-        [
-            signatures(to_u8(vqgan.decode_codes(codes.view(-1, side, side).to(device))[:, 0].cpu().numpy()))
-            for codes in codes_NT.split(batch_size)
-        ]
-    )
 
 
 @torch.inference_mode()

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
-from medsynth_core.config.tree import QualityConfig
 from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.errors import InputError, StateError
-from medsynth_core.quality import duplicate
+from medsynth_core.quality import duplicate, registration
 from medsynth_core.quality.agreement import AgreementFilter
+from medsynth_core.quality.anatomy import Anatomy, AnatomyFilter
 from medsynth_core.quality.calibration import read_bound, save_scores
 from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import (
@@ -22,28 +24,109 @@ from medsynth_core.quality.duplicate import (
     signatures,
 )
 from medsynth_core.quality.filters import Verdict, judge_images
+from medsynth_core.quality.labels import LabelFilter
+from medsynth_core.quality.niqe import NaturalnessFilter, NaturalnessModel
+from medsynth_core.quality.noise import NoiseFilter, noise
+from medsynth_core.quality.registration import Registration
+from medsynth_core.quality.sharpness import SharpnessFilter, sharpness
+from medsynth_core.synthesis.inputs import PromptRow
 
+EFFUSION = PromptRow(
+    "p0",
+    "A left pleural effusion.",
+    ({"pathology": "pleural effusion", "anatomy": "pleura", "side": "left", "severity": None},),
+    "frontal",
+)
 PHANTOMS = np.stack([phantom_study(0, index, 64).views[0].load() for index in range(40)])
+STUDIED = np.stack([phantom_study(1, index, 64).views[0].load() for index in range(400)])
 
 
 @pytest.mark.parametrize("level", [0, 127, 255])
 def test_a_blank_image_is_always_rejected(level: int) -> None:
     blank = np.full((1, 64, 64), level, dtype=np.uint8)
-    verdict = judge_images([DegenerateFilter(QualityConfig())], blank, ["x"])[0]
+    verdict = judge_images([DegenerateFilter(8.0, 0.6)], blank, [EFFUSION])[0]
     assert verdict.reasons == ["degenerate:blank"]
 
 
 def test_good_phantoms_pass() -> None:
-    verdicts = judge_images([DegenerateFilter(QualityConfig())], PHANTOMS, ["x"] * len(PHANTOMS))
+    verdicts = judge_images([DegenerateFilter(8.0, 0.6)], PHANTOMS, [EFFUSION] * len(PHANTOMS))
     assert all(verdict.accepted for verdict in verdicts)
 
 
 def test_a_copy_of_a_training_image_is_found_in_spite_of_brightness() -> None:
     copied = np.clip(PHANTOMS[3].astype(int) + 12, 0, 255).astype(np.uint8)
-    judge = TrainingCopyFilter(signatures(PHANTOMS), 0.005)
+    judge = TrainingCopyFilter(Registration(signatures(PHANTOMS)), 0.03)
     fresh = phantom_study(5, 999, 64).views[0].load()
-    reasons = [j.reason for j in judge.judge(np.stack([copied, fresh]), ["x", "x"])]
+    reasons = [j.reason for j in judge.judge(np.stack([copied, fresh]), [EFFUSION] * 2)]
     assert reasons == ["duplicate:training", None]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("window", [(0, 0, 64, 64), (0, 0, 60, 60), (3, 2, 63, 62), (4, 3, 61, 60)])
+def test_a_copy_is_found_in_spite_of_exposure_crop_and_mirroring(
+    window: tuple[int, int, int, int], mirrored: bool
+) -> None:
+    cropped = Image.fromarray(PHANTOMS[7]).resize((64, 64), Image.Resampling.BILINEAR, box=window)
+    copied = np.rint(np.asarray(cropped) * 0.8 + 11).astype(np.uint8)[None, :, :: -1 if mirrored else 1]
+    others = np.delete(PHANTOMS, 7, 0)
+    assert Registration(signatures(PHANTOMS)).distances(copied)[0] < 0.05
+    assert Registration(signatures(others)).distances(copied)[0] > 0.05
+
+
+def test_registration_to_itself_is_exact_up_to_rounding_and_needs_a_reference() -> None:
+    assert Registration(signatures(PHANTOMS)).distances(PHANTOMS).max() < 0.01
+    assert Registration(signatures(PHANTOMS[:0])).distances(PHANTOMS[:2]).tolist() == [1.0, 1.0]
+    assert len(Registration(signatures(PHANTOMS)).distances(PHANTOMS[:0])) == 0
+
+
+def test_registration_does_not_depend_on_blocks_of_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Registration(signatures(PHANTOMS[:30])).distances(PHANTOMS[30:])
+    monkeypatch.setattr(registration, "_REFERENCES_A_BLOCK", 7)
+    monkeypatch.setattr(registration, "_IMAGES_A_BLOCK", 3)
+    assert np.allclose(Registration(signatures(PHANTOMS[:30])).distances(PHANTOMS[30:]), whole)
+
+
+def test_noise_of_known_deviation_is_estimated() -> None:
+    flat = 128 + np.random.default_rng(0).normal(0, 6, (4, 256, 256))
+    assert noise(np.rint(flat).astype(np.uint8)) == pytest.approx(6.0, rel=0.03)
+    assert noise(np.tile(np.arange(64, dtype=np.uint8), (1, 64, 1))) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_contrast_changes_no_sharpness() -> None:
+    strong = PHANTOMS[:4] // 2 * 2
+    assert sharpness(strong // 2) == pytest.approx(sharpness(strong), rel=1e-4)
+
+
+BAD = {
+    "sharpness:blurred": lambda images: gaussian_filter(images, (0, 1.5, 1.5)),
+    "noise:high": lambda images: np.clip(images + np.random.default_rng(0).normal(0, 15, images.shape), 0, 255),
+    "anatomy:inverted": lambda images: 255 - images,
+    "anatomy:unusual": lambda images: np.roll(images, 9, 2),
+    "niqe:unnatural": lambda images: np.random.default_rng(0).integers(0, 255, images.shape),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_bad_images_are_rejected_and_good_ones_pass(reason: str) -> None:
+    anatomy, natural = Anatomy(signatures(STUDIED)), NaturalnessModel.fit(STUDIED)
+    judge = {
+        "sharpness": SharpnessFilter(sharpness(STUDIED).min() * 0.9),
+        "noise": NoiseFilter(noise(STUDIED).max() * 1.1),
+        "anatomy": AnatomyFilter(anatomy, 5.0),
+        "niqe": NaturalnessFilter(natural, natural.scores(STUDIED).max() * 2),
+    }[reason.split(":")[0]]
+    bad = BAD[reason](PHANTOMS).astype(np.uint8)
+    assert {judgement.reason for judgement in judge.judge(bad, [EFFUSION] * len(bad))} == {reason}
+    assert {judgement.reason for judgement in judge.judge(PHANTOMS, [EFFUSION] * len(bad))} == {None}
+
+
+def test_a_missing_a_contralateral_and_an_unprompted_finding_are_rejected() -> None:
+    labels = [("pleural effusion", "left"), ("pleural effusion", "right"), ("lung nodule", "left")]
+    logits = np.array([[4, -4, -4], [-4, -4, -4], [-4, 4, -4], [4, -4, 4]], dtype=np.float32)
+    judge = LabelFilter(lambda images: logits, labels, 2.0)
+    judgements = judge.judge(PHANTOMS[:4], [EFFUSION] * 4)
+    assert [judgement.reason for judgement in judgements] == [None, *["labels:differ"] * 3]
+    assert judgements[0].scores["score_labels"] == pytest.approx(3 * np.log1p(np.exp(-4)))
 
 
 def test_the_first_of_two_copies_stays() -> None:
@@ -75,16 +158,19 @@ def test_a_rejected_image_is_not_scored_further() -> None:
         return np.array([0.9, 0.1], dtype=np.float32)
 
     batch = np.concatenate([np.zeros((1, 64, 64), dtype=np.uint8), PHANTOMS[:2]])
-    verdicts = judge_images([DegenerateFilter(QualityConfig()), AgreementFilter(scorer, 0.5)], batch, ["x"] * 3)
+    verdicts = judge_images([DegenerateFilter(8.0, 0.6), AgreementFilter(scorer, 0.5)], batch, [EFFUSION] * 3)
     assert seen == [2]
     assert [v.reasons for v in verdicts] == [["degenerate:blank"], [], ["agreement:low"]]
     assert "score_agreement" not in verdicts[0].scores
 
 
 def test_the_bound_is_a_quantile_of_held_out_scores(tmp_path: Path) -> None:
-    save_scores(tmp_path, "copy", range(100, -1, -1))
+    save_scores(tmp_path, {"copy": range(100, -1, -1), "labels": [1.0]})
     assert read_bound(tmp_path, "copy", 0.02, without=0.0) == 2.0
-    save_scores(tmp_path, "copy", [])
+    assert read_bound(tmp_path, "copy", 0.02, without=0.0, margin=0.5) == pytest.approx(2.0 - 0.5 * 48)
+    assert read_bound(tmp_path, "copy", 0.9, without=0.0, margin=0.5) == pytest.approx(90 + 0.5 * 40)
+    assert read_bound(tmp_path, "labels", 0.5, without=0.0) == 1.0
+    save_scores(tmp_path, {"copy": []})
     assert read_bound(tmp_path, "copy", 0.02, without=-1.0) == -1.0
     with pytest.raises(InputError, match=r"calibration.json: no agreement scores"):
         read_bound(tmp_path, "agreement", 0.02, without=-1.0)
@@ -92,8 +178,8 @@ def test_the_bound_is_a_quantile_of_held_out_scores(tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_is_low_and_breaks_calibration(tmp_path: Path) -> None:
     broken = AgreementFilter(lambda images, prompts: np.array([np.nan], dtype=np.float32), -1.0)
-    assert broken.judge(PHANTOMS[:1], ["x"])[0].reason == "agreement:low"
-    save_scores(tmp_path, "agreement", [0.1, np.nan])
+    assert broken.judge(PHANTOMS[:1], [EFFUSION])[0].reason == "agreement:low"
+    save_scores(tmp_path, {"agreement": [0.1, np.nan]})
     with pytest.raises(StateError, match="1 of 2 agreement scores"):
         read_bound(tmp_path, "agreement", 0.02, without=-1.0)
 

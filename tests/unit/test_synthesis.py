@@ -1,3 +1,4 @@
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +25,14 @@ from transformers.pytorch_utils import Conv1D
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import LLMConfig, LoRAConfig, SynthesisConfig
 from medsynth_core.corpus.images import to_u8
+from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
+from medsynth_core.quality.registration import Registration
 from medsynth_core.synthesis.attention import Buffers
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
@@ -450,5 +454,14 @@ def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -
     vqgan = VQGAN.load(paths.vqgan)
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
     copied = to_u8(vqgan.decode_codes(vqgan.encode_to_codes(pixels))[:, 0].numpy())
-    judge = TrainingCopyFilter(load_reference(paths.llm), bounds(config, paths)["copy"])
-    assert [j.reason for j in judge.judge(copied, ["x"] * 4)] == ["duplicate:training"] * 4
+    judge = TrainingCopyFilter(Registration(load_reference(paths.llm)), bounds(config, paths)["training_copy"])
+    prompts = read_prompts(paths.prompts)[:4]
+    assert [j.reason for j in judge.judge(copied, prompts)] == ["duplicate:training"] * 4
+
+
+def test_models_of_an_earlier_checkout_are_refused(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    config, paths = trained
+    shutil.copytree(paths.models, tmp_path / "models")
+    save_scores(tmp_path / "models" / "llm", {"copy": [0.1]})
+    with pytest.raises(InputError, match=r"no clipped scores of held-out data; retrain the llm model"):
+        bounds(config, Paths(tmp_path))

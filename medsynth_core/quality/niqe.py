@@ -9,7 +9,9 @@ Shapes: N images, H x W pixels, P patches, F = 36 features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from scipy.special import gamma
 
 from medsynth_core.errors import InputError
+from medsynth_core.quality.filters import Images, Judgement, Prompt
 
 Floats = npt.NDArray[np.floating[Any]]
 N_FEATURES = 36
@@ -29,6 +32,7 @@ _SHARP_SHARE = 0.75
 """Patches less sharp than this share of their image's sharpest don't enter the model (section II-B)."""
 _SHAPES = np.arange(0.2, 10.0, 0.001)
 _RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
+_FILE = "naturalness.npz"
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -66,6 +70,40 @@ class NaturalnessModel:
         inverse_NFF = np.linalg.pinv((spread_NFF + self.covariance_FF) / 2)
         scores: Floats = np.sqrt(np.einsum("nf,nfg,ng->n", away_NF, inverse_NFF, away_NF).clip(min=0))
         return scores
+
+    def save(self, folder: Path) -> None:
+        """Writes the Gaussian into a model's folder."""
+        np.savez(folder / _FILE, mean=self.mean_F, covariance=self.covariance_FF)
+
+    @classmethod
+    def load(cls, folder: Path) -> NaturalnessModel:
+        """Returns the Gaussian that training stored.
+
+        Raises:
+            InputError: there is none, or it can't be read.
+        """
+        try:
+            with np.load(folder / _FILE, allow_pickle=False) as saved:
+                return cls(saved["mean"], saved["covariance"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{folder / _FILE}: no model of image statistics; retrain the model") from error
+
+
+class NaturalnessFilter:
+    """Rejects images whose local statistics are farther from the corpus' than almost all held-out images'."""
+
+    name = "niqe"
+
+    def __init__(self, model: NaturalnessModel, bound: float) -> None:
+        self._model = model
+        self._bound = bound
+
+    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
+        """Score: NIQE."""
+        return [
+            Judgement({"score_niqe": float(s)}, None if s <= self._bound else "niqe:unnatural")
+            for s in self._model.scores(images_u8)
+        ]
 
 
 def _features(images_u8: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:

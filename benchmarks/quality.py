@@ -1,0 +1,306 @@
+"""What the filters catch, reject wrongly and cost: ``python -m benchmarks.quality planted WORKSPACE``.
+
+The workspace has a phantom corpus and trained models. Good images are of two sorts: what the models make of the
+workspace's prompts, as far as it agrees with them, and the test split as the VQ-GAN renders it. A hundred bad images of
+each of ten kinds are planted: eight are changed good or training images, and two are phantoms, rendered by the VQ-GAN,
+whose findings aren't the prompt's. Since a made image may lack its finding, the phantom oracle says which of the good
+ones show what was prompted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from medsynth_core.config import Config, Paths, load_config
+from medsynth_core.config.tree import FilterName
+from medsynth_core.corpus.images import to_pixels
+from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
+from medsynth_core.evaluation.oracle import Oracle
+from medsynth_core.models.classifier import SIDES
+from medsynth_core.quality.duplicate import reject_copies, signatures
+from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
+from medsynth_core.synthesis.identity import image_id
+from medsynth_core.synthesis.inputs import PromptRow, read_prompts
+from medsynth_core.synthesis.stage import bounds, load_filters
+from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.training.calibration import rendered
+from medsynth_core.training.pairs import Pairs, read_pairs
+
+app = typer.Typer(help=__doc__, add_completion=False)
+Draw = np.random.Generator
+PATIENTS_SEED = 930_001
+"""Corpus seed of the patients in whom off-prompt and wrong-side findings are drawn; no corpus uses it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images and their prompts."""
+
+    images_u8: Images
+    prompts: Sequence[PromptRow]
+
+    def take(self, picks: npt.NDArray[np.int64]) -> Asked:
+        return Asked(self.images_u8[picks], [self.prompts[pick] for pick in picks])
+
+    def __add__(self, other: Asked) -> Asked:
+        return Asked(np.concatenate([self.images_u8, other.images_u8]), [*self.prompts, *other.prompts])
+
+
+@app.callback()
+def start() -> None:
+    logging.basicConfig(level=logging.WARNING)
+
+
+@app.command()
+def planted(
+    workspace: Annotated[Path, typer.Argument(help="With a phantom corpus and trained models.")],
+    each: Annotated[int, typer.Option(help="Bad images a kind.")] = 100,
+    samples: Annotated[int, typer.Option(help="Images a prompt among the good ones.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the planting and of the made images.")] = 1,
+    every_filter: Annotated[bool, typer.Option(help="Also those that the configuration leaves out.")] = False,
+) -> None:
+    """Recall of ten kinds of bad images, the filter that caught each, false rejections and time."""
+    config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
+    if every_filter:
+        quality = config.quality.model_copy(update={"enabled": get_args(FilterName)})
+        config = config.model_copy(update={"quality": quality})
+    synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
+    filters = load_filters(config, paths, synthesiser, limits)
+    began = _clocks()
+    made = _made(paths, synthesiser, samples, seed)
+    synthesis_ms = _spent(began, len(made.prompts))
+    agreeing = synthesiser.agreement(made.images_u8, [p.query for p in made.prompts]) >= limits["agreement"]
+    print(f"{len(made.prompts)} images made, {agreeing.sum()} of which agree with their prompt")
+    made = made.take(np.flatnonzero(agreeing))
+    test = read_pairs(paths, "test")
+    drawn = Asked(_rendered(synthesiser, test.corpus.images(test.rows)), _prompts_of(test))
+    _print_good(filters, {"made": made, "test split": drawn})
+    draw = np.random.default_rng([seed, 41])
+    kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
+    _print_planted(filters, kinds, limits["copy"])
+    _print_cost(filters, made, synthesis_ms)
+
+
+def _clocks() -> npt.NDArray[np.float64]:
+    """Returns the time and the CPU time of this process, s."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _spent(began: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float64]:
+    """Returns time and CPU time since then, ms an image."""
+    spent: npt.NDArray[np.float64] = (_clocks() - began) / n * 1e3
+    return spent
+
+
+def _made(paths: Paths, synthesiser: Synthesiser, samples: int, seed: int) -> Asked:
+    """Returns images of the workspace's prompts."""
+    prompts = [prompt for prompt in read_prompts(paths.prompts) for _ in range(samples)]
+    ids = [image_id(f"quality-{seed}", prompt.prompt_id, place % samples) for place, prompt in enumerate(prompts)]
+    return Asked(synthesiser.images(ids, prompts, synthesiser.keypatches(prompts)), prompts)
+
+
+def _rendered(synthesiser: Synthesiser, images_u8: Images) -> Images:
+    """Returns images as the VQ-GAN renders them."""
+    codes = [
+        synthesiser.vqgan.encode_to_codes(torch.from_numpy(to_pixels(part))[:, None].to(synthesiser.llm.device))
+        for part in np.array_split(images_u8, len(images_u8) // 32 + 1)
+    ]
+    return np.concatenate(list(rendered(synthesiser.vqgan, torch.cat(codes).flatten(1))))
+
+
+def _prompts_of(pairs: Pairs) -> list[PromptRow]:
+    return [
+        PromptRow(str(row), text, tuple(found), view)
+        for row, text, found, view in zip(pairs.rows, pairs.texts, pairs.findings, pairs.views, strict=True)
+    ]
+
+
+def _plant(
+    config: Config, paths: Paths, synthesiser: Synthesiser, good: Asked, n: int, draw: Draw
+) -> Iterator[tuple[str, Asked]]:
+    """Yields bad images by kind; an exact duplicate comes as the good image and its copy after it."""
+    size = good.images_u8.shape[1]
+    for kind, spoil in _SPOILT.items():
+        base = good.take(draw.choice(len(good.prompts), n, replace=False))
+        yield kind, Asked(np.stack([spoil(image, draw) for image in base.images_u8]), base.prompts)
+    asked = [prompt for prompt in read_prompts(paths.prompts) if prompt.findings]
+    for kind, others in (("off-prompt", _other_findings), ("wrong side", _other_side)):
+        able = [prompt for prompt in asked if kind != "wrong side" or any(f["side"] in SIDES for f in prompt.findings)]
+        prompts = [able[place % len(able)] for place in range(n)]
+        drawn = [
+            render_findings(others(prompt, draw), PATIENTS_SEED, int(draw.integers(100_000)), size)
+            for prompt in prompts
+        ]
+        yield kind, Asked(_rendered(synthesiser, np.stack(drawn)), prompts)
+    training = read_pairs(paths, "train")
+    picks = draw.choice(len(training), n, replace=False)
+    copied = _rendered(synthesiser, training.corpus.images(training.rows[picks]))
+    prompts = _prompts_of(training)
+    yield (
+        "changed training image",
+        Asked(np.stack([_changed(image, draw) for image in copied]), [prompts[pick] for pick in picks]),
+    )
+    base = good.take(draw.choice(len(good.prompts), n, replace=False))
+    yield "exact duplicate", base + base
+
+
+def _blank(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    return _u8(draw.uniform(0, 255) + draw.normal(0, draw.uniform(0, 3), image.shape))
+
+
+def _blurred(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    return _u8(gaussian_filter(image.astype(float), draw.uniform(1.0, 2.5) * len(image) / 64))
+
+
+def _noisy(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    return _u8(image + draw.normal(0, draw.uniform(5, 30), image.shape))
+
+
+def _saturated(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    return _u8((image - image.mean()) * draw.uniform(1.8, 4.0) + image.mean() + draw.uniform(-30, 30))
+
+
+def _shifted(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    """Moved by an eighth to a quarter of the side, what is uncovered black or filled from the edge."""
+    pixels = round(draw.uniform(0.125, 0.25) * len(image)) * draw.choice([-1, 1])
+    down, right = draw.permutation([pixels, 0])
+    padded = np.pad(image, abs(pixels), mode=str(draw.choice(["constant", "edge"])))  # type: ignore[call-overload]
+    moved: npt.NDArray[np.uint8] = np.roll(padded, (down, right), (0, 1))[
+        abs(pixels) : -abs(pixels), abs(pixels) : -abs(pixels)
+    ]
+    return moved
+
+
+def _changed(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    """Brightened, cropped or mirrored, or several of them."""
+    brightened, cropped, mirrored = np.unpackbits(draw.integers(1, 8, 1, dtype=np.uint8))[-3:]
+    if brightened:
+        image = _u8(image * draw.uniform(0.85, 1.15) + draw.uniform(-20, 20))
+    if cropped:
+        side = len(image) * draw.uniform(0.88, 1.0)
+        left, top = draw.uniform(0, len(image) - side, 2)
+        box = (left, top, left + side, top + side)
+        image = np.asarray(Image.fromarray(image).resize(image.shape, Image.Resampling.BILINEAR, box=box))
+    return np.ascontiguousarray(image[:, ::-1]) if mirrored else image
+
+
+def _u8(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+
+
+_SPOILT: dict[str, Callable[[npt.NDArray[np.uint8], Draw], npt.NDArray[np.uint8]]] = {
+    "blank": _blank,
+    "inverted": lambda image, draw: 255 - image,
+    "blurred": _blurred,
+    "noisy": _noisy,
+    "saturated": _saturated,
+    "shifted": _shifted,
+}
+
+
+def _other_findings(prompt: PromptRow, draw: Draw) -> tuple[Finding, ...]:
+    """Returns one finding that the prompt doesn't have."""
+    name = str(draw.choice([each for each in PATHOLOGIES if each not in prompt.pathology]))
+    side = {"cardiomegaly": "none", "pulmonary edema": "bilateral", "emphysema": "bilateral"}.get(
+        name, str(draw.choice(SIDES))
+    )
+    zone = str(draw.choice(["upper", "middle", "lower"])) if name in {"consolidation", "lung nodule"} else None
+    severity = str(draw.choice(["mild", "moderate", "severe"]))
+    return (Finding(name, "lung", side, severity, zone),)  # type: ignore[arg-type]
+
+
+def _other_side(prompt: PromptRow, draw: Draw) -> tuple[Finding, ...]:
+    """Returns the prompt's findings, those with a side on the other one."""
+    other = {"left": "right", "right": "left"}
+    return tuple(
+        Finding(
+            each["pathology"],
+            each["anatomy"] or "lung",
+            other.get(each["side"], each["side"]),
+            each["severity"] or "moderate",
+            next((zone for zone in ("upper", "lower") if zone in (each["anatomy"] or "")), "middle")  # type: ignore[arg-type]
+            if each["pathology"] in {"consolidation", "lung nodule"}
+            else None,
+        )
+        for each in prompt.findings
+    )
+
+
+def _print_good(filters: Sequence[Filter], sorts: dict[str, Asked]) -> None:
+    oracle = Oracle.fit()
+    print("| good images | n | rejected | by | shown by the oracle | of these rejected |")
+    print("|---|---|---|---|---|---|")
+    for name, good in sorts.items():
+        verdicts = judge_images(filters, good.images_u8, good.prompts)
+        lost = np.array([not verdict.accepted for verdict in verdicts])
+        shown = _shown(oracle, good)
+        rates = f"{lost.mean():.1%} | {_reasons(verdicts)} | {shown.sum()} | {lost[shown].mean():.1%}"
+        print(f"| {name} | {len(lost)} | {rates} |")
+
+
+def _shown(oracle: Oracle, good: Asked) -> npt.NDArray[np.bool_]:
+    """Returns whether the oracle sees every prompted finding on its side, and no other."""
+    found = oracle.probabilities(good.images_u8) > 0.5
+    truth = np.zeros_like(found)
+    for row, prompt in enumerate(good.prompts):
+        for finding in prompt.findings:
+            for column, side in enumerate(SIDES):
+                if finding["side"] not in SIDES or finding["side"] == side:
+                    truth[row, PATHOLOGIES.index(finding["pathology"]), column] = True
+    shown: npt.NDArray[np.bool_] = (found == truth).all((1, 2))
+    return shown
+
+
+def _print_planted(filters: Sequence[Filter], kinds: dict[str, Asked], copy_bound: float) -> None:
+    """Prints recall, what caught each image first, and what each filter alone would have caught."""
+    names = [each.name for each in filters]
+    print(f"| planted | n | recall | caught by | {' | '.join(f'{name} alone' for name in names)} |")
+    print(f"|---|---|---|---|{'---|' * len(names)}")
+    for kind, bad in kinds.items():
+        verdicts = judge_images(filters, bad.images_u8, bad.prompts)
+        if kind == "exact duplicate":
+            reject_copies(verdicts, list(signatures(bad.images_u8)), copy_bound)
+            verdicts = verdicts[len(verdicts) // 2 :]
+        caught = np.mean([not verdict.accepted for verdict in verdicts])
+        alone = [
+            f"{np.mean([j.reason is not None for j in each.judge(bad.images_u8, bad.prompts)]):.2f}" for each in filters
+        ]
+        print(f"| {kind} | {len(verdicts)} | {caught:.2f} | {_reasons(verdicts)} | {' | '.join(alone)} |")
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> str:
+    counts = Counter(verdict.reasons[0] for verdict in verdicts if verdict.reasons)
+    return ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
+
+
+def _print_cost(filters: Sequence[Filter], made: Asked, synthesis_ms: npt.NDArray[np.float64]) -> None:
+    """Prints what each filter takes, batches of 64, every image shown to every filter."""
+    total = np.zeros(2)
+    for each in filters:
+        began = _clocks()
+        for start in range(0, len(made.prompts), 64):
+            each.judge(made.images_u8[start : start + 64], made.prompts[start : start + 64])
+        spent = _spent(began, len(made.prompts))
+        total += spent
+        print(f"{each.name}: {spent[0]:.2f} ms an image, {spent[1]:.2f} of a core")
+    share = total / (total + synthesis_ms)
+    print(f"all filters: {total[0]:.1f} ms, {total[1]:.1f} of a core")
+    print(f"synthesis: {synthesis_ms[0]:.1f} ms, {synthesis_ms[1]:.1f} of a core; the filters' share of both together:")
+    print(f"{share[0]:.1%} of the time one after the other, {share[1]:.1%} of the cores' time")
+
+
+if __name__ == "__main__":
+    app()

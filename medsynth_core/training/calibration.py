@@ -1,0 +1,83 @@
+"""Calibration of the filters on images as the VQ-GAN renders them, which is all that a generator can emit.
+
+Scores of the rendered held-out images become bounds (``quality.calibration``); rendered training images are what a
+generator may have memorised, and the usual anatomy and texture.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsynth_core.corpus.images import to_u8
+from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.quality.anatomy import Anatomy
+from medsynth_core.quality.calibration import save_scores
+from medsynth_core.quality.degenerate import clipped
+from medsynth_core.quality.duplicate import nearest, save_reference, signatures
+from medsynth_core.quality.filters import Images
+from medsynth_core.quality.labels import JUDGE, finding_logits, label_costs
+from medsynth_core.quality.niqe import NaturalnessModel
+from medsynth_core.quality.noise import noise
+from medsynth_core.quality.registration import Registration
+from medsynth_core.quality.sharpness import sharpness
+
+_BATCH = 32
+_NATURAL = 512
+"""Training images, evenly spread, that the model of image statistics is fitted on; all of them are held in memory."""
+
+
+def calibrate_filters(
+    folder: Path,
+    vqgan: VQGAN,
+    judge: FindingClassifier,
+    training_NT: torch.Tensor,
+    held_out_NT: torch.Tensor,
+    findings: Sequence[Sequence[Mapping[str, Any]]],
+) -> None:
+    """Writes into a model's folder what the filters compare with, and what held-out images score.
+
+    Args:
+        training_NT, held_out_NT: codes, int64.
+        findings: of each held-out image.
+    """
+    training = np.concatenate([signatures(images) for images in rendered(vqgan, training_NT)])
+    spread = np.linspace(0, len(training_NT) - 1, min(_NATURAL, len(training_NT))).astype(int)
+    natural = NaturalnessModel.fit(np.concatenate(list(rendered(vqgan, training_NT[spread]))))
+    anatomy, registration = Anatomy(training), Registration(training)
+    scores: dict[str, list[float]] = defaultdict(list)
+    done = 0
+    for images in rendered(vqgan, held_out_NT):
+        marks = signatures(images)
+        logits_NL = finding_logits(judge, images)
+        costs_NL = label_costs(logits_NL, judge.labels, findings[done : done + len(images)])
+        for name, values in {
+            "clipped": clipped(images),
+            "sharpness": sharpness(images),
+            "noise": noise(images),
+            "anatomy": anatomy.scores(marks),
+            "niqe": natural.scores(images),
+            "training_copy": registration.distances(images),
+            "copy": nearest(marks, training)[0],
+            "labels": costs_NL.sum(1),
+        }.items():
+            scores[name] += values.tolist()
+        done += len(images)
+    save_reference(folder, training)
+    natural.save(folder)
+    judge.save(folder / JUDGE)
+    save_scores(folder, scores)
+
+
+def rendered(vqgan: VQGAN, codes_NT: torch.Tensor) -> Iterator[Images]:
+    """Yields batches of images as the VQ-GAN renders them from their codes, int64 [N, T]."""
+    side = round(codes_NT.shape[1] ** 0.5)
+    device = vqgan.codebook_KD.device
+    for codes in codes_NT.split(_BATCH):
+        yield to_u8(vqgan.decode_codes(codes.view(-1, side, side).to(device))[:, 0].cpu().numpy())
