@@ -117,8 +117,8 @@ def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[st
     share = {name.removesuffix("_quantile"): f"{value:.1%}" for name, value in quality.items() if "_quantile" in name}
     sentences = {
         "degenerate": f"Degenerate images were rejected: a standard deviation under {quality['min_contrast']:g} grey "
-        f"levels, or more than {bounds['clipped']:.2%} of the pixels black or white, which {share['clipped']} of real "
-        "held-out images have.",
+        f"levels, or more than {bounds['clipped']:.2%} of the pixels black or white, which is more than all but "
+        f"{share['clipped']} of real held-out images have.",
         "sharpness": f"Blurred images were rejected: softer than all but {share['sharpness']} of real held-out ones.",
         "noise": f"Noisy images were rejected: noisier than all but {share['noise']} of real held-out images.",
         "anatomy": "Images with unusual anatomy (shifted, inverted, framed, an organ missing) were rejected: farther "

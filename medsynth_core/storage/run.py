@@ -22,7 +22,7 @@ class ShardList(BaseModel):
     """Tag of the release that these shards are added to."""
     model_digests: dict[str, str]
     bounds: dict[str, float]
-    """What ``copy_quantile`` and ``agreement_quantile`` came to."""
+    """What the quantiles of ``quality`` came to."""
     shards: tuple[CompletionRecord, ...]
     counts: Counts
     """Of these shards, without the parent's."""
