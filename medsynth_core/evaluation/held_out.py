@@ -103,7 +103,8 @@ def run(config: Config, paths: Paths, progress: Progress) -> HeldOutReport:
         if places:
             draw_map(places, f"t-SNE of {settings.extractors[0]} features", folder / MAP)
     paths.metrics.mkdir(exist_ok=True)
-    (paths.metrics / "evaluation.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
+    flat = {name: value for name, value in asdict(report).items() if name != "figures"} | report.figures
+    (paths.metrics / "evaluation.json").write_text(json.dumps(flat, indent=2) + "\n", "utf-8")
     (paths.metrics / "evaluation.csv").write_text(map_table(places), "utf-8")
     return report
 

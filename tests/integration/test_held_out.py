@@ -75,7 +75,8 @@ def test_a_release_is_compared_and_the_page_shows_it(released: tuple[Config, Pat
     assert classifier["recall"] < classifier["recall_real"]
     assert pixels["niqe"] > pixels["niqe_real"]
     metrics = json.loads((paths.metrics / "evaluation.json").read_text())
-    assert metrics["figures"] == found.figures
+    assert metrics["classifier"] == classifier
+    assert metrics["n_held_out"] == found.n_held_out
     rows = list(csv.DictReader((paths.evaluation / "figures.csv").open()))
     assert len({row["label"] for row in rows}) > 1
     assert all((row["value"] == "") == (row["reason"] != "") for row in rows)
