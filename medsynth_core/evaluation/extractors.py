@@ -18,6 +18,7 @@ from transformers import BatchFeature
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.quality.labels import JUDGE
 from medsynth_core.synthesis.synthesiser import models_folder
 from medsynth_core.training.features import load_image_encoder
 
@@ -30,7 +31,7 @@ def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
     """
     kind, _, place = name.partition(":")
     if kind == "classifier":
-        net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / "classifier"))
+        net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / "llm" / JUDGE))
     elif kind == "inception":
         net = InceptionFeatures(find_inception(place, paths))
     else:

@@ -81,7 +81,7 @@ def test_an_unknown_extractor_is_refused() -> None:
 @torch.inference_mode()
 def test_the_classifiers_last_stage_is_pooled(tmp_path: Path) -> None:
     net = FindingClassifier(ClassifierConfig(channels=(8, 16)), [("nodule", "left")]).eval()
-    net.save(tmp_path / "models" / "classifier")
+    net.save(tmp_path / "models" / "llm" / "judge")
     expected = net.features(IMAGES[:, None] / 127.5 - 1)[-1].mean((2, 3))
     torch.testing.assert_close(features("classifier", tmp_path), expected)
 
