@@ -24,18 +24,17 @@ from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import OptimiserConfig
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.errors import InputError
-from medsynth_core.models.classifier import FindingClassifier, worn
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.progress import Progress, silent
 from medsynth_core.release.reader import Release
-from medsynth_core.training.curve import curve_path
-from medsynth_core.training.finish import checkpoint_path
-from medsynth_core.training.loop import Batch, Losses, Objective, best_path, make_accelerator, train
+from medsynth_core.training.classifier import worn_in_training
+from medsynth_core.training.finish import checkpoint_path, drop_checkpoint
+from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
 
 SETTINGS = ("real", "synthetic", "real + synthetic", "synthetic, then real")
 _MIN_CASES = 8
 """A pathology is judged when at least so many held-out images have it, and as many don't."""
-_MAX_NOISE = 0.05
 _STREAM = 61
 
 
@@ -211,14 +210,11 @@ def _trained(
 
         def loss(module: nn.Module, batch: Batch, images: Images = images, truth: Tensor = truth) -> Losses:
             pixels = images.inputs(batch.picks).to(accelerator.device)
-            soft, strong = torch.from_numpy(batch.draws(2)).float().to(accelerator.device)[..., None, None].unbind(1)
-            noise = _MAX_NOISE * strong[:, None] * torch.randn_like(pixels)
-            logits = module(worn(pixels, soft[:, None], noise)).float()
+            logits = module(worn_in_training(pixels, batch)).float()
             return {"total": F.binary_cross_entropy_with_logits(logits, truth[batch.picks].to(accelerator.device))}
 
         checkpoint = checkpoint_path(paths, "utility")
-        for path in (checkpoint, curve_path(checkpoint), best_path(checkpoint)):
-            path.unlink(missing_ok=True)
+        drop_checkpoint(checkpoint)
         train(
             [Objective("utility", model, loss)],
             len(images),

@@ -53,15 +53,19 @@ def parse_quotas(quotas: Mapping[str, int], vocabulary: Vocabulary) -> list[Quot
     """
     parsed = []
     for text, n in sorted(quotas.items()):
-        words = text.lower().split()
-        view = next((view for view in _VIEWS if view in words), None)
-        rest = " ".join(word for word in words if word != view)
+        view, rest = _view_and_rest(text)
         if rest in ("", *_NORMAL):
             parsed.append(Quota(text, "" if rest else None, None, None, view, n))
         else:
             target = parse_target(rest, n, vocabulary, "release.quotas")
             parsed.append(Quota(text, target.pathology, target.side, target.severity, view, n))
     return parsed
+
+
+def _view_and_rest(text: str) -> tuple[str | None, str]:
+    words = text.lower().split()
+    view = next((view for view in _VIEWS if view in words), None)
+    return view, " ".join(word for word in words if word != view)
 
 
 def targets_with_quotas(config: Config, vocabulary: Vocabulary) -> dict[str, int]:
@@ -74,7 +78,7 @@ def targets_with_quotas(config: Config, vocabulary: Vocabulary) -> dict[str, int
     targets = dict(config.prompts.targets)
     for quota in parse_quotas(config.release.quotas, vocabulary):
         if quota.pathology and quota.view in (None, config.synthesis.view):
-            text = " ".join(word for word in quota.text.lower().split() if word not in _VIEWS)
+            _, text = _view_and_rest(quota.text)
             wanted = -(-quota.n // config.synthesis.samples_per_prompt)
             targets[text] = max(targets.get(text, 0), wanted)
     return targets

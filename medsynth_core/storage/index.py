@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -59,6 +59,11 @@ def read_entry(store: ObjectStore, tag: str) -> ReleaseEntry:
         raise CorruptObjectError(f"{store.url}: {key}: {error.errors()[0]['msg']}; restore it from a backup") from error
 
 
+def versions(tags: Iterable[str], name: str) -> list[int]:
+    """Returns the versions that a dataset has among tags, oldest first; other tags are passed over."""
+    return sorted(int(found[1]) for tag in tags if (found := re.fullmatch(re.escape(name) + r"-v(\d+)", tag)))
+
+
 def list_tags(store: ObjectStore) -> list[str]:
     """Returns the tags of all releases, by name and version."""
     found = []
@@ -82,8 +87,7 @@ def claim(store: ObjectStore, name: str, taken: int, entry: Callable[[str], Rele
         taken: the highest version that is known to be taken elsewhere (by a git tag).
         entry: makes the record of a tag.
     """
-    versions = [split_tag(tag)[1] for tag in list_tags(store) if split_tag(tag)[0] == name]
-    newest = max(versions, default=0)
+    newest = max(versions(list_tags(store), name), default=0)
     if newest > taken:
         there = read_entry(store, f"{name}-v{newest}")
         if there.dir_md5 == entry(there.tag).dir_md5:

@@ -50,9 +50,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
         pixels = torch.from_numpy(pairs.pixels(batch.picks)).to(accelerator.device)
-        softness, strength = torch.from_numpy(batch.draws(2)).float().to(accelerator.device)[..., None, None].unbind(1)
-        noise = _MAX_NOISE * strength[:, None] * torch.randn_like(pixels)
-        logits = module(worn(pixels, softness[:, None], noise)).float()
+        logits = module(worn_in_training(pixels, batch)).float()
         value = F.binary_cross_entropy_with_logits(logits, truth_NL[batch.picks].to(accelerator.device))
         return {"total": value, "loss": value}
 
@@ -73,6 +71,13 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         validate=validate,
     )
     return finish("classifier", model.save, paths, trained, evaluate(model, held_out), accelerator)
+
+
+def worn_in_training(pixels_B1HW: Tensor, batch: Batch) -> Tensor:
+    """Returns images blurred and with noise added, each by the draws of its place in the batch."""
+    softness, strength = torch.from_numpy(batch.draws(2)).float().to(pixels_B1HW.device)[..., None, None].unbind(1)
+    noise = _MAX_NOISE * strength[:, None] * torch.randn_like(pixels_B1HW)
+    return worn(pixels_B1HW, softness[:, None], noise)
 
 
 def evaluate(model: FindingClassifier, pairs: Pairs) -> dict[str, float]:

@@ -42,6 +42,12 @@ def checkpoint_path(paths: Paths, model: str) -> Path:
     return paths.checkpoints / f"{model}.safetensors"
 
 
+def drop_checkpoint(checkpoint: Path) -> None:
+    """Removes a checkpoint with its curve and best weights."""
+    for path in (checkpoint, curve_path(checkpoint), best_path(checkpoint)):
+        path.unlink(missing_ok=True)
+
+
 def finish(
     model: str,
     save: Callable[[Path], None],
@@ -61,9 +67,7 @@ def finish(
         paths.metrics.mkdir(exist_ok=True)
         (paths.metrics / f"{model}.json").write_text(json.dumps(rounded, indent=2) + "\n", "utf-8")
         (paths.metrics / f"{model}.csv").write_text(as_table(trained.curve), "utf-8")
-        checkpoint = checkpoint_path(paths, model)
-        for path in (checkpoint, curve_path(checkpoint), best_path(checkpoint)):
-            path.unlink(missing_ok=True)
+        drop_checkpoint(checkpoint_path(paths, model))
     accelerator.wait_for_everyone()
     digest = model_digest(paths.models / model)
     return TrainingReport(model, digest, trained.steps, trained.resumed_from, trained.best_step, rounded)

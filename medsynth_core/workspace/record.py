@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from medsynth_core.errors import StateError
-from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, write_entry
+from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, versions, write_entry
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
@@ -81,9 +80,7 @@ def newest_release(root: Path, name: str) -> str | None:
 
 def _tags(root: Path, name: str) -> list[str]:
     """Returns the release tags of a dataset, oldest first."""
-    tags = git(root, "tag", "--list", f"{name}-v*").split()
-    numbers = [found[1] for tag in tags if (found := re.fullmatch(re.escape(name) + r"-v(\d+)", tag))]
-    return [f"{name}-v{number}" for number in sorted(numbers, key=int)]
+    return [f"{name}-v{version}" for version in versions(git(root, "tag").split(), name)]
 
 
 def _pointer(root: Path) -> Any:
