@@ -21,6 +21,7 @@ from tasks.stages import (
     collect_shards,
     evaluate_release,
     judge_release,
+    measure_utility,
     mine_vocabulary,
     plan_prompts,
     publish_release,
@@ -59,9 +60,10 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
     judge_release(root, config)
     release = publish_release(root, config)
     evaluate_release(root, config)
+    measure_utility(root, config)
     write_report(root, config)
     tag = record(root, config)
-    show_release(root, tag, release)
+    show_release(root, config, tag, release)
     return tag
 
 

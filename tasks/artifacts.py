@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from medsynth_core.config import Config
+from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.reports import report_key
+from medsynth_core.storage.store import open_store
 
 
 def show_counts(number: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -18,12 +23,13 @@ def show_counts(number: int, rows: Sequence[Mapping[str, Any]]) -> None:
     create_table_artifact(key="shards", table=table, description=f"Verdicts by shard, round {number}")
 
 
-def show_release(root: str, tag: str, release: Mapping[str, Any]) -> None:
-    """Shows the release with its contact sheet, small enough to be inlined."""
+def show_release(root: str, config: Config, tag: str, release: Mapping[str, Any]) -> None:
+    """Shows the release with its contact sheet, small enough to be inlined, and a link to its page."""
     from medsynth_core.evaluation.contact_sheet import as_data_url
 
     sheet = Path(root) / "data" / "report" / "contact_sheet.png"
-    counts = release["counts"]
+    counts, page = release["counts"], _page_url(root, config, tag)
+    create_link_artifact(key="report", link=page, link_text=f"page of {tag}", description=f"HTML page of {tag}")
     rejected = "\n".join(f"| rejected {reason} | {n} |" for reason, n in counts["rejected"].items())
     create_markdown_artifact(
         key="release",
@@ -31,9 +37,17 @@ def show_release(root: str, tag: str, release: Mapping[str, Any]) -> None:
         markdown=(
             f"# {tag}\n\n| what | images |\n|---|---|\n| requested | {counts['requested']} |\n"
             f"| accepted | {counts['accepted']} |\n{rejected}\n\n{_added(release)}"
-            f"dataset `{release['dir_md5']}`\n\n![contact sheet]({as_data_url(sheet)})\n"
+            f"dataset `{release['dir_md5']}`\n\n[page]({page}): `{page}`\n\n![contact sheet]({as_data_url(sheet)})\n"
         ),
     )
+
+
+def _page_url(root: str, config: Config, tag: str) -> str:
+    """Returns where the release's page lies in the store: file:///... or s3://..."""
+    store = open_store(config.store, Path(root))
+    if isinstance(store, LocalStore):
+        return (store.root / report_key(tag)).as_uri()
+    return f"{store.url}/{report_key(tag)}"
 
 
 def _added(release: Mapping[str, Any]) -> str:

@@ -119,6 +119,12 @@ def evaluate_release(root: str, config: Config) -> dict[str, Any]:
     return _run("evaluation", root, config)
 
 
+@task(name="utility")
+def measure_utility(root: str, config: Config) -> dict[str, Any]:
+    """Trains classifiers with and without the release, if that was asked for."""
+    return _run("utility", root, config)
+
+
 @task(name="report", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=is_transient)
 def write_report(root: str, config: Config) -> dict[str, Any]:
     """Draws the contact sheet and the HTML report."""

@@ -144,8 +144,24 @@ def evaluate(workspace: Workspace = Path()) -> None:
 
 
 @app.command()
+def utility(workspace: Workspace = Path(), overrides: Overrides = None) -> None:
+    """Stage: train classifiers on real and on the release's images (utility.shares), judge them on real ones."""
+    from medsynth_core.cli.tables import utility_table
+    from medsynth_core.config import Paths, dump_config, load_config
+    from medsynth_core.evaluation.utility_stage import read_utility
+    from medsynth_core.release.reader import open_release
+
+    root = workspace.resolve()
+    if overrides:
+        (root / "params.yaml").write_text(dump_config(load_config(root / "params.yaml", overrides)), "utf-8")
+    _stage("utility", root)
+    if found := read_utility(Paths(root).utility, open_release(root).name):
+        utility_table(found["rows"])
+
+
+@app.command()
 def report(workspace: Workspace = Path()) -> None:
-    """Stage: draw the contact sheet and the HTML report."""
+    """Stage: draw the contact sheet and the HTML page."""
     _stage("report", workspace)
 
 
@@ -212,44 +228,6 @@ def verify(
     print(f"{found.n_files} files, {found.n_images} images, {len(found.problems)} problems")
     if found.problems:
         raise typer.Exit(4)
-
-
-@app.command()
-def utility(
-    workspace: Workspace = Path(),
-    rev: Rev = None,
-    shares: Annotated[str, typer.Option(help="Shares of the real training patients, comma-separated.")] = "0.01,0.1,1",
-    seeds: Annotated[int, typer.Option(help="Repetitions.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 240,
-    max_images: Annotated[int, typer.Option(help="Synthetic images that are used.")] = 20_000,
-    report: Annotated[Path | None, typer.Option(help="Write the figures as JSON here.")] = None,
-) -> None:
-    """Measure what a release is worth: train classifiers on real and synthetic images, judge them on real ones."""
-    from medsynth_core.cli.bar import bar
-    from medsynth_core.cli.tables import utility_table
-    from medsynth_core.config import Paths, load_config
-    from medsynth_core.evaluation.utility import measure_utility
-    from medsynth_core.release.reader import open_release
-
-    root = workspace.resolve()
-    try:
-        chosen = [float(share) for share in shares.split(",")]
-    except ValueError as error:
-        raise InputError(f"--shares {shares}: expected numbers between 0 and 1, comma-separated") from error
-    with bar("utility") as progress:
-        rows = measure_utility(
-            load_config(root / "params.yaml"),
-            Paths(root),
-            open_release(root, rev),
-            chosen,
-            seeds,
-            steps,
-            max_images,
-            progress,
-        )
-    if report is not None:
-        report.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n", "utf-8")
-    utility_table(rows)
 
 
 @app.command()

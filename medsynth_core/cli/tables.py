@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +11,6 @@ from rich.table import Table
 from medsynth_core.prompts.plan import PromptPlan
 from medsynth_core.release.diff import ReleaseDiff
 from medsynth_core.release.reader import Release
-
-if TYPE_CHECKING:
-    from medsynth_core.evaluation.utility import UtilityRow
 
 
 def release_tables(release: Release) -> None:
@@ -80,8 +77,8 @@ def diff_tables(found: ReleaseDiff) -> None:
         console.print(table)
 
 
-def utility_table(rows: Sequence[UtilityRow]) -> None:
-    """Prints what classifiers learnt from real and from synthetic images."""
+def utility_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints what classifiers learnt from real and from synthetic images; rows with the fields of ``UtilityRow``."""
     console = Console()
     table = Table(
         "trained on",
@@ -94,13 +91,13 @@ def utility_table(rows: Sequence[UtilityRow]) -> None:
         caption="gain: over real alone, of the same seeds",
     )
     for row in rows:
-        gain, low, high = row.gain or (None, None, None)
+        gain, low, high = row["gain"] or (None, None, None)
         table.add_row(
-            row.setting if row.setting == "synthetic" else f"{row.setting} ({row.real_share:.0%})",
-            str(row.n_real),
-            str(row.n_synthetic),
-            f"{row.auroc:.3f}",
-            "{:.3f}..{:.3f}".format(*row.interval),
+            row["setting"] if row["setting"] == "synthetic" else f"{row['setting']} ({row['real_share']:.0%})",
+            str(row["n_real"]),
+            str(row["n_synthetic"]),
+            f"{row['auroc']:.3f}",
+            "{:.3f}..{:.3f}".format(*row["interval"]),
             "" if gain is None else f"{gain:+.3f}",
             "" if gain is None else f"{low:+.3f}..{high:+.3f}",
         )

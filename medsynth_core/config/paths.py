@@ -49,6 +49,10 @@ class Paths:
         return self.root / "data" / "evaluation"
 
     @property
+    def utility(self) -> Path:
+        return self.root / "data" / "utility"
+
+    @property
     def report(self) -> Path:
         return self.root / "data" / "report"
 

@@ -481,6 +481,30 @@ class EvaluationConfig(Section):
         return self
 
 
+class UtilityConfig(Section):
+    """What a release is worth to a trainer: classifiers trained on real images, on synthetic ones, and on both."""
+
+    shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = ()
+    """Shares of the real training patients that the classifiers have; none: it isn't measured, since it trains four
+    classifiers a share and seed."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Repetitions, each with other patients and other weights."""
+    steps: PositiveInt = 240
+    """Steps of each training."""
+    max_images: PositiveInt = 20_000
+    """Images of the release at most."""
+
+
+class ReportConfig(Section):
+    """The HTML page of a release."""
+
+    gallery_images: PositiveInt = 96
+    """Accepted images that it shows at most; fewer where they would make it heavy."""
+    training_images: bool = False
+    """Also write a page that shows the training image nearest to each, which the corpus' licence must allow; it stays
+    in the workspace. The phantom's are always shown."""
+
+
 class RunnerConfig(Section):
     """How shards are spread (contract C10); changes no image."""
 
@@ -514,6 +538,8 @@ class Config(Section):
     store: StoreConfig = StoreConfig()
     release: ReleaseConfig = ReleaseConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    utility: UtilityConfig = UtilityConfig()
+    report: ReportConfig = ReportConfig()
     runner: RunnerConfig = RunnerConfig()
 
     @property

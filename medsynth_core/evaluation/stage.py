@@ -2,133 +2,184 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from PIL import Image
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.evaluation.contact_sheet import SheetItem, contact_sheet
 from medsynth_core.evaluation.held_out import MAP, read_evaluation
-from medsynth_core.evaluation.html_report import write_html
+from medsynth_core.evaluation.page.earlier import earlier_releases
+from medsynth_core.evaluation.page.gallery import GalleryImage, gallery_rows, read_images
+from medsynth_core.evaluation.page.neighbours import is_of_drawings, nearest_training_images
+from medsynth_core.evaluation.page.rejected import rejected_images
+from medsynth_core.evaluation.page.render import PageContent, write_page
+from medsynth_core.evaluation.utility_stage import read_utility
+from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.storage.reports import METRICS, PAGE
+from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.synthesiser import models_folder
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _SHEET_IMAGES = 16
-_GALLERY_IMAGES = 48
+_REJECTED_OF_EACH = 12
 _ORACLE_IMAGES = 2000
+_OWN_EYES = "report-with-training-images.html"
+"""Never leaves the workspace: the page that goes into the store shows no patient."""
+_KINDS = {"pathologies": "finding", "sides": "side", "severities": "severity", "views": "view"}
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Where the pages are, and the oracle's means (None unless the corpus is the phantom).
+    """What the page shows in one figure each; the oracle's means are None unless the corpus is the phantom.
 
     Attributes:
+        accepted_share: accepted images over requested ones.
         balanced_accuracy: mean over pathologies of prompted-found and unprompted-not-found.
         side_correct: share of the findings that were found on the side of their prompt.
     """
 
     n_images: int
+    accepted_share: float
     balanced_accuracy: float | None
     side_correct: float | None
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> EvaluationReport:
-    """Reads the workspace's release and writes ``paths.report``.
+def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> EvaluationReport:
+    """Reads the workspace's release, and what the store's earlier ones measured, and writes ``paths.report``.
 
     Raises:
         InputError: there is no release, or no evaluation of it.
+        CorruptObjectError: the record of an earlier release can't be read.
     """
     release = open_release(paths.root)
     evaluation = read_evaluation(paths.evaluation, release.name)
-    table = release.manifest()
-    codebook = VisualCodebook.load(models_folder(config, paths) / "alignment" / "codebook")
-    side = config.latent_side
-    rows = _spread(table, _GALLERY_IMAGES)
-    images = [np.array(release.image(row["shard"], row["offset"], row["size"])) for row in rows]
-    oracle = _oracle(config, release, table, progress) if config.corpus.kind == "phantom" else []
-    with replace_directory(paths.report) as folder:
-        items = [
-            SheetItem(
-                image,
-                row["prompt"],
-                [int(codebook.cells_E[entry]) for entry in row["keypatch_ids"]],
-                row["keypatch_words"],
-                side,
-                row["verdict"],
-            )
-            for row, image in zip(rows[:_SHEET_IMAGES], images[:_SHEET_IMAGES], strict=True)
-        ]
-        contact_sheet(items, f"{release.name}: synthetic images, not for diagnosis", folder / "contact_sheet.png")
-        gallery = list(zip(rows, map(_png, images), strict=True))
-        scatter = paths.evaluation / MAP
-        write_html(
-            release,
-            gallery,
-            oracle,
-            folder / "report.html",
-            evaluation,
-            scatter.read_bytes() if scatter.is_file() else None,
-        )
-        (folder / "oracle.json").write_text(json.dumps(oracle, indent=2) + "\n", "utf-8")
-    sided = [row for row in oracle if row["n_sided"]]
-    report = EvaluationReport(
-        len(table),
-        _mean([row["balanced_accuracy"] for row in oracle if row["balanced_accuracy"] is not None]),
-        _mean([row["side_correct"] for row in sided], [row["n_sided"] for row in sided]),
+    oracle = _oracle(config, release, progress) if config.corpus.kind == "phantom" else []
+    utility = read_utility(paths.utility, release.name)
+    gallery = _gallery(config, paths, release)
+    scatter = paths.evaluation / MAP
+    content = PageContent(
+        release,
+        gallery,
+        rejected_images(release, _REJECTED_OF_EACH),
+        config.latent_side,
+        _not_shown(release),
+        oracle,
+        evaluation,
+        earlier_releases(store, release),
+        utility,
+        scatter.read_bytes() if scatter.is_file() else None,
     )
+    with replace_directory(paths.report) as folder:
+        sheet = [_sheet_item(image, config.latent_side) for image in gallery[:_SHEET_IMAGES]]
+        contact_sheet(sheet, f"{release.name}: synthetic images, not for diagnosis", folder / "contact_sheet.png")
+        if is_of_drawings(paths):
+            write_page(_beside_training(content, config, paths), folder / PAGE)
+        else:
+            write_page(content, folder / PAGE)
+            if config.report.training_images:
+                write_page(_beside_training(content, config, paths), folder / _OWN_EYES)
+        shown = {
+            "release": release.name,
+            "model_digests": release.info["model_digests"],
+            "evaluation": evaluation,
+            "privacy": release.info.get("privacy"),
+            "utility": utility,
+            "oracle": oracle,
+        }
+        (folder / METRICS).write_text(json.dumps(shown, indent=2) + "\n", "utf-8")
+    report = _report(release, oracle)
     paths.metrics.mkdir(exist_ok=True)
     figures = {key: value for key, value in dataclasses.asdict(report).items() if value is not None}
     (paths.metrics / "report.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    (paths.metrics / "distribution.csv").write_text(_distribution(release.info), "utf-8")
     return report
 
 
-def _spread(table: pa.Table, n: int) -> list[dict[str, Any]]:
-    """Returns up to ``n`` rows, one a prompt as long as there are prompts, in turn over the pathologies."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for index, (prompt, pathology) in enumerate(
-        zip(table["prompt_id"].to_pylist(), table["pathology"].to_pylist(), strict=True)
-    ):
-        of_prompt = seen.get(prompt, 0)
-        seen[prompt] = of_prompt + 1
-        group = "|".join(pathology)
-        of_group = seen.get(f"group {of_prompt} {group}", 0)
-        seen[f"group {of_prompt} {group}"] = of_group + 1
-        ranked.append((of_prompt, of_group, group, index))
-    chosen = [index for *_, index in sorted(ranked)[:n]]
-    rows: list[dict[str, Any]] = table.take(chosen).to_pylist()
-    return rows
+def _gallery(config: Config, paths: Paths, release: Release) -> list[GalleryImage]:
+    """Returns the images with their keypatches' cells, where the codebook at hand is the one that they came from."""
+    folder = models_folder(config, paths) / "alignment"
+    codebook, own = VisualCodebook.load(folder / "codebook"), model_digest(folder)
+    rows = gallery_rows(release, config.report.gallery_images)
+    return [
+        GalleryImage(
+            row,
+            image,
+            tuple(int(codebook.cells_E[entry]) for entry in row["keypatch_ids"])
+            if row["alignment_sha256"] == own
+            else (),
+        )
+        for row, image in zip(rows, read_images(release, rows), strict=True)
+    ]
 
 
-def _oracle(config: Config, release: Release, table: pa.Table, progress: Progress) -> list[dict[str, Any]]:
-    """Returns the oracle's table over all made images, the rejected ones excluded."""
+def _not_shown(release: Release) -> str:
+    licence = release.info["corpus"]["licence"]
+    return f"The training images nearest to them aren't shown: the terms of the corpus ({licence}) may not allow it."
+
+
+def _beside_training(content: PageContent, config: Config, paths: Paths) -> PageContent:
+    """Returns the content with the nearest training image beside every image of the gallery."""
+    found = nearest_training_images(config, paths, [image.row for image in content.gallery])
+    if not any(found):
+        note = "The training images nearest to them aren't known: the models or the corpus at hand are others."
+    elif is_of_drawings(paths):
+        note = "Beside each: the training image, a phantom, whose thumbnail is nearest."
+    else:
+        note = "Beside each: the training image whose thumbnail is nearest, of a patient. Don't pass this page on."
+    beside = [
+        dataclasses.replace(image, neighbour=neighbour) for image, neighbour in zip(content.gallery, found, strict=True)
+    ]
+    return dataclasses.replace(content, gallery=beside, neighbours=note)
+
+
+def _sheet_item(image: GalleryImage, side: int) -> SheetItem:
+    row = image.row
+    return SheetItem(image.image_u8, row["prompt"], image.cells, row["keypatch_words"], side, row["verdict"])
+
+
+def _oracle(config: Config, release: Release, progress: Progress) -> list[dict[str, Any]]:
+    """Returns the oracle's table over the accepted images, the first ones where there are many."""
     from medsynth_core.evaluation.oracle import Oracle, found_table
 
     oracle = Oracle.fit(config.seed, progress=progress)
-    rows = table.slice(0, _ORACLE_IMAGES).select(["shard", "offset", "size", "labels"]).to_pylist()
-    images = np.stack([np.array(release.image(row["shard"], row["offset"], row["size"])) for row in rows])
+    rows = release.manifest(["shard", "offset", "size", "labels"]).slice(0, _ORACLE_IMAGES).to_pylist()
     requested = [[(label["pathology"], label["side"]) for label in row["labels"]] for row in rows]
     return [
         {**dataclasses.asdict(row), "balanced_accuracy": row.balanced_accuracy}
-        for row in found_table(oracle, images, requested)
+        for row in found_table(oracle, np.stack(read_images(release, rows)), requested)
     ]
+
+
+def _report(release: Release, oracle: Sequence[Mapping[str, Any]]) -> EvaluationReport:
+    counts = release.info["counts"]
+    sided = [row for row in oracle if row["n_sided"]]
+    return EvaluationReport(
+        counts["accepted"],
+        round(counts["accepted"] / counts["requested"], 4),
+        _mean([row["balanced_accuracy"] for row in oracle if row["balanced_accuracy"] is not None]),
+        _mean([row["side_correct"] for row in sided], [row["n_sided"] for row in sided]),
+    )
+
+
+def _distribution(about: Mapping[str, Any]) -> str:
+    """Returns the accepted images by finding, side, severity and view as CSV, for ``dvc plots``."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(("images", "label"))
+    writer.writerows((n, f"{title}: {name}") for kind, title in _KINDS.items() for name, n in about[kind].items())
+    return sink.getvalue()
 
 
 def _mean(values: list[float], weights: list[int] | None = None) -> float | None:
     return round(float(np.average(values, weights=weights)), 4) if values else None
-
-
-def _png(image: np.ndarray) -> bytes:
-    sink = io.BytesIO()
-    Image.fromarray(image).save(sink, format="PNG")
-    return sink.getvalue()

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from medsynth_core.release import facts
 from medsynth_core.release.facts import About
+from medsynth_core.storage.reports import METRICS, report_key
 
 _CARD = """---
 {{ front_matter }}---
@@ -71,6 +72,12 @@ Personal information: {{ privacy }}
 - `rejected/*.parquet`: a row a rejected image, with reasons
 - `release.json`: identity, accounting and settings
 - `schema.json`: JSON Schema of a manifest row; `croissant.json`: all of this for machines
+
+## Report
+
+The page of a version (gallery, rejected images, figures beside real images, privacy, provenance) is made after its files, so it
+isn't one of them. It lies in the store that they lie in: `{{ report }}`, and `{{ metrics }}`
+for machines.
 
 Every PNG is marked as synthetic in its text chunks and by IPTC's digital source type, every label and every row by
 `synthetic`.
@@ -168,6 +175,8 @@ def write_card(about: About) -> str:
         biases=facts.biases(about),
         privacy=facts.privacy(about),
         citation=facts.CITATION,
+        report=report_key(f"{about['name']}-vN"),
+        metrics=report_key(f"{about['name']}-vN", METRICS),
     )
     return text
 

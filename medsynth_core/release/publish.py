@@ -32,7 +32,7 @@ from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _AT_ONCE = 16
 """Requests to the store."""
 _DISTRIBUTIONS = ("pathologies", "sides", "severities", "views")

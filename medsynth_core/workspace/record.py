@@ -12,10 +12,11 @@ import yaml
 from medsynth_core.errors import StateError
 from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, versions, write_entry
 from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.reports import METRICS, PAGE, put_report
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
 
-STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "report")
+STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "utility", "report")
 MODEL_STAGES = ("classifier", "vqgan", "alignment", "llm", "synthesis", "evaluation")
 
 _RECORDED = ("dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", "metrics", ".dvc/config")
@@ -35,10 +36,11 @@ def record_stages(root: Path, with_models: bool) -> None:
 
 
 def record_release(root: Path, store: ObjectStore) -> str:
-    """Checks the dataset out (links, for a local store), commits it, claims its version in the store, tags it and
-    returns the tag.
+    """Checks the dataset out (links, for a local store), commits it, claims its version in the store, tags it, puts
+    its page beside the version's record and returns the tag.
 
-    A version that already is this dataset is returned unchanged, so that a cut-off attempt can be repeated.
+    A version that already is this dataset is returned unchanged but for its page, so that a cut-off attempt can be
+    repeated, and a page that was made anew be recorded.
 
     Raises:
         StateError: git or DVC fails, or no release was made.
@@ -65,10 +67,12 @@ def record_release(root: Path, store: ObjectStore) -> str:
 
     tags = _tags(root, about["name"])
     if tags and _pointer_at(root, tags[-1]) == _pointer(root):
-        write_entry(store, entry(tags[-1]))
-        return tags[-1]
-    tag = claim(store, about["name"], split_tag(tags[-1])[1] if tags else 0, entry).tag
-    annotate(root, tag, _message(tag, about))
+        tag = tags[-1]
+        write_entry(store, entry(tag))
+    else:
+        tag = claim(store, about["name"], split_tag(tags[-1])[1] if tags else 0, entry).tag
+        annotate(root, tag, _message(tag, about))
+    _put_page(root / "data" / "report", store, tag, f"{about['name']}@{dataset['dir_md5'][:8]}")
     return tag
 
 
@@ -76,6 +80,15 @@ def newest_release(root: Path, name: str) -> str | None:
     """Returns the newest tag of a dataset in a workspace, or None."""
     tags = _tags(root, name)
     return tags[-1] if tags else None
+
+
+def _put_page(folder: Path, store: ObjectStore, tag: str, release: str) -> None:
+    """Writes the page to the store if there is one of this release."""
+    if not (folder / METRICS).is_file():
+        return
+    metrics = (folder / METRICS).read_bytes()
+    if json.loads(metrics)["release"] == release:
+        put_report(store, tag, (folder / PAGE).read_bytes(), metrics)
 
 
 def _tags(root: Path, name: str) -> list[str]:

@@ -33,10 +33,11 @@ _MODULES = {
     "quality": "medsynth_core.quality.stage",
     "release": "medsynth_core.release.publish",
     "evaluation": "medsynth_core.evaluation.held_out",
+    "utility": "medsynth_core.evaluation.utility_stage",
     "report": "medsynth_core.evaluation.stage",
 }
 """The module of each stage: a function ``run`` and a ``STAGE_VERSION``; imported when the stage is needed."""
-_WITH_STORE = ("synthesis", "quality", "release")
+_WITH_STORE = ("synthesis", "quality", "release", "report")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,185 @@
+"""The figures of a release as rows of tables: beside those of earlier releases, and beside what real images get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medsynth_core.evaluation.page.earlier import Earlier
+
+Row = Mapping[str, Any]
+ALL = "all images"
+_NONE = "–"
+SPACES = {"pixels": "thumbnails", "judge": "features of the judge", "keypatches": "keypatches"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure is called and written.
+
+    Attributes:
+        better: ↑ or ↓; empty where it depends.
+        write: returns a value in words.
+    """
+
+    title: str
+    better: str
+    write: Callable[[float], str]
+
+
+def _digits(form: str, times: float = 1.0, unit: str = "") -> Callable[[float], str]:
+    return lambda value: format(times * value, form) + unit
+
+
+_SHARE = _digits(".1f", 100, " %")
+_METRICS = {
+    "fid": Metric("FID", "↓", _digits(".3g")),
+    "kid": Metric("KID × 1000", "↓", _digits(".2f", 1000)),
+    "precision": Metric("precision", "↑", _digits(".2f")),
+    "recall": Metric("recall", "↑", _digits(".2f")),
+    "density": Metric("density", "↑", _digits(".2f")),
+    "coverage": Metric("coverage", "↑", _digits(".2f")),
+    "niqe": Metric("NIQE", "↓", _digits(".2f")),
+    "ms_ssim": Metric("MS-SSIM of two images", "", _digits(".2f")),
+    "nearer_than_held_out": Metric("nearer to a training image than held-out images come", "↓", _SHARE),
+    "near_copies": Metric("near-copies of training images", "↓", _SHARE),
+    "authenticity": Metric("authentic: no nearer to a training image than that image's own neighbour", "↑", _SHARE),
+    "membership_auc": Metric("AUC of guessing who was in the training set", "↓", _digits(".3f")),
+    "keypatch_leakage": Metric("keypatches that give their patient away", "↓", _SHARE),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """Returns how a figure is written; one that isn't known here goes by its own name."""
+    return _METRICS.get(name) or Metric(name.replace("_", " "), "", _digits(".3g"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in words, and its interval or range, if it has one."""
+
+    value: str
+    between: str | None = None
+
+
+@dataclass(frozen=True)
+class FigureLine:
+    """One line of a table of figures.
+
+    Attributes:
+        of: network of the features, or the space of a privacy figure.
+        reason: why there is no figure; None where there is one.
+        earlier: of each earlier release.
+        limit: what a privacy figure may be at most (or at least).
+    """
+
+    title: str
+    better: str
+    of: str
+    reason: str | None
+    ours: Cell
+    earlier: tuple[Cell, ...]
+    real: Cell
+    n: int | None = None
+    limit: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The figures of one network by finding, all images first.
+
+    Attributes:
+        metrics: titles of the columns.
+        lines: label, synthetic images, held-out images, and for each metric ours and real's.
+    """
+
+    of: str
+    metrics: tuple[str, ...]
+    lines: tuple[tuple[str, Any, Any, tuple[tuple[str, str], ...]], ...]
+
+
+def compared(rows: Sequence[Row], earlier: Sequence[Earlier]) -> list[FigureLine]:
+    """Returns the figures of all images."""
+    before = [_by_name((each.metrics or {}).get("evaluation", {}).get("figures", ()), "extractor") for each in earlier]
+    return [
+        _line(row, row.get("extractor") or "pixels", [of.get(_name(row, "extractor"), {}) for of in before])
+        for row in rows
+        if row.get("label") is None
+    ]
+
+
+def privacy_lines(rows: Sequence[Row], earlier: Sequence[Earlier]) -> list[FigureLine]:
+    """Returns the privacy figures."""
+    before = [_by_name(((each.metrics or {}).get("privacy") or {}).get("figures", ()), "space") for each in earlier]
+    return [
+        _line(row, space_in_words(row.get("space")), [of.get(_name(row, "space"), {}) for of in before]) for row in rows
+    ]
+
+
+def space_in_words(space: str | None) -> str:
+    """Returns where distances of a privacy figure were taken."""
+    return SPACES.get(space or "", space or "")
+
+
+def by_label(rows: Sequence[Row]) -> Iterator[LabelTable]:
+    """Yields a table for every network whose figures were also taken by finding."""
+    groups: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        group = groups.setdefault(row.get("extractor") or "pixels", {})
+        group.setdefault(row.get("label") or ALL, {})[row["metric"]] = row
+    for of, labels in groups.items():
+        if set(labels) == {ALL}:
+            continue
+        metrics = list(dict.fromkeys(metric for of_label in labels.values() for metric in of_label))
+        order = sorted(labels, key=lambda label: label != ALL)
+        lines = []
+        for label in order:
+            first = next(iter(labels[label].values()))
+            pairs = tuple(_pair(metric, labels[label].get(metric)) for metric in metrics)
+            lines.append((label, first.get("n"), first.get("n_held_out"), pairs))
+        titles = tuple(f"{metric_of(metric).title} {metric_of(metric).better}".strip() for metric in metrics)
+        yield LabelTable(of, titles, tuple(lines))
+
+
+def _name(row: Row, kind: str) -> tuple[Any, Any]:
+    return row["metric"], row.get(kind)
+
+
+def _by_name(rows: Sequence[Row], kind: str) -> dict[tuple[Any, Any], Row]:
+    return {_name(row, kind): row for row in rows if row.get("label") is None}
+
+
+def _line(row: Row, of: str, before: Sequence[Row]) -> FigureLine:
+    metric = metric_of(row["metric"])
+    limit = row.get("limit")
+    return FigureLine(
+        title=metric.title,
+        better=metric.better,
+        of=of,
+        reason=row.get("reason"),
+        ours=_cell(metric, row, "value", "low", "high"),
+        earlier=tuple(_cell(metric, each, "value", "low", "high") for each in before),
+        real=_cell(metric, row, "real", "real_low", "real_high"),
+        n=row.get("n"),
+        limit=None if limit is None else written(metric, limit),
+    )
+
+
+def _cell(metric: Metric, row: Row, value: str, low: str, high: str) -> Cell:
+    ends = row.get(low), row.get(high)
+    between = None if None in ends else f"{written(metric, ends[0])} to {written(metric, ends[1])}"
+    return Cell(written(metric, row.get(value)), between)
+
+
+def _pair(name: str, row: Row | None) -> tuple[str, str]:
+    if row is None or row.get("reason") or row.get("value") is None:
+        return _NONE, ""
+    metric = metric_of(name)
+    return written(metric, row["value"]), "" if row.get("real") is None else written(metric, row["real"])
+
+
+def written(metric: Metric, value: float | None) -> str:
+    """Returns a value in words, a dash where there is none."""
+    return _NONE if value is None or math.isnan(value) else metric.write(value)

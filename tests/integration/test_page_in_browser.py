@@ -1,0 +1,250 @@
+"""The page in a real browser: Debian's Chromium, headless, driven by selenium.
+
+Without ``chromium`` and ``chromedriver`` (apt-get install chromium chromium-driver) these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
+
+from benchmarks.made_release import PATHOLOGIES, publish_made
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import StoreConfig
+from medsynth_core.evaluation.page.gallery import GalleryImage, Neighbour, gallery_rows, read_images
+from medsynth_core.evaluation.page.rejected import rejected_images
+from medsynth_core.evaluation.page.render import PageContent, write_page
+from medsynth_core.release import open_release
+from medsynth_core.storage.local import LocalStore
+from medsynth_core.workspace.init import init_workspace
+
+pytestmark = pytest.mark.integration
+PHONE, DESKTOP = (390, 844), (1200, 900)
+N_IMAGES = 30
+Browser = webdriver.Chrome
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
+    """Thirty accepted images and six rejected ones of a made-up release, with all sections filled."""
+    root = tmp_path_factory.mktemp("team")
+    store = LocalStore(root / "store")
+    config = Config().model_copy(update={"store": StoreConfig(url=str(store.root))})
+    init_workspace(root / "workspace", config)
+    publish_made(config, Paths(root / "workspace"), store, "a" * 32, (18, 18), n_rejected=3)
+    release = open_release(root / "workspace")
+    rows = gallery_rows(release, N_IMAGES)
+    gallery = []
+    for number, (row, image) in enumerate(zip(rows, read_images(release, rows), strict=True)):
+        words = {"prompt": f"Drawing number {number:02} of a chest.", "keypatch_words": ["lung", "base"]}
+        gallery.append(GalleryImage(row | words, image, (0, 3), Neighbour(image, 0.01)))
+    figure = {"metric": "kid", "extractor": "classifier", "n": 30, "n_held_out": 30, "value": 1.0, "real": 0.5}
+    labels = [None, *PATHOLOGIES]
+    private = {"metric": "near_copies", "space": "pixels", "value": 0.1, "low": 0.0, "high": 0.2, "real": 0.1}
+    sides = {"edges": [0.0, 0.5, 1.0], "synthetic": [0.5, 0.5], "held_out": [0.25, 0.75]}
+    release.info["privacy"] = {"figures": [private], "histograms": {"pixels": sides}}
+    worth = {"setting": "real", "real_share": 1.0, "n_real": 9, "n_synthetic": 0, "auroc": 0.5}
+    return PageContent(
+        release,
+        gallery,
+        rejected_images(release, 12),
+        2,
+        "Beside each: the nearest.",
+        evaluation={"n_synthetic": 30, "n_held_out": 30, "figures": [figure | {"label": name} for name in labels]},
+        utility={"seeds": 2, "steps": 1, "rows": [worth | {"interval": [0.4, 0.6], "gain": None}]},
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver here; apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options, Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def page(browser: Browser, content: PageContent, tmp_path: Path) -> Browser:
+    """The page, opened on a desktop."""
+    write_page(content, tmp_path / "report.html")
+    return opened(browser, tmp_path / "report.html", DESKTOP)
+
+
+def opened(browser: Browser, path: Path, size: tuple[int, int], scheme: str = "light") -> Browser:
+    browser.get_log("browser")
+    browser.get_log("performance")
+    screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    browser.get(path.as_uri())
+    return browser
+
+
+def shown(page: Browser, gallery: str = "gallery") -> list[WebElement]:
+    return [each for each in page.find_elements(By.CSS_SELECTOR, f"#{gallery} figure") if each.is_displayed()]
+
+
+def chosen(page: Browser, name: str, value: str) -> list[dict[str, str]]:
+    """Chooses a value and returns the labels of the images that are left."""
+    Select(page.find_element(By.CSS_SELECTOR, f"#filters [name={name}]")).select_by_value(value)
+    return [json.loads(each.get_dom_attribute("data-labels") or "") for each in shown(page)]
+
+
+def matching(page: Browser) -> int:
+    return int(page.find_element(By.ID, "shown").text.split()[0])
+
+
+def test_it_loads_all_images_asks_for_nothing_and_logs_nothing(page: Browser) -> None:
+    images = page.find_elements(By.TAG_NAME, "img")
+    assert len(images) == 2 * N_IMAGES + 6
+    assert page.execute_script("return [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+    assert sum(url.startswith("file:") for url in asked) == 1
+    shown(page)[0].find_element(By.CLASS_NAME, "open").click()
+    assert page.get_log("browser") == []
+
+
+def test_filters_leave_what_was_asked_for(page: Browser, content: PageContent) -> None:
+    assert matching(page) == N_IMAGES
+    left = [image for image in content.gallery if any(label["side"] == "left" for label in image.row["labels"])]
+    some = left[0].row["labels"][0]["pathology"]
+    assert len(chosen(page, "side", "left")) == matching(page) == len(left)
+    both = chosen(page, "finding", some)
+    assert all([some, "left", ""] in labels for labels in both)
+    assert len(both) == sum(image.row["labels"][0]["pathology"] == some for image in left)
+    page.find_element(By.CSS_SELECTOR, "#filters [type=reset]").click()
+    assert matching(page) == N_IMAGES
+    words = page.find_element(By.CSS_SELECTOR, "#filters [name=words]")
+    words.send_keys("CHEST number 07")
+    assert [figure.find_element(By.TAG_NAME, "p").text for figure in shown(page)] == ["Drawing number 07 of a chest."]
+    words.send_keys(" nothing")
+    assert shown(page) == []
+
+
+def test_a_label_meets_all_choices_at_once(browser: Browser, content: PageContent, tmp_path: Path) -> None:
+    """Finding and side were once looked for apart, so that a right effusion with a left nodule was a left effusion."""
+    two = [{"pathology": "effusion", "side": "right"}, {"pathology": "nodule", "side": "left"}]
+    labels = [{**label, "anatomy": None, "severity": None} for label in two]
+    first = replace(content.gallery[0], row=content.gallery[0].row | {"labels": labels})
+    write_page(replace(content, gallery=[first]), tmp_path / "report.html")
+    page = opened(browser, tmp_path / "report.html", DESKTOP)
+    chosen(page, "finding", "effusion")
+    assert len(chosen(page, "side", "right")) == 1
+    assert chosen(page, "side", "left") == []
+
+
+def test_images_are_ordered_and_bounded_by_their_scores(page: Browser) -> None:
+    def agreements() -> list[float]:
+        return [float(each.get_dom_attribute("data-agreement") or "nan") for each in shown(page)]
+
+    chosen(page, "order", "agreement-down")
+    best = agreements()
+    assert best == sorted(best, reverse=True)
+    chosen(page, "order", "agreement-up")
+    worst = agreements()
+    assert worst == sorted(worst)
+    slider = page.find_element(By.CSS_SELECTOR, "#filters [name=agreement]")
+    slider.send_keys(Keys.END)
+    assert matching(page) < N_IMAGES
+    assert min(agreements()) >= float(slider.get_property("value") or "nan")  # type: ignore[arg-type]
+    slider.send_keys(Keys.HOME)
+    assert matching(page) == N_IMAGES
+
+
+def test_more_images_are_shown_on_demand(page: Browser) -> None:
+    assert len(shown(page)) == 24
+    page.find_element(By.ID, "more").click()
+    assert len(shown(page)) == N_IMAGES
+    assert not page.find_element(By.ID, "more").is_displayed()
+
+
+def test_keypatches_are_laid_over_the_images(page: Browser) -> None:
+    mark = page.find_element(By.CSS_SELECTOR, "#gallery rect")
+    assert not mark.is_displayed()
+    page.find_element(By.ID, "keys").click()
+    assert mark.is_displayed()
+    picture = page.find_element(By.CSS_SELECTOR, "#gallery .picture").rect
+    assert mark.rect["width"] == pytest.approx(picture["width"] / 2, abs=2), "a cell of a grid of two"
+    assert mark.rect["x"] == pytest.approx(picture["x"], abs=2)
+    page.find_element(By.ID, "keys").click()
+    assert not mark.is_displayed()
+
+
+def test_an_image_is_enlarged_and_the_next_one_follows_by_keyboard(page: Browser) -> None:
+    dialog = page.find_element(By.ID, "large")
+    assert not dialog.is_displayed()
+    shown(page)[0].find_element(By.CLASS_NAME, "open").send_keys(Keys.ENTER)
+    assert "Drawing number 00 " in dialog.text
+    assert "contrast in grey levels" in dialog.text, "all scores"
+    page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert "Drawing number 01 " in dialog.text
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+
+
+def test_rejected_images_are_filtered(page: Browser) -> None:
+    assert len(shown(page, "rejected-images")) == 6
+    Select(page.find_element(By.CSS_SELECTOR, "#reasons [name=reason]")).select_by_value("dull")
+    assert len(shown(page, "rejected-images")) == 6
+    page.find_element(By.CSS_SELECTOR, "#reasons [name=words]").send_keys("elephant")
+    assert shown(page, "rejected-images") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_it_fits_the_screen_and_can_be_read(
+    browser: Browser, content: PageContent, tmp_path: Path, size: tuple[int, int], scheme: str
+) -> None:
+    write_page(content, tmp_path / "report.html")
+    page = opened(browser, tmp_path / "report.html", size, scheme)
+    for details in page.find_elements(By.TAG_NAME, "summary"):
+        details.click()
+    assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    for selector in ("p", ".quiet", "small", "a", ".key", ".badge.accepted", ".badge.rejected", "select", "dt"):
+        assert contrast(page, page.find_element(By.CSS_SELECTOR, selector)) >= 4.5, selector
+    shown(page)[0].find_element(By.CLASS_NAME, "open").click()
+    dialog = page.find_element(By.ID, "large")
+    assert dialog.rect["width"] <= size[0]
+    assert dialog.get_property("scrollWidth") <= dialog.get_property("clientWidth")  # type: ignore[operator]
+
+
+def contrast(page: Browser, element: WebElement) -> float:
+    """Returns the contrast of text to its ground, as WCAG 2 has it."""
+    ground: Any = page.execute_script(
+        """let at = arguments[0];
+        while (at && /rgba\\(.*, 0\\)/.test(getComputedStyle(at).backgroundColor)) at = at.parentElement;
+        return [getComputedStyle(arguments[0]).color, getComputedStyle(at || document.body).backgroundColor]""",
+        element,
+    )
+    bright, dark = sorted((_luminance(colour) for colour in ground), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    values = np.array([float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
