@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import mimetypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,7 +117,12 @@ class S3Store:
                 for attempt in _until_decided():
                     with attempt:
                         self._client.put_object(
-                            Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **condition
+                            Bucket=self._bucket,
+                            Key=self._key(key),
+                            Body=data,
+                            ChecksumSHA256=checksum,
+                            ContentType=_content_type(key),
+                            **condition,
                         )
             except ClientError as error:
                 if if_absent and _code(error) in _STANDS_THERE:
@@ -222,6 +228,11 @@ def _until_decided() -> Retrying:
         wait=wait_random_exponential(multiplier=0.1, max=2),
         reraise=True,
     )
+
+
+def _content_type(key: str) -> str:
+    """Returns what a browser is told of an object, so that a page opens instead of being saved."""
+    return mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
 def _code(error: ClientError) -> str:

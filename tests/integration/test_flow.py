@@ -158,8 +158,13 @@ def test_the_report_needs_no_network(runs: tuple[Path, Path, str]) -> None:
     assert "synthetic" in page
     assert "http://" not in page
     assert "https://" not in page
+    assert 'src="data:' in page
     assert (runs[0] / "data" / "report" / "contact_sheet.png").stat().st_size > 10_000
-    assert json.loads((runs[0] / "data" / "report" / "oracle.json").read_text())
+    shown = json.loads((runs[0] / "data" / "report" / "metrics.json").read_text())
+    assert shown["oracle"]
+    assert shown["release"] == open_release(runs[0]).name
+    assert (runs[0] / "store" / "reports" / "synthetic-cxr-v1" / "report.html").read_text() == page
+    assert "nearest training image" in page, "a phantom's may be shown"
 
 
 def test_there_is_no_release_in_a_new_workspace(tmp_path: Path, config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,20 @@ import pytest
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation import held_out
+from medsynth_core.evaluation import held_out, utility, utility_stage
 from medsynth_core.evaluation import stage as report
 from medsynth_core.evaluation.image_sets import real_images, synthetic_images
+from medsynth_core.evaluation.page.gallery import gallery_rows
+from medsynth_core.evaluation.page.neighbours import nearest_training_images
+from medsynth_core.evaluation.utility_stage import read_utility
 from medsynth_core.progress import silent
 from medsynth_core.quality import stage as quality
+from medsynth_core.quality.duplicate import load_reference, nearest, signatures
 from medsynth_core.release import publish
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage as synthesis
+from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.init import init_workspace
 
 pytestmark = pytest.mark.integration
@@ -83,10 +89,85 @@ def test_a_release_is_compared_and_the_page_shows_it(released: tuple[Config, Pat
     points = (paths.metrics / "evaluation.csv").read_text().splitlines()
     assert len(points) == 1 + 2 * min(found.n_synthetic, found.n_held_out)
     assert held_out.run(config, paths, silent) == found, "the same release has the same figures"
-    report.run(config, paths, silent)
+    utility_stage.run(config, paths, silent)
+    report.run(config, paths, open_store(config.store, paths.root), silent)
     page = (paths.report / "report.html").read_text()
     assert "Against held-out real images" in page
     assert "t-SNE" in page
+    assert "utility.shares" in page, "it wasn't asked for"
+    assert json.loads((paths.metrics / "report.json").read_text())["n_images"] == found.n_synthetic
+    counts = list(csv.DictReader((paths.metrics / "distribution.csv").open()))
+    assert sum(int(row["images"]) for row in counts if row["label"].startswith("view: ")) == found.n_synthetic
+
+
+def test_patients_are_shown_on_a_page_of_its_own_and_only_when_asked_for(
+    released: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page that ``record`` puts into the store must never show a training image that isn't a drawing."""
+    config, paths = released
+    store = open_store(config.store, paths.root)
+    held_out.run(config, paths, silent)
+    # a real corpus can't be shipped: the phantom stands for one
+    monkeypatch.setattr(report, "is_of_drawings", lambda paths: False)
+    report.run(config, paths, store, silent)
+    assert sorted(path.name for path in paths.report.glob("*.html")) == ["report.html"]
+    assert 'alt="the training image' not in (paths.report / "report.html").read_text()
+    asked = config.model_copy(update={"report": config.report.model_copy(update={"training_images": True})})
+    report.run(asked, paths, store, silent)
+    assert 'alt="the training image' not in (paths.report / "report.html").read_text()
+    own = (paths.report / "report-with-training-images.html").read_text()
+    assert "is nearest, of a patient." in own
+    assert 'alt="the training image' in own
+
+
+def test_training_images_are_those_of_the_models_corpus(released: tuple[Config, Paths], release: Release) -> None:
+    config, paths = released
+    rows = gallery_rows(release, 5)
+    found = nearest_training_images(config, paths, rows)
+    training = read_pairs(paths, "train")
+    marks = signatures(training.corpus.images(training.rows))
+    reference = load_reference(paths.llm)
+    assert len(reference) == len(training)
+    for row, neighbour in zip(rows, found, strict=True):
+        assert neighbour is not None
+        mark = np.frombuffer(row["signature"], dtype=np.uint8)[None]
+        distance, place = nearest(mark, reference)
+        assert neighbour.distance == pytest.approx(float(distance[0]))
+        assert (signatures(neighbour.image_u8[None]) == marks[place]).all()
+    assert nearest_training_images(config, paths, [rows[0] | {"llm_sha256": "0"}]) == [None], "of another model"
+
+
+def test_other_models_training_images_are_not_guessed(
+    released: tuple[Config, Paths], release: Release, tmp_path: Path
+) -> None:
+    config, paths = released
+    other = Paths(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("data/vocabulary", "models"):
+        (tmp_path / name).symlink_to(paths.root / name)
+    shutil.copytree(paths.corpus, other.corpus)
+    (other.corpus / "note.txt").write_text("changed")
+    rows = gallery_rows(release, 2)
+    assert nearest_training_images(config, other, rows) == [None, None]
+
+
+def test_utility_is_measured_where_shares_are_named(
+    released: tuple[Config, Paths], release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, paths = released
+    monkeypatch.setattr(utility, "_MIN_CASES", 3)
+    asked = config.utility.model_copy(update={"shares": (0.5,), "seeds": 2, "steps": 2, "max_images": 20})
+    found = utility_stage.run(config.model_copy(update={"utility": asked}), paths, silent)
+    assert found.auroc["real"].keys() == {"50 % of real"}
+    assert json.loads((paths.metrics / "utility.json").read_text()) == found.auroc
+    held_out.run(config, paths, silent)
+    report.run(config, paths, open_store(config.store, paths.root), silent)
+    page = (paths.report / "report.html").read_text()
+    assert "synthetic, then real" in page
+    assert read_utility(paths.utility, "another@1") is None
+    utility_stage.run(config, paths, silent)
+    assert read_utility(paths.utility, release.name) is None
+    assert json.loads((paths.metrics / "utility.json").read_text()) == {}
 
 
 def test_without_enough_real_images_no_figure_and_no_network_is_needed(released: tuple[Config, Paths]) -> None:
@@ -98,7 +179,7 @@ def test_without_enough_real_images_no_figure_and_no_network_is_needed(released:
     assert found.figures == {}
     about = json.loads((paths.evaluation / "metrics.json").read_text())
     assert {row["reason"] for row in about["figures"]} == {"fewer than 1000 images"}
-    report.run(wanting, paths, silent)
+    report.run(wanting, paths, open_store(wanting.store, paths.root), silent)
     assert "none: fewer than 1000 images" in (paths.report / "report.html").read_text()
 
 

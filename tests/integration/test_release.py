@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ from medsynth_core.release import open_release, publish
 from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import content_key, md5_of_key, put_content
+from medsynth_core.storage.index import list_tags
 from medsynth_core.storage.manifest import parquet_bytes, table_of
+from medsynth_core.storage.reports import report_key
 from medsynth_core.storage.store import ObjectStore, open_store
+from medsynth_core.workspace.garbage import find_garbage
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc, git
@@ -177,6 +181,25 @@ def test_a_release_that_is_repeated_is_the_same_and_a_new_one_gets_a_new_tag(loc
     assert (team.root / "dataset.dvc").read_bytes() != pointer
     assert "up to date" in dvc(team.root, "status", "dataset.dvc")
     assert open_release(team.root, rev=team.tag).manifest().num_rows == 6, "the first stays readable"
+
+
+def test_the_page_of_a_release_lies_beside_its_record(team: Team) -> None:
+    folder, key = team.paths.report, report_key(team.tag)
+    assert team.store.size(key) is None, "a release without a page is recorded all the same"
+    folder.mkdir(parents=True)
+    for name, page in ((open_release(team.root).name, b"<p>one"), (open_release(team.root).name, b"<p>two")):
+        (folder / "report.html").write_bytes(page)
+        (folder / "metrics.json").write_text(json.dumps({"release": name}))
+        assert record_release(team.root, team.store) == team.tag
+        assert team.store.get(key) == page, "a page that was made anew takes its place"
+    (folder / "report.html").write_bytes(b"<p>of another dataset")
+    (folder / "metrics.json").write_text(json.dumps({"release": "synthetic-cxr@00000000"}))
+    record_release(team.root, team.store)
+    assert team.store.get(key) == b"<p>two"
+    garbage = find_garbage(team.root, team.store, timedelta(0))
+    assert not [each for each in garbage.objects if each.key.startswith("reports/")]
+    assert list_tags(team.store) == [team.tag]
+    assert key.replace("-v1", "-vN") in open_release(team.root).read("README.md").decode()
 
 
 def test_a_clone_of_a_workspace_with_its_store_inside_reads_from_where_it_came(

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.awsrequest import AWSResponse
@@ -177,6 +178,15 @@ def test_a_download_that_breaks_off_is_asked_for_again(s3_store: StoreConfig, pr
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     small = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20, max_concurrency=2)
     monkeypatch.setattr(s3, "_IN_PARTS", small)
+
+
+def test_a_browser_is_told_what_an_object_is(s3_store: StoreConfig, tmp_path: Path) -> None:
+    store = open_store(s3_store, tmp_path)
+    client = boto3.client("s3", endpoint_url=s3_store.endpoint_url, region_name=s3_store.region)
+    bucket, _, prefix = s3_store.url.removeprefix("s3://").partition("/")
+    for key, kind in (("reports/a-v1/report.html", "text/html"), (content_key("0" * 32), "application/octet-stream")):
+        store.put(key, b"<p>")
+        assert client.head_object(Bucket=bucket, Key=f"{prefix}/{key}")["ContentType"] == kind
 
 
 def test_a_large_object_goes_up_in_parts_and_a_broken_part_again(

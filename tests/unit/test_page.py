@@ -177,7 +177,7 @@ def test_it_needs_no_other_file_and_runs_no_prompt(tmp_path: Path) -> None:
     assert [address for address in parsed.addresses if not address.startswith(("data:", "#"))] == []
     html = (tmp_path / "report.html").read_text("utf-8")
     assert "<script>alert" not in html
-    assert "//" not in re.sub(r"base64,[^\"]+|// one finding.*|// at its.*", "", html)
+    assert re.findall(r"https?://|url\(|@import", html) == []
 
 
 def test_unknown_scores_are_dashes(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_figures_stand_beside_those_of_the_release_before(tmp_path: Path) -> Non
     text = page(tmp_path, about, evaluation=evaluation, earlier=[before(old)]).text
     assert "figure this release made-up-v1 real" in text
     assert "1.25 -0.50 to 3.00 4.00 -0.50 to 3.00 0.10" in text
-    assert "recall ↑ classifier 0.00 -0.00 to 0.00 – 0.00" in text, "no such figure was taken of the last one"
+    assert "recall ↑ classifier 0.00 0.00 to 0.00 – 0.00" in text, "no such figure was taken of the last one"
     assert "The models of made-up-v1 were others" in text
     assert "effusion 3 0.90 – – – 0.70" in text
     assert "accepted 5 62.5 % 75.0 %" in text

@@ -30,7 +30,7 @@ class Metric:
 
 
 def _digits(form: str, times: float = 1.0, unit: str = "") -> Callable[[float], str]:
-    return lambda value: format(times * value, form) + unit
+    return lambda value: format(times * value, f"z{form}") + unit
 
 
 _SHARE = _digits(".1f", 100, " %")
