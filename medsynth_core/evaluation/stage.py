@@ -16,11 +16,11 @@ from medsynth_core.config import Config, Paths
 from medsynth_core.evaluation.contact_sheet import SheetItem, contact_sheet
 from medsynth_core.evaluation.held_out import MAP, read_evaluation
 from medsynth_core.evaluation.html_report import write_html
+from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.atomic import replace_directory
-from medsynth_core.synthesis.synthesiser import models_folder
 
 STAGE_VERSION = 2
 _SHEET_IMAGES = 16
