@@ -13,6 +13,8 @@ import numpy as np
 
 from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
+from medsynth_core.hashing import sha256_file
+from medsynth_core.privacy.risk import RiskFigure, save_risk
 from medsynth_core.progress import silent
 from medsynth_core.quality.duplicate import signatures
 from medsynth_core.release import publish
@@ -106,7 +108,7 @@ def upload_shard(
 
 def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> None:
     """Leaves on disk what the stages before the release do."""
-    for folder in (paths.corpus, paths.prompts, paths.quality):
+    for folder in (paths.corpus, paths.prompts, paths.quality, paths.privacy):
         folder.mkdir(parents=True, exist_ok=True)
     about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}}
     (paths.corpus / "corpus.json").write_text(json.dumps(about))
@@ -121,6 +123,9 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),
     ).save(paths.quality)
+    unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
+    about = {"n_synthetic": 0, "n_training": 0, "n_held_out": 0, "histograms": {}}
+    save_risk(paths.privacy, about, [unmeasured], sha256_file(paths.quality / "shards.json"))
 
 
 def publish_made(

@@ -21,6 +21,7 @@ from tasks.stages import (
     collect_shards,
     evaluate_release,
     judge_release,
+    measure_privacy,
     measure_utility,
     mine_vocabulary,
     plan_prompts,
@@ -58,6 +59,7 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
         made += synthesise.with_options(task_runner=task_runner(config.runner))(root, config, todo)
     collect_shards(root, config, made)
     judge_release(root, config)
+    measure_privacy(root, config)
     release = publish_release(root, config)
     evaluate_release(root, config)
     measure_utility(root, config)

@@ -55,7 +55,7 @@ def check(root: Path, config: Config) -> None:
     if config.prompts.provider == "openai" and not os.environ.get("OPENAI_API_KEY"):
         raise InputError("prompts.provider is openai, but OPENAI_API_KEY is not set; export it")
     if config.models.path is not None:
-        from medsynth_core.synthesis.synthesiser import model_digests
+        from medsynth_core.models.artifact import model_digests
 
         model_digests(config, Paths(root))
     if config.device == "cuda":

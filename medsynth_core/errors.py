@@ -9,6 +9,7 @@
     │   └── CorruptObjectError    an object's bytes don't match its hash
     ├── StoreError            the store refused (credentials, permission, no such bucket): retrying won't help
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
+    ├── RiskError             a release would give away more of patients than the configuration allows
     ├── BudgetError           the budget is used up: everything paid is kept, a higher one goes on from there
     └── ModelOutputError      an LLM answered with something that can't be used
 
@@ -75,3 +76,9 @@ class BudgetError(MedsynthError):
     """The budget for a language model is used up."""
 
     exit_code = 8
+
+
+class RiskError(MedsynthError):
+    """A release is riskier than the configuration allows."""
+
+    exit_code = 9

@@ -107,6 +107,12 @@ def judge_release(root: str, config: Config) -> dict[str, Any]:
     return _run("quality", root, config)
 
 
+@task(name="privacy", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=is_transient)
+def measure_privacy(root: str, config: Config) -> dict[str, Any]:
+    """Measures what the images give away of the training images."""
+    return _run("privacy", root, config)
+
+
 @task(name="release", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=is_transient)
 def publish_release(root: str, config: Config) -> dict[str, Any]:
     """Publishes the dataset to the store."""

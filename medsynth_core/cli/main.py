@@ -132,6 +132,12 @@ def quality(workspace: Workspace = Path()) -> None:
 
 
 @app.command()
+def privacy(workspace: Workspace = Path()) -> None:
+    """Stage: measure what the images give away of the training images."""
+    _stage("privacy", workspace)
+
+
+@app.command()
 def release(workspace: Workspace = Path()) -> None:
     """Stage: publish the dataset to the store and write dataset.dvc."""
     _stage("release", workspace)

@@ -41,6 +41,10 @@ class Paths:
         return self.root / "data" / "quality"
 
     @property
+    def privacy(self) -> Path:
+        return self.root / "data" / "privacy"
+
+    @property
     def release(self) -> Path:
         return self.root / "data" / "release"
 

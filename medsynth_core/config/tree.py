@@ -413,6 +413,35 @@ class QualityConfig(Section):
     ones first. Left out here: niqe, which costs and catches nothing that the others miss."""
 
 
+Limit = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class RiskLimits(Section):
+    """A figure above its limit forbids to publish; null never does. docs/privacy.md says what images get that copy
+    nobody."""
+
+    near_copies: Limit | None = 0.1
+    """Share of the made images that the copy filters rejected as near-copies of training images."""
+    nearer_to_training: Limit | None = 0.7
+    """Share of images nearer to training images than to as many held-out ones."""
+    membership_auc: Limit | None = 0.6
+    """AUC of telling training images from held-out ones by the released images; of any attacker, in any space."""
+    membership_tpr: Limit | None = 0.1
+    """Share of training images found so at 1 % of false alarms."""
+    keypatch_leakage: Limit | None = 0.05
+    """Share of keypatches whose surroundings the image repeats."""
+
+
+class PrivacyConfig(Section):
+    """How much of the training images a release may give away (docs/privacy.md)."""
+
+    max_images: PositiveInt = 5000
+    """Synthetic images that are compared, chosen by their ids when there are more."""
+    min_images: Annotated[int, Field(ge=10)] = 50
+    """Of fewer images, synthetic, training or held-out, no figure is given."""
+    limits: RiskLimits = RiskLimits()
+
+
 class StoreConfig(Section):
     """Where shards and releases go (contract C9)."""
 
@@ -535,6 +564,7 @@ class Config(Section):
     models: ModelsConfig = ModelsConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
     quality: QualityConfig = QualityConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     store: StoreConfig = StoreConfig()
     release: ReleaseConfig = ReleaseConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -17,9 +17,9 @@ from transformers import BatchFeature
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
+from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.quality.labels import JUDGE
-from medsynth_core.synthesis.synthesiser import models_folder
 from medsynth_core.training.features import load_image_encoder
 
 

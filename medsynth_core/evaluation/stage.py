@@ -21,14 +21,13 @@ from medsynth_core.evaluation.page.neighbours import is_of_drawings, nearest_tra
 from medsynth_core.evaluation.page.rejected import rejected_images
 from medsynth_core.evaluation.page.render import PageContent, write_page
 from medsynth_core.evaluation.utility_stage import read_utility
-from medsynth_core.models.artifact import model_digest
+from medsynth_core.models.artifact import model_digest, models_folder
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.reports import METRICS, PAGE
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.synthesis.synthesiser import models_folder
 
 STAGE_VERSION = 3
 _SHEET_IMAGES = 16

@@ -12,12 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_file, sha256_json
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
 _CARD = "card.json"
+MODEL_NAMES = ("vqgan", "alignment", "llm")
+"""What synthesis needs, in this order."""
 _ABOUT = frozenset([_CARD, "metrics.jsonl", "words.png"])
 
 
@@ -77,6 +80,23 @@ def model_digest(folder: Path) -> str:
     if not any(p.suffix == ".safetensors" for p in files):
         raise InputError(f"{folder}: no model there; train it, or set models.path to a folder that has one")
     return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])
+
+
+def models_folder(config: Config, paths: Paths) -> Path:
+    """Returns where the models are: ``models.path``, or the workspace's own."""
+    if config.models.path is None:
+        return paths.models
+    return (paths.root / Path(config.models.path).expanduser()).resolve()
+
+
+def model_digests(config: Config, paths: Paths) -> dict[str, str]:
+    """Returns the digests of the three models by name.
+
+    Raises:
+        InputError: one is missing.
+    """
+    folder = models_folder(config, paths)
+    return {name: model_digest(folder / name) for name in MODEL_NAMES}
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

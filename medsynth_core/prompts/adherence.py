@@ -104,18 +104,29 @@ def _contradiction(text: str, mentions: Sequence[Mention]) -> str | None:
     ontology = load_ontology()
     asserted = [m for m in mentions if m.kind == "pathology" and m.asserted]
     for finding in asserted:
+        affected = ontology.affected(finding.term, finding.anatomy, finding.severity)
         for other in mentions:
             if not _share_a_side(finding, other):
                 continue
             if other.kind == "pathology" and other.negated and other.term in ontology.shows(finding.term):
-                if _is_same_place(finding.anatomy, other.anatomy):
+                if _would_show_there(finding, other):
                     return f"contradiction: {finding.term} is asserted and {other.term} denied"
-            elif other.normal and other.term in ontology.lineage(finding.anatomy):
-                return f"contradiction: {other.term} is called normal, but {finding.term} lies in it"
+            elif other.normal and affected & ontology.called_normal(other.term):
+                return f"contradiction: {other.term} is called normal, but {finding.term} lies in it or affects it"
     everything = _ALL_NORMAL.search(text)
     if asserted and everything is not None:
         return f"contradiction: {everything.group()!r} beside {asserted[0].term}"
     return None
+
+
+def _would_show_there(finding: Mention, denied: Mention) -> bool:
+    """Returns whether a finding would show as what is denied where that is denied: in its own place, or in the usual
+    one of the other (an effusion in the lungs) where it is in its own usual one (and not a metastasis in a rib)."""
+    if _is_same_place(finding.anatomy, denied.anatomy):
+        return True
+    usual_place = load_ontology().usual_place
+    usual = usual_place(finding.term)
+    return denied.anatomy == usual_place(denied.term) and usual is not None and _is_same_place(finding.anatomy, usual)
 
 
 def _share_a_side(first: Mention, second: Mention) -> bool:

@@ -24,7 +24,8 @@ _TASK = (
     f"four sentences, at most {MAX_WORDS - 30} words, in the prose of a radiologist. Assert each requested finding "
     "with exactly the side, place and severity that the request gives, using its name or one of its wordings; where "
     "the request gives no side or severity, say none. Assert no other abnormality and no device. You may deny other "
-    "pathologies of the vocabulary, or call anatomy normal that no requested finding lies in. No names, dates, "
+    "pathologies of the vocabulary, but none that a requested finding appears as, or call anatomy normal that no "
+    "requested finding lies in or changes (no clear lungs beside pulmonary congestion). No names, dates, "
     "numbers, measurements, comparisons with earlier studies, recommendations, headings or lists."
 )
 INSTRUCTION = (

@@ -90,9 +90,9 @@ class _Joint:
         self._config = config
         self._counts = {count.term: float(count.n_studies) for count in vocabulary.pathology}
         self._together: dict[str, dict[str, float]] = defaultdict(dict)
-        lineage = load_ontology().lineage
+        excludes = load_ontology().excludes
         for pair in vocabulary.pairs:
-            if pair.n >= config.min_together and pair.a not in lineage(pair.b) and pair.b not in lineage(pair.a):
+            if pair.n >= config.min_together and not excludes(pair.a, pair.b):
                 self._together[pair.a][pair.b] = self._together[pair.b][pair.a] = float(pair.n)
         self._seen: dict[str, Counter[tuple[str | None, str, str | None]]] = defaultdict(Counter)
         for count in vocabulary.findings:
@@ -154,19 +154,19 @@ class _Joint:
             (degree,) = _choose(_marginal(places, (2,)), draw)
         else:
             anatomy, at_side, degree = _choose(places, draw)
-        return RequestedFinding(name, anatomy, at_side, degree)
+        return RequestedFinding(name, load_ontology().room_for(name, anatomy, degree), at_side, degree)
 
     def _places(
         self, name: str, side: str | None, severity: str | None
     ) -> dict[tuple[str | None, str, str | None], float]:
         """Returns the places, sides and severities in which a pathology was seen often enough, with their counts.
 
-        Where a severity is asked for that was seen, but not at these places, it is put to the places' counts.
+        What doesn't say where the finding is comes only where nothing else was seen often enough. Where a severity is
+        asked for that was seen, but not at these places, it is put to the places' counts.
         """
         seen = {key: float(n) for key, n in self._seen[name].items() if side in (None, key[1])}
-        placed = {key: n for key, n in seen.items() if key[0] is not None or key[1] == "none"}
-        seen = placed or seen  # a side without a place says little ("right calcification")
-        common = {place: n for place, n in _marginal(seen, (0, 1)).items() if n >= self._config.min_together}
+        often = {place for place, n in _marginal(seen, (0, 1)).items() if n >= self._config.min_together}
+        common = {place for place in often if _is_placed(name, *place)} or often
         kept = {key: n for key, n in seen.items() if not common or key[:2] in common}
         if severity is None:
             return kept
@@ -177,6 +177,16 @@ class _Joint:
 
     def _flat(self, weights: dict[K, float]) -> dict[K, float]:
         return {key: weight ** (1 - self._config.flatten) for key, weight in weights.items()}
+
+
+def _is_placed(name: str, anatomy: str | None, side: str) -> bool:
+    """Returns whether one knows where a finding is; "calcification", "left density" and "a fracture" don't say."""
+    ontology = load_ontology()
+    where = ontology.usual_place(name) if anatomy is None else anatomy
+    if where is None or (anatomy is None and side != "none"):
+        return False
+    term = ontology.terms.get(name)
+    return not ontology.terms[where].collective or (term is not None and term.whole)
 
 
 def _marginal(counts: dict[tuple, float], places: tuple[int, ...]) -> dict[tuple, float]:

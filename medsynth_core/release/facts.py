@@ -85,14 +85,14 @@ def biases(about: About) -> list[str]:
 
 
 def privacy(about: About) -> str:
-    """What of a person may be in the release."""
+    """What of a person may be in the release, and what was measured of that."""
     if is_phantom(about):
-        return "No patient's data was used."
+        return f"No patient's data was used. {_measured(about)}"
     trained = "were" if about["own_models"] else "may have been"
     copies = "were rejected" if "duplicate" in about["quality"]["enabled"] else "were not looked for"
     return (
         f"The models {trained} trained on patients' images and reports. Near-copies of training images {copies}; "
-        "nothing proves that no patient can be recognised."
+        f"nothing proves that no patient can be recognised. {_measured(about)}"
     )
 
 
@@ -111,6 +111,33 @@ def licences(about: About) -> list[str]:
             "derivatives isn't settled, and medsynth can't decide it: ask who holds the rights before you pass them on."
         )
     return sentences
+
+
+def _measured(about: About) -> str:
+    """What the privacy stage found; the most successful attack of each kind."""
+    risk = about.get("privacy")  # releases of earlier versions have none
+    if risk is None:
+        return "What the images give away of the training images was not measured."
+    figures: dict[str, Mapping[str, Any]] = {}
+    for row in risk["figures"]:
+        if row["value"] is None:
+            continue
+        name = row["metric"].removesuffix("_relative")
+        if name not in figures or row["value"] > figures[name]["value"]:
+            figures[name] = row
+    if not figures:
+        return f"What the images give away of the training images was not measured: {risk['figures'][0]['reason']}."
+    sentences = {
+        "membership_auc": "attacks that tell training images from held-out ones by the released images reach an AUC of "
+        "{value:.2f} ({low:.2f} to {high:.2f}; a guess has 0.5)",
+        "nearer_than_held_out": "{value:.1%} of the images come nearer to a training image than all but 5 % of real "
+        "held-out images do",
+        "near_copies": "{value:.1%} of the made images that reached the copy filter were rejected as near-copies of "
+        "training images (real held-out images: {real:.1%})",
+        "keypatch_leakage": "the surroundings of {value:.1%} of the keypatches are repeated (by chance {real:.1%})",
+    }
+    said = [text.format(**figures[name]) for name, text in sentences.items() if name in figures]
+    return f"Measured on {risk['n_synthetic']} images: {'; '.join(said)}."
 
 
 def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:

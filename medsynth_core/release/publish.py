@@ -22,6 +22,8 @@ import yaml
 from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError, InputError
+from medsynth_core.hashing import sha256_file
+from medsynth_core.privacy.risk import keep_limits, read_risk
 from medsynth_core.progress import Progress
 from medsynth_core.release.describe import describe
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
@@ -62,13 +64,16 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     A release with a parent lists the parent's objects beside its own; none is read or written again.
 
     Raises:
-        InputError: there is no judged run, corpus or prompt account, or no such parent.
+        InputError: there is no judged run, privacy report, corpus or prompt account, or no such parent.
+        RiskError: the images give away more of the training images than ``privacy.limits`` allows.
         IncompleteRunError: the sums are off, shards, rows or objects are missing, or no image was accepted.
         CorruptObjectError: a manifest part's bytes don't match its record.
     """
     judged = ShardList.load(paths.quality, "quality")
     prompts = _account(paths.prompts / "account.json", "prompts")
     _check_accounting(judged)
+    risk = read_risk(paths.privacy, sha256_file(paths.quality / "shards.json"))
+    risk["figures"] = keep_limits(risk["figures"], config.privacy.limits)
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
     files = _check_objects([*(parent.kept if parent else ()), *_own_files(judged)], store, progress)
     labels = _count_labels(judged, store)
@@ -88,6 +93,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "sampling": config.synthesis.model_dump(mode="json"),
         "quality": config.quality.model_dump(mode="json"),
         "bounds": judged.bounds,
+        "privacy": risk,
         "parent": None,
         "runs": [{"spec_hash": judged.spec_hash, "run_ids": judged.run_ids, "model_digests": judged.model_digests}],
         "release": config.release.model_dump(mode="json"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import ConfigError, IncompleteRunError
+from medsynth_core.models.artifact import model_digests
 from medsynth_core.prompts.quotas import parse_quotas, tally
 from medsynth_core.quality.release_copies import find_release_copies
 from medsynth_core.storage.completion import CompletionRecord, finished_shards
@@ -26,7 +27,6 @@ from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
-from medsynth_core.synthesis.synthesiser import model_digests
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _COLUMNS = ("image_id", "prompt_id", "labels", "view")

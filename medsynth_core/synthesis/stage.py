@@ -12,6 +12,7 @@ import numpy as np
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError
+from medsynth_core.models.artifact import model_digests, models_folder
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.progress import Progress
 from medsynth_core.quality.agreement import AgreementFilter
@@ -31,7 +32,7 @@ from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
-from medsynth_core.synthesis.synthesiser import Synthesiser, model_digests, models_folder
+from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
 
 STAGE_VERSION = 4

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from medsynth_core.config import Config, Paths
 from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
-from medsynth_core.models.artifact import model_digest, pick_device, pick_dtype
+from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
@@ -36,24 +35,6 @@ log = logging.getLogger(__name__)
 _PIXELS_AT_ONCE = {True: 2**23, False: 2**16}
 """Rendered at once, by whether it is on a GPU: so few on a CPU that activations stay in its caches, a third of the time
 of a whole batch at 256 x 256; on a GPU what bounds their memory."""
-MODEL_NAMES = ("vqgan", "alignment", "llm")
-
-
-def models_folder(config: Config, paths: Paths) -> Path:
-    """Returns where the models are: ``models.path``, or the workspace's own."""
-    if config.models.path is None:
-        return paths.models
-    return (paths.root / Path(config.models.path).expanduser()).resolve()
-
-
-def model_digests(config: Config, paths: Paths) -> dict[str, str]:
-    """Returns the digests of the three models by name.
-
-    Raises:
-        InputError: one is missing.
-    """
-    folder = models_folder(config, paths)
-    return {name: model_digest(folder / name) for name in MODEL_NAMES}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from medsynth_core.quality.anatomy import Anatomy
 from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.degenerate import clipped
 from medsynth_core.quality.duplicate import nearest, save_reference, signatures
+from medsynth_core.quality.embedding import embed, save_features
 from medsynth_core.quality.filters import Images
 from medsynth_core.quality.labels import JUDGE, finding_logits, label_costs
 from medsynth_core.quality.niqe import NaturalnessModel
@@ -47,7 +48,11 @@ def calibrate_filters(
         training_NT, held_out_NT: codes, int64.
         findings: of each held-out image.
     """
-    training = np.concatenate([signatures(images) for images in rendered(vqgan, training_NT)])
+    marks_of, features_of = [], []
+    for images in rendered(vqgan, training_NT):
+        marks_of.append(signatures(images))
+        features_of.append(embed(judge, images))
+    training = np.concatenate(marks_of)
     spread = np.linspace(0, len(training_NT) - 1, min(_NATURAL, len(training_NT))).astype(int)
     natural = NaturalnessModel.fit(np.concatenate(list(rendered(vqgan, training_NT[spread]))))
     anatomy, registration = Anatomy(training), Registration(training)
@@ -70,6 +75,7 @@ def calibrate_filters(
             scores[name] += values.tolist()
         done += len(images)
     save_reference(folder, training)
+    save_features(folder, np.concatenate(features_of))
     natural.save(folder)
     judge.save(folder / JUDGE)
     save_scores(folder, scores)

@@ -78,7 +78,7 @@ def inner_place(words: Sequence[str], span: Span) -> Term | None:
     for position in range(span.start, span.end):
         end = span.end - (position == span.start)  # the whole wording is the finding itself
         hit = load_ontology().longest(words[:end], position)
-        if hit is not None and hit[1].kind == "anatomy" and hit[1].name != span.term.anatomy:
+        if hit is not None and hit[1].kind == "anatomy" and hit[1].place and hit[1].name != span.term.anatomy:
             return hit[1]
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from medsynth_core.vocabulary.negation import clause_start
 
-_NORMAL = frozenset(["clear", "normal", "unremarkable", "intact", "negative"])
+_NORMAL = frozenset(["clear", "normal", "unremarkable", "intact", "negative", "sharp"])
 _ENDS = frozenset([",", "and", "with", "in", "for", "of", "without", "but", "is", "are"])
 _ABNORMALITY = frozenset(["abnormality", "process", "disease", "finding", "lesion"])
 _REACH = 3

@@ -8,11 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 
 Kind = Literal["anatomy", "pathology", "device", "other"]
+Severity = Literal["mild", "moderate", "severe"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the least on."""
+_UNSAID: Severity = "moderate"
+"""What a finding of no stated severity may well be."""
 
 _IRREGULAR = {
     "apices": "apex",
@@ -44,9 +49,15 @@ class Term:
         parent: a broader term, or None.
         side: of an anatomy that exists on one side only.
         paired: false of an anatomy in the midline: what lies in it has no side.
+        place: of an anatomy, whether a finding can lie in it ("lung volume" can only be normal or not).
+        holds: of an anatomy, the severest finding that stays within it (no large effusion in a costophrenic angle).
+        collective: of an anatomy of many parts, which doesn't say where a finding is ("a fracture").
+        includes: anatomy that is called normal along with this one.
         whole: of a finding of a whole organ, which has no place or side in it.
         places: where a pathology may be beside its implied anatomy and the parts of that.
-        appears_as: a pathology that nobody who reports this one would deny.
+        appears_as: pathologies that nobody who reports this one would deny.
+        affects: anatomy beside its own that isn't normal with it -> the least severity from which it isn't.
+        excludes: pathologies that can't be there as well.
         graded: whether a severity says something of it.
         refined: anatomy -> what the pathology is called there.
         listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
@@ -58,9 +69,15 @@ class Term:
     parent: str | None = None
     side: str | None = None
     paired: bool = True
+    place: bool = True
+    holds: Severity = "severe"
+    collective: bool = False
+    includes: Sequence[str] = field(default=(), hash=False)
     whole: bool = False
     places: Sequence[str] = field(default=(), hash=False)
-    appears_as: str | None = None
+    appears_as: Sequence[str] = field(default=(), hash=False)
+    affects: Mapping[str, Severity] = field(default_factory=dict, hash=False)
+    excludes: Sequence[str] = field(default=(), hash=False)
     graded: bool = True
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
     listed: bool = True
@@ -120,20 +137,64 @@ class Ontology:
             name = term.parent if term is not None else None
         return tuple(names)
 
+    def usual_place(self, name: str) -> str | None:
+        """Returns where a pathology is when nothing says it; None where it may be anywhere, or isn't listed."""
+        term = self.terms.get(name)
+        return term.anatomy if term is not None else None
+
+    def room_for(self, name: str, place: str | None, severity: str | None) -> str | None:
+        """Returns where a pathology of a severity is when it is seen at a place: its usual one, if it is too large."""
+        if place is None or severity is None or place not in self.terms:
+            return place
+        fits = SEVERITIES.index(severity) <= SEVERITIES.index(self.terms[place].holds)
+        return place if fits else self.usual_place(name) or place
+
     def shows(self, name: str) -> frozenset[str]:
-        """Returns the pathologies that can't be denied beside this one: its lineage, and what it appears as."""
-        shown: set[str] = set()
-        waiting = [name]
-        while waiting:
-            for each in self.lineage(waiting.pop()):
-                term = self.terms.get(each)
-                if each not in shown and term is not None and term.appears_as is not None:
-                    waiting.append(term.appears_as)
-                shown.add(each)
+        """Returns the pathologies that can't be denied beside this one: its lineage, and what each of it appears as."""
+        shown = set(self.lineage(name))
+        for term in self._listed(name):
+            for other in term.appears_as:
+                shown.update(self.lineage(other))
         return frozenset(shown)
+
+    def affected(self, name: str, place: str | None, severity: str | None) -> frozenset[str]:
+        """Returns the anatomy that can't be called normal beside a pathology: where it lies, and what it affects.
+
+        Args:
+            name: of the pathology.
+            place: where it is said to be, or None.
+            severity: as it is said, or None.
+        """
+        degree = SEVERITIES.index(severity or _UNSAID)
+        anatomy = set(self.lineage(self.usual_place(name) if place is None else place))
+        for term in self._listed(name):
+            anatomy.update(other for other, least in term.affects.items() if SEVERITIES.index(least) <= degree)
+        return frozenset(anatomy)
+
+    def called_normal(self, anatomy: str) -> frozenset[str]:
+        """Returns all the anatomy that is called normal when this one is."""
+        term = self.terms.get(anatomy)
+        return frozenset([anatomy, *(term.includes if term is not None else ())])
+
+    def excludes(self, first: str, second: str) -> bool:
+        """Returns whether two pathologies can't be there together: opposites, or one a kind of the other."""
+        if first in self.lineage(second) or second in self.lineage(first):
+            return True
+        return any(
+            other in self.lineage(there)
+            for name, there in ((first, second), (second, first))
+            for term in self._listed(name)
+            for other in term.excludes
+        )
+
+    def _listed(self, name: str) -> Iterator[Term]:
+        return (self.terms[each] for each in self.lineage(name) if each in self.terms)
 
     def may_be_in(self, term: Term, place: str) -> bool:
         """Returns whether a pathology can lie in a place: in any, when it implies none."""
+        where = self.terms.get(place)
+        if where is not None and not where.place:
+            return False
         if term.anatomy is None or place in term.places:
             return True
         return self.lineage(place)[-1] == self.lineage(term.anatomy)[-1]
@@ -188,7 +249,8 @@ def load_ontology() -> Ontology:
                 node.term = term
             patterns += [(pattern, term) for pattern in entry.get("patterns", ())]
     for term in terms.values():
-        unknown = {term.parent, term.appears_as, term.anatomy, *term.places} - {None} - terms.keys()
+        named = {term.parent, term.anatomy, *term.places, *term.appears_as, *term.affects, *term.excludes}
+        unknown = (named | set(term.includes)) - {None} - terms.keys()
         if unknown:
             raise ValueError(f"ontology.yaml: {term.name!r} names {unknown}, which it doesn't list")
     return Ontology(terms, trie, Patterns(patterns), descriptors)

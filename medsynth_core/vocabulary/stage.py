@@ -22,7 +22,7 @@ from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 LABELS_SCHEMA = pa.schema(
     [
         ("study_id", pa.string()),

@@ -31,13 +31,14 @@ _MODULES = {
     "llm": "medsynth_core.training.llm",
     "synthesis": "medsynth_core.synthesis.stage",
     "quality": "medsynth_core.quality.stage",
+    "privacy": "medsynth_core.privacy.stage",
     "release": "medsynth_core.release.publish",
     "evaluation": "medsynth_core.evaluation.held_out",
     "utility": "medsynth_core.evaluation.utility_stage",
     "report": "medsynth_core.evaluation.stage",
 }
 """The module of each stage: a function ``run`` and a ``STAGE_VERSION``; imported when the stage is needed."""
-_WITH_STORE = ("synthesis", "quality", "release", "report")
+_WITH_STORE = ("synthesis", "quality", "privacy", "release", "report")
 
 
 @dataclass(frozen=True)

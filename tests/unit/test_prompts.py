@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +17,7 @@ from medsynth_core.prompts.providers.template import TemplateProvider
 from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding, Usage
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
+from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import FindingCount, PairCount, TermCount, Vocabulary
 
 EFFUSION = PromptRequest("p0", (RequestedFinding("pleural effusion", "pleura", "left", "mild"),), "frontal")
@@ -55,12 +57,68 @@ NORMAL = PromptRequest("p0", (), "frontal")
         ("Right lower lobe consolidation. The left lung is clear.", CONSOLIDATION, None),
         ("Right lower lobe consolidation. No focal opacity.", CONSOLIDATION, "contradiction"),
         ("Right lower lobe consolidation, an opacity without effusion.", CONSOLIDATION, None),
+        ("Right lower lobe consolidation. No pneumonia is seen.", CONSOLIDATION, "contradiction"),
+        ("Right lower lobe consolidation. Normal pulmonary vascularity. No mass.", CONSOLIDATION, None),
+        ("Right lower lobe consolidation. Lung volumes are normal.", CONSOLIDATION, None),
+        ("Small left pleural effusion. No opacity is seen.", EFFUSION, "contradiction"),
+        ("Small left pleural effusion. The costophrenic angles are sharp.", EFFUSION, "contradiction"),
+        ("Small left pleural effusion. The right costophrenic angle is sharp.", EFFUSION, None),
+        ("Small left pleural effusion. The lungs are clear.", EFFUSION, None),
         ("The lungs are clear. No pleural effusion or pneumothorax.", NORMAL, None),
         ("The lungs are clear. There is mild cardiomegaly.", NORMAL, "unasked"),
         ("No acute cardiopulmonary abnormality is seen.", NORMAL, None),
     ],
 )
 def test_adherence(text: str, request_: PromptRequest, reason: str | None) -> None:
+    problem = adherence_problem(text, request_)
+    assert (problem.partition(":")[0] if problem else None) == reason, problem
+
+
+def asked(pathology: str, anatomy: str | None, severity: str | None = None, side: str = "none") -> PromptRequest:
+    """Returns a request of one finding."""
+    return PromptRequest("p0", (RequestedFinding(pathology, anatomy, side, severity),), "frontal")
+
+
+@pytest.mark.parametrize(
+    ("text", "request_", "reason"),
+    [
+        ("Hiatal hernia. The mediastinum is unremarkable.", asked("hiatal hernia", "stomach"), "contradiction"),
+        ("Hiatal hernia. The lungs are clear.", asked("hiatal hernia", "stomach"), None),
+        ("Granulomatous disease. No opacity is seen.", asked("granulomatous disease", "lung"), "contradiction"),
+        ("Granulomatous disease. No lung nodule.", asked("granulomatous disease", "lung"), "contradiction"),
+        ("Granulomatous disease. No mass or infiltrate.", asked("granulomatous disease", "lung"), None),
+        ("Granulomatous disease at the hilum. No opacity.", asked("granulomatous disease", "hilum"), None),
+        (
+            "Pulmonary congestion. Both lungs are clear.",
+            asked("pulmonary congestion", "pulmonary vasculature"),
+            "contradiction",
+        ),
+        ("Pulmonary congestion. No pulmonary edema.", asked("pulmonary congestion", "pulmonary vasculature"), None),
+        ("Pulmonary edema. Normal pulmonary vascularity.", asked("pulmonary edema", "lung"), "contradiction"),
+        ("Moderate pleural effusion. Clear lungs.", asked("pleural effusion", "pleura", "moderate"), "contradiction"),
+        ("A pleural effusion. Clear lungs.", asked("pleural effusion", "pleura"), "contradiction"),
+        (
+            "Large left pneumothorax. The left lung is clear.",
+            asked("pneumothorax", "pleura", "severe", "left"),
+            "contradiction",
+        ),
+        (
+            "Large left pneumothorax. The right lung is clear.",
+            asked("pneumothorax", "pleura", "severe", "left"),
+            None,
+        ),
+        ("Cardiomegaly. The cardiomediastinal silhouette is normal.", asked("cardiomegaly", "heart"), "contradiction"),
+        ("Cardiomegaly is seen. Normal mediastinal contours.", asked("cardiomegaly", "heart"), None),
+        ("Low lung volumes. Lung volumes are normal.", asked("low lung volumes", "lung"), "contradiction"),
+        ("Opacity at the hilum. The lungs are clear.", asked("opacity", "hilum"), "contradiction"),
+        ("Metastasis in the ribs. No lung nodule.", asked("metastasis", "rib"), None),
+        ("Metastasis in the lungs. No lung nodule.", asked("metastasis", "lung"), "contradiction"),
+        ("Calcification in the mediastinum. No opacity.", asked("calcification", "mediastinum"), None),
+        ("Upper lobe calcification. No opacity is seen.", asked("calcification", "upper lobe"), "contradiction"),
+    ],
+)
+def test_what_a_finding_excludes(text: str, request_: PromptRequest, reason: str | None) -> None:
+    """What was wrong in prompts that were read by eye, and what a radiologist may well say beside the same finding."""
     problem = adherence_problem(text, request_)
     assert (problem.partition(":")[0] if problem else None) == reason, problem
 
@@ -101,6 +159,7 @@ SEEN = {
     ("consolidation", "lower lobe", "right", None): 20,
     ("lung nodule", "upper lobe", "right", None): 4,
 }
+REGIONS = ("lung", "heart", "mediastinum", "pulmonary vasculature", "bone")
 TOGETHER = {
     ("opacity", "pleural effusion"): 30,
     ("cardiomegaly", "pleural effusion"): 20,
@@ -206,12 +265,114 @@ def test_templates_say_what_was_asked_for_and_nothing_else(attempt: int) -> None
     assert not [problem for problem in problems if problem]
 
 
-def test_no_template_calls_the_lungs_clear_beside_a_large_effusion() -> None:
-    finding = RequestedFinding("pleural effusion", "pleura", "left", "severe")
-    assignments = [Assignment(f"p{i}", PromptRequest(f"p{i}", (finding,), "frontal"), 0) for i in range(100)]
+PATHOLOGIES = [term for term in load_ontology().terms.values() if term.kind == "pathology"]
+
+
+@pytest.mark.parametrize("severity", [None, "mild", "severe"])
+def test_no_template_contradicts_any_finding_of_the_ontology(severity: str | None) -> None:
+    """Every finding, beside denials of every other: writer and judge read the same ontology."""
+    told = vocabulary({(term.name, term.anatomy, "none", None): 5 for term in PATHOLOGIES}, {})
+    told = told.model_copy(update={"anatomy": tuple(TermCount(term=a, n_studies=9, n_negated=0) for a in REGIONS)})
+    problems = []
+    for deniable in np.array_split(np.array(told.pathology, dtype=object), 9):
+        provider = TemplateProvider(told.model_copy(update={"pathology": tuple(deniable)}), 0)
+        for number, term in enumerate(PATHOLOGIES * 2):
+            degree = severity if term.graded else None
+            request = PromptRequest(f"p{number}", asked(term.name, term.anatomy, degree).findings, "frontal")
+            text = written(provider, request)
+            problem = adherence_problem(text, request)
+            problems += [(text, problem)] if (problem or "").startswith("contradiction") else []
+    assert not problems
+
+
+def written(provider: TemplateProvider, request: PromptRequest) -> str:
+    """Returns the first text for a request."""
     account = Account(Ledger(None), "plan", PromptsConfig().openai)
-    replies = list(TemplateProvider(vocabulary(SEEN, TOGETHER), 0).write(assignments, account))
-    assert not [text for reply in replies for text in [reply.drafts[0].text or ""] if "clear" in text]
+    (reply,) = provider.write([Assignment(request.prompt_id, request)], account)
+    return reply.drafts[0].text or ""
+
+
+@pytest.mark.parametrize(
+    ("finding", "said"),
+    [
+        (RequestedFinding("increased interstitial markings", "lung", "none", "mild"), "mildly increased interstitial"),
+        (RequestedFinding("low lung volumes", "lung", "none", "severe"), "markedly low lung volumes"),
+        (RequestedFinding("scar", "lung", "right", None), "scar in the right lung"),
+        (RequestedFinding("opacity", "hilum", "left", None), "left perihilar opacity"),
+        (RequestedFinding("pulmonary edema", "hilum", "bilateral", "severe"), "bilateral perihilar pulmonary edema"),
+        (RequestedFinding("granuloma", "hilum", "left", "moderate"), "moderate-sized granuloma at the left hilum"),
+        (RequestedFinding("hilar enlargement", "hilum", "left", "severe"), "severe left hilar enlargement"),
+        (RequestedFinding("atelectasis", "lung base", "left", None), "atelectasis at the left lung base"),
+        (RequestedFinding("lung nodule", "lung base", "left", None), "nodule at the left lung base"),
+        (
+            RequestedFinding("degenerative change", "shoulder", "right", None),
+            "degenerative change in the right shoulder",
+        ),
+        (RequestedFinding("degenerative change", "bone", "none", None), "degenerative change in the bones"),
+        (RequestedFinding("fracture", "spine", "none", None), "vertebral fracture"),
+        (RequestedFinding("calcification", "mediastinum", "left", "severe"), "large calcification in the left mediast"),
+        (RequestedFinding("aortic calcification", "aorta", "none", "severe"), "severe aortic calcification"),
+    ],
+)
+def test_findings_are_said_as_a_radiologist_says_them(finding: RequestedFinding, said: str) -> None:
+    request = PromptRequest("p0", (finding,), "frontal")
+    text = written(TemplateProvider(vocabulary(SEEN, TOGETHER), 0), request)
+    assert said in text.lower()
+    assert adherence_problem(text, request) is None
+
+
+def test_of_what_a_silhouette_includes_a_template_may_speak() -> None:
+    told = vocabulary(SEEN, TOGETHER)
+    silhouette = TermCount(term="cardiomediastinal silhouette", n_studies=9, n_negated=0)
+    provider = TemplateProvider(told.model_copy(update={"anatomy": (silhouette,)}), 0)
+    texts = [written(provider, PromptRequest(f"p{number}", (), "frontal")) for number in range(20)]
+    assert any("mediastin" in text.lower() for text in texts)
+
+
+def test_a_finding_is_asked_for_where_it_can_be_drawn() -> None:
+    """A place that says where it is goes before one that doesn't; what was seen nowhere else is asked for all the
+    same."""
+    seen = {
+        ("calcification", None, "none", None): 40,
+        ("calcification", "hilum", "left", None): 3,
+        ("fracture", "bone", "left", None): 30,
+        ("fracture", "rib", "left", None): 5,
+        ("lymphadenopathy", "lymph node", "none", None): 6,
+        ("lymphadenopathy", "hilum", "right", None): 1,
+        ("osteopenia", "bone", "none", None): 20,
+    }
+    config = PromptsConfig.model_validate({"n": 300, "normal_fraction": 0.0, "max_findings": 1})
+    requests = sample_requests(vocabulary(seen, {}), config, "frontal", seed=0)
+    assert {(f.pathology, f.anatomy, f.side) for r in requests for f in r.findings} == {
+        ("calcification", "hilum", "left"),
+        ("fracture", "rib", "left"),
+        ("lymphadenopathy", "lymph node", "none"),
+        ("osteopenia", "bone", "none"),
+    }
+
+
+def test_no_large_finding_is_asked_for_in_a_small_place() -> None:
+    seen = {
+        ("pleural effusion", "costophrenic angle", "left", "mild"): 10,
+        ("pleural effusion", "costophrenic angle", "left", "severe"): 10,
+        ("costophrenic angle blunting", "costophrenic angle", "left", "severe"): 10,
+    }
+    config = PromptsConfig.model_validate({"n": 100, "max_findings": 1})
+    requests = sample_requests(vocabulary(seen, {}), config, "frontal", seed=0)
+    assert {(f.pathology, f.anatomy, f.severity) for r in requests for f in r.findings} == {
+        ("pleural effusion", "costophrenic angle", "mild"),
+        ("pleural effusion", "pleura", "severe"),
+        ("costophrenic angle blunting", "costophrenic angle", "severe"),
+    }
+
+
+def test_opposites_are_never_asked_for_together() -> None:
+    seen = {(name, "lung", "none", None): 50 for name in ("hyperinflation", "low lung volumes", "emphysema")}
+    together = {("hyperinflation", "low lung volumes"): 30, ("emphysema", "hyperinflation"): 30}
+    config = PromptsConfig.model_validate({"n": 300, "max_findings": 3})
+    requests = sample_requests(vocabulary(seen, together), config, "frontal", seed=0)
+    pairs = {frozenset(f.pathology for f in r.findings) for r in requests if len(r.findings) > 1}
+    assert pairs == {frozenset({"hyperinflation", "emphysema"})}
 
 
 def test_near_duplicates_are_found_and_others_are_not() -> None:

@@ -81,11 +81,36 @@ def test_what_lies_in_the_midline_has_no_side() -> None:
     assert sides == ["none", "left"]
 
 
+def test_a_silhouette_and_a_volume_are_no_places() -> None:
+    texts = ("Calcification beside the cardiomediastinal silhouette.", "Lung volume loss on the left.")
+    found = [positive_findings(mine_report(text))[0] for text in texts]
+    assert [(f["pathology"], f["anatomy"]) for f in found] == [("calcification", None), ("volume loss", "lung")]
+
+
+def test_the_ontology_says_what_contradicts_a_finding() -> None:
+    ontology = load_ontology()
+    assert ontology.shows("calcified granuloma") == {"calcified granuloma", "granuloma", "lung nodule", "opacity"}
+    assert ontology.affected("pleural effusion", None, "mild") == {"pleura", "costophrenic angle"}
+    assert ontology.affected("pleural effusion", None, None) == {"pleura", "costophrenic angle", "lung"}
+    assert ontology.affected("consolidation", "hilum", None) == {"hilum", "lung"}, "a kind of opacity"
+    assert ontology.affected("bronchiolitis", None, None) == frozenset()
+    assert ontology.called_normal("cardiomediastinal silhouette") == {
+        "cardiomediastinal silhouette",
+        "heart",
+        "mediastinum",
+    }
+    assert ontology.excludes("low lung volumes", "hyperinflation")
+    assert ontology.excludes("opacity", "consolidation")
+    assert not ontology.excludes("emphysema", "hyperinflation")
+
+
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
         ("The lungs are clear.", {"lung"}),
         ("Heart, mediastinum and hila are unremarkable.", {"heart", "mediastinum", "hilum"}),
+        ("The cardiomediastinal silhouette is normal.", {"cardiomediastinal silhouette"}),
+        ("Lung volumes are normal. Costophrenic angles are sharp.", {"lung volume", "costophrenic angle"}),
         ("Normal heart size. The aorta is tortuous.", {"heart"}),
         ("No acute bony abnormality.", {"bone"}),
         ("The lungs are not clear.", set()),

@@ -11,10 +11,9 @@ import numpy as np
 from medsynth_core.config import Config, Paths
 from medsynth_core.evaluation.page.gallery import Neighbour
 from medsynth_core.hashing import sha256_tree
-from medsynth_core.models.artifact import model_digest
+from medsynth_core.models.artifact import model_digest, models_folder
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.quality.duplicate import load_reference, nearest
-from medsynth_core.synthesis.synthesiser import models_folder
 from medsynth_core.training.pairs import read_pairs
 
 

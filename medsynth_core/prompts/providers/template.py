@@ -53,26 +53,24 @@ _NORMAL = {
     ),
 }
 """Region -> ways to call it normal."""
-_TOUCHED = {
-    "pulmonary vasculature": ("lung", "heart", "pulmonary artery"),
-    "mediastinum": ("hilum", "aorta", "trachea"),
-}
-"""Region -> others whose findings make one hesitate to call it normal."""
 _SIZES = {"mild": "small", "moderate": "moderate", "severe": "large"}
 _SIZED = frozenset(
     {
-        "consolidation", "cyst", "density", "effusion", "granuloma", "hernia", "infiltrate", "mass", "nodule",
-        "opacity", "plaque", "pneumoperitoneum", "pneumothorax", "scar",
+        "calcification", "consolidation", "cyst", "density", "effusion", "granuloma", "hernia", "infiltrate", "mass",
+        "nodule", "opacity", "osteophyte", "plaque", "pneumoperitoneum", "pneumothorax", "scar",
     }
 )  # fmt: skip
 """Last words of findings that are small or large, not mild or severe."""
 _COUNTED = frozenset(
     {
-        "abscess", "aneurysm", "aorta", "cyst", "density", "effusion", "fracture", "granuloma", "hemidiaphragm",
-        "hernia", "infiltrate", "lesion", "mass", "nodule", "opacity", "osteophyte", "plaque", "plug", "pneumothorax",
-        "scar", "contusion", "body", "lobe", "deformity", "deviation", "shift",
+        "abscess", "aneurysm", "aorta", "body", "calcification", "consolidation", "contusion", "cyst", "deformity",
+        "density", "deviation", "effusion", "fracture", "granuloma", "hemidiaphragm", "hernia", "infiltrate", "lesion",
+        "lobe", "mass", "nodule", "opacity", "osteophyte", "plaque", "plug", "pneumothorax", "scar", "shift",
     }
 )  # fmt: skip
+_MEASURED = frozenset({"calcification", "cyst", "density", "granuloma", "mass", "nodule", "opacity", "plaque", "scar"})
+_UNCOUNTED = frozenset({"aortic calcification"})
+"""Findings that are neither sized nor counted, whatever their last word says."""
 _NEVER_ONE = frozenset({"osteophyte"})
 _PLURALS = {"pneumothorax": "pneumothoraces", "opacity": "opacities", "density": "densities", "mass": "masses"}
 _AT = ("base", "apex", "angle", "hilum", "arch")
@@ -85,11 +83,19 @@ _PAIRED = {
     "diaphragm": "hemidiaphragms",
     "fissure": "fissures",
     "chest wall": "chest walls",
+    "rib": "ribs",
+    "clavicle": "clavicles",
+    "scapula": "scapulae",
+    "shoulder": "shoulders",
 }
 """Places of which there are a left and a right one, and what both are called."""
+_IN_TEXT = {"bone": "bones", "soft tissue": "soft tissues", "lymph node": "lymph nodes"}
+"""Places that are spoken of in the plural."""
 _HOW = {"mild": "mildly", "moderate": "moderately", "severe": "markedly"}
-_ADJECTIVES = frozenset({"elevated", "tortuous"})
-_BEFORE = ("lobe", "lung", "rib", "clavicle", "scapula", "shoulder")
+_ADJECTIVES = frozenset({"elevated", "increased", "low", "tortuous"})
+_BEFORE = ("lobe", "lung")
+_BROKEN = {"rib": "rib", "clavicle": "clavicle", "scapula": "scapular", "shoulder": "shoulder", "spine": "vertebral"}
+"""Bones -> what a fracture of them is called."""
 
 
 class TemplateProvider:
@@ -103,7 +109,9 @@ class TemplateProvider:
         self._seed = seed
         counts = [c for c in vocabulary.pathology if c.n_negated >= vocabulary.min_studies]
         self._denied = [c.term for c in sorted(counts, key=lambda c: (-c.n_negated, c.term))[:10]]
-        known = {"lung", "heart", *vocabulary.terms("anatomy")}  # of these two every report may speak
+        called_normal = load_ontology().called_normal
+        spoken_of = ("lung", "heart", *vocabulary.terms("anatomy"))  # of these two every report may speak
+        known = {region for name in spoken_of for region in called_normal(name)}
         self._regions = [region for region in _NORMAL if region in known]
 
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
@@ -120,18 +128,10 @@ class TemplateProvider:
         return " ".join([*asserted, *rest])
 
     def _normal_regions(self, request: PromptRequest, draw: np.random.Generator) -> list[str]:
-        """Returns which regions are called normal: none that a finding lies in or touches, nor the lungs beside a large
-        effusion or pneumothorax."""
-        lineage = load_ontology().lineage
-        places = {
-            name
-            for finding in request.findings
-            for place in (finding.anatomy, _implied(finding))
-            for name in lineage(place)
-        }
-        if any(f.severity == "severe" and _implied(f) == "pleura" for f in request.findings):
-            places.add("lung")
-        free = [r for r in self._regions if not places & {r, *_TOUCHED.get(r, ())}]
+        """Returns which regions are called normal: none that a finding lies in or affects."""
+        affected = load_ontology().affected
+        touched = {name for f in request.findings for name in affected(f.pathology, f.anatomy, f.severity)}
+        free = [region for region in self._regions if region not in touched]
         wanted = int(draw.integers(2, 4)) if request.findings else int(draw.integers(2, 6))
         first = free[:1] if "lung" in free[:1] else []  # an X-ray report speaks of the lungs
         others = [free[i] for i in draw.permutation(len(free)) if free[i] not in first]
@@ -163,25 +163,34 @@ def _assertion(finding: RequestedFinding, draw: np.random.Generator, explicit: b
 def _phrase(finding: RequestedFinding, explicit: bool) -> tuple[str, bool, bool]:
     """Returns a finding in words, whether it can be counted, and whether it is in the plural."""
     words = finding.pathology.split()
-    last = words[-1]
+    last = "" if finding.pathology in _UNCOUNTED else words[-1]
     severity = (_SIZES if last in _SIZED else {}).get(finding.severity or "", finding.severity or "")
+    if severity == "moderate" and last in _MEASURED:
+        severity = "moderate-sized"
     side = "" if finding.side == "none" else finding.side
     place, before, after = finding.anatomy, "", ""
-    if place is not None and place not in finding.pathology and (place != _implied(finding) or explicit):
+    implied = load_ontology().usual_place(finding.pathology)
+    one_side = side in {"left", "right"}
+    untold = place != implied or explicit or (place in _PAIRED and one_side)  # "right scar" leaves one asking where
+    if place is not None and untold and not _names(finding.pathology, place, implied):
         preposition = "at" if place.endswith(_AT) else "in"
         if place == "lingula":  # there is one, on the left
             after, side = "in the lingula", ""
-        elif place.split()[-1] in _BEFORE and place != "lung":
+        elif place == "hilum" and "lung" in load_ontology().affected(finding.pathology, place, None):
+            before = "perihilar"
+        elif last == "fracture" and place in _BROKEN:
+            before = _BROKEN[place]
+        elif place.endswith(_BEFORE) and place != "lung":
             before = place
         elif place in _PAIRED and side == "bilateral":
             after = f"{preposition} the {_PAIRED[place]}"
-        elif place in _PAIRED:
-            after, side = f"{preposition} the {side} {place}", ""
+        elif one_side:
+            after, side = f"{preposition} the {side} {_IN_TEXT.get(place, place)}", ""
         else:
-            after = f"{preposition} the {place}"
+            after = f"{preposition} the {_IN_TEXT.get(place, place)}"
     if words[0] in _ADJECTIVES:  # "mildly elevated left hemidiaphragm"
         severity, words = f"{_HOW.get(finding.severity or '', '')} {words[0]}".strip(), words[1:]
-    elif before and words[0] == "lung":
+    elif (before or after) and words[0] == "lung":
         words = words[1:]
     counted = last in _COUNTED
     several = last.endswith("s") and not last.endswith(("ss", "is", "us"))
@@ -191,9 +200,9 @@ def _phrase(finding: RequestedFinding, explicit: bool) -> tuple[str, bool, bool]
     return " ".join(f"{severity} {side} {before} {' '.join(words)} {after}".split()), counted, several
 
 
-def _implied(finding: RequestedFinding) -> str | None:
-    term = load_ontology().terms.get(finding.pathology)
-    return term.anatomy if term is not None else None
+def _names(pathology: str, place: str, implied: str | None) -> bool:
+    """Returns whether a finding's name says its place: "lung nodule", and of where it usually is the adjective."""
+    return place in pathology or (place == implied and place[:3] in pathology)  # hilum and hilar, fissure and fissural
 
 
 def _pick(options: tuple[str, ...], draw: np.random.Generator) -> str:

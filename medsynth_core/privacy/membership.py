@@ -1,0 +1,61 @@
+"""An attack: from the released images alone, tell training images from images that no model learnt from.
+
+Two attackers. One believes in whoever has the nearest released image (D. Chen et al., *GAN-Leaks*, CCS 2020, full
+black box); the other, who has real images of a third set, in whoever is nearer to the released images than to those,
+which takes out how common an image is (B. van Breugel et al., *Membership inference attacks against synthetic data
+through overfitting detection*, AISTATS 2023, with nearest neighbours for densities).
+
+An AUC of 0.5 is a guess. It averages over all training images: when few are given away it hardly moves, but the share
+that is found at few false alarms does (N. Carlini et al., *Membership inference attacks from first principles*, 2022).
+
+Shapes: M members, H held-out images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medsynth_core.privacy.risk import RiskFigure, resampled_interval
+from medsynth_core.privacy.space import Space
+
+Floats = npt.NDArray[np.floating[Any]]
+FALSE_ALARMS = 0.01
+_MEMBERS = 2000
+_STREAM = 82
+
+
+def membership_figures(space: Space, seed: int) -> Iterator[RiskFigure]:
+    """Yields AUC and share of members found, of both attackers; intervals are over who is attacked."""
+    draw = np.random.default_rng([seed, _STREAM])
+    members = space.training[draw.permutation(len(space.training))[:_MEMBERS]]
+    near_M, near_H = (space.nearest(side, space.synthetic)[1] for side in (members, space.held_out))
+    about = (space.name, len(space.synthetic), len(space.held_out))
+    yield from _attacked("", about, -near_M, -near_H, draw)
+    if len(space.reference):
+        usual_M, usual_H = (space.nearest(side, space.reference)[1] for side in (members, space.held_out))
+        smallest = float(np.median(near_H)) * 1e-6 + 1e-12
+        yield from _attacked("_relative", about, usual_M / (near_M + smallest), usual_H / (near_H + smallest), draw)
+
+
+def _attacked(
+    suffix: str, about: tuple[str, int, int], members_M: Floats, others_H: Floats, draw: np.random.Generator
+) -> Iterator[RiskFigure]:
+    for metric, statistic, guess in (("membership_auc", auc, 0.5), ("membership_tpr", found, FALSE_ALARMS)):
+        low, high = resampled_interval(statistic, (members_M, others_H), draw)
+        yield RiskFigure(f"{metric}{suffix}", *about, statistic(members_M, others_H), low, high, guess)
+
+
+def auc(members_M: Floats, others_H: Floats) -> float:
+    """Returns the chance that a member's score is above another's, ties counted half."""
+    ordered_H = np.sort(others_H)
+    below_M, up_to_M = (np.searchsorted(ordered_H, members_M, side) for side in ("left", "right"))
+    return float((below_M + up_to_M).mean() / (2 * len(others_H)))
+
+
+def found(members_M: Floats, others_H: Floats) -> float:
+    """Returns the share of members above all but ``FALSE_ALARMS`` of the others."""
+    return float((members_M > np.quantile(others_H, 1 - FALSE_ALARMS, method="higher")).mean())

@@ -1,0 +1,127 @@
+"""What a release may give away of the training images: figures, their limits, and the refusal to publish above them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from medsynth_core.config.tree import RiskLimits
+from medsynth_core.errors import InputError, RiskError
+
+Floats = npt.NDArray[np.floating[Any]]
+_FILE = "privacy.json"
+_RESAMPLES = 400
+_MEANING = {
+    "near_copies": "the models emit their training images",
+    "nearer_to_training": "the images lie nearer to training images than to strangers'",
+    "membership_auc": "from the images one can tell who was trained on",
+    "membership_tpr": "from the images one can tell of some that they were trained on",
+    "keypatch_leakage": "the images repeat the surroundings of the keypatches that they were given",
+}
+
+
+@dataclass(frozen=True)
+class RiskFigure:
+    """One figure.
+
+    Attributes:
+        space: pixels (thumbnails), judge (its features) or keypatches.
+        n: synthetic images, or windows of them, that enter.
+        n_held_out: real images that no model learnt from.
+        value: None when there is none for ``reason``.
+        low, high: 95 % interval.
+        real: what images that are no copies get: measured on held-out ones, or by chance.
+        real_low, real_high: 95 % range of that, where it was drawn.
+    """
+
+    metric: str
+    space: str
+    n: int
+    n_held_out: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    real: float | None = None
+    real_low: float | None = None
+    real_high: float | None = None
+    reason: str | None = None
+
+
+def share_with_interval(hits: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Returns the share of true ones and its 95 % interval (E. B. Wilson, JASA 22, 1927)."""
+    found = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return float(hits.mean()), float(found.low), float(found.high)
+
+
+def resampled_interval(
+    statistic: Callable[..., float], samples: Sequence[Floats], draw: np.random.Generator, *, paired: bool = False
+) -> tuple[float, float]:
+    """Returns the 95 % interval of a statistic of one or several samples [N], by bootstrap over each of them, or over
+    all at once when ``paired``."""
+    found = stats.bootstrap(
+        tuple(samples),
+        statistic,
+        n_resamples=_RESAMPLES,
+        paired=paired,
+        vectorized=False,
+        method="percentile",
+        rng=draw,
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def save_risk(folder: Path, about: dict[str, Any], figures: Sequence[RiskFigure], shards_sha256: str) -> None:
+    """Writes what was found of the shards with this list into ``folder``."""
+    rows = [_rounded(asdict(figure)) for figure in figures]
+    text = json.dumps({"shards_sha256": shards_sha256, **about, "figures": rows}, indent=2)
+    (folder / _FILE).write_text(text + "\n", "utf-8")
+
+
+def read_risk(folder: Path, shards_sha256: str) -> dict[str, Any]:
+    """Returns what ``save_risk`` wrote, ``figures`` as rows.
+
+    Raises:
+        InputError: there is nothing, or it is of other shards.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / _FILE).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder / _FILE}: not found; run `medsynth privacy` first") from error
+    if found.pop("shards_sha256") != shards_sha256:
+        raise InputError(f"{folder / _FILE}: of other images than data/quality lists; run `medsynth privacy` again")
+    return found
+
+
+def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict[str, Any]]:
+    """Returns the figures, each with the ``limit`` of its metric or None.
+
+    Raises:
+        RiskError: one is above its limit.
+    """
+    of_metric: dict[str, float | None] = limits.model_dump()
+    for row in rows:
+        limit, name = of_metric.get(_base(row["metric"])), _base(row["metric"])
+        if limit is not None and row["value"] is not None and row["value"] > limit:
+            raise RiskError(
+                f"not published: {row['metric']} ({row['space']}) is {row['value']:.3g} ({row['low']:.3g} to "
+                f"{row['high']:.3g}), above privacy.limits.{name}={limit:g}; images that copy nobody get "
+                f"{row['real']:.3g}. It means that {_MEANING[name]}. Train on more patients or for fewer steps, reject "
+                f"more (quality.copy_quantile), or raise the limit if you accept that"
+            )
+    return [{**row, "limit": of_metric.get(_base(row["metric"]))} for row in rows]
+
+
+def _base(metric: str) -> str:
+    """Returns the metric without the name of an attacker."""
+    return metric.removesuffix("_relative")
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}

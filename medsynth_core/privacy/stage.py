@@ -1,0 +1,231 @@
+"""The privacy stage: what the judged images give away of the training images, before they are released.
+
+Real images are compared as the VQ-GAN renders them, which is all that a generator can emit: a memorised image lies at
+distance 0. Held-out images are those of the split ``test``, the attacker's own those of ``val``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medsynth_core.config import Config, Paths
+from medsynth_core.corpus.images import to_pixels, to_u8
+from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.hashing import sha256_file, sha256_tree
+from medsynth_core.models.artifact import models_folder, pick_device
+from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.privacy.keypatches import Patched, leakage_figure
+from medsynth_core.privacy.membership import membership_figures
+from medsynth_core.privacy.released import Released
+from medsynth_core.privacy.risk import RiskFigure, save_risk, share_with_interval
+from medsynth_core.privacy.space import Space, distance_figures, histogram
+from medsynth_core.progress import Progress
+from medsynth_core.quality.duplicate import Signatures, load_reference, signatures
+from medsynth_core.quality.embedding import Embedding
+from medsynth_core.quality.filters import Images
+from medsynth_core.quality.labels import JUDGE
+from medsynth_core.quality.registration import Registration
+from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.storage.run import ShardList
+from medsynth_core.storage.store import ObjectStore
+from medsynth_core.training.pairs import read_pairs
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+_BATCH = 32
+_STREAM = 84
+_SPLITS = ("test", "val")
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """Images that were compared; figures by space and metric, ``_real`` what images get that copy nobody."""
+
+    n_synthetic: int
+    n_training: int
+    n_held_out: int
+    figures: dict[str, dict[str, float]]
+
+
+def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> PrivacyReport:
+    """Measures the images that ``paths.quality`` lists and writes ``paths.privacy``. Whether they may be published is
+    the release stage's to say.
+
+    Raises:
+        InputError: there is no judged run, or a model is missing.
+        CorruptObjectError: an object is damaged.
+    """
+    judged = ShardList.load(paths.quality, "quality")
+    released = Released.choose(judged, store, config.privacy.max_images)
+    folder = models_folder(config, paths)
+    training = load_reference(folder / "llm")
+    codebook = VisualCodebook.load(folder / "alignment" / "codebook")
+    reason = _unmeasurable(config, paths, released, len(training), codebook)
+    figures, histograms, n_held_out = [RiskFigure("all", "all", len(released), 0, reason=reason)], {}, 0
+    if reason is None:
+        measured = _Measured(config, paths, released, training, codebook, progress)
+        n_held_out = len(measured.real["test"])
+        figures = measured.figures(judged)
+        histograms = {space.name: histogram(space) for space in measured.spaces}
+    else:
+        log.warning("privacy: not measured: %s", reason)
+    report = PrivacyReport(len(released), len(training), n_held_out, _flat(figures))
+    with replace_directory(paths.privacy) as made:
+        counts = {"n_synthetic": len(released), "n_training": len(training), "n_held_out": n_held_out}
+        save_risk(made, {**counts, "histograms": histograms}, figures, sha256_file(paths.quality / "shards.json"))
+    _write_metrics(paths.metrics, report, histograms)
+    return report
+
+
+def _unmeasurable(
+    config: Config, paths: Paths, released: Released, n_training: int, codebook: VisualCodebook
+) -> str | None:
+    """Returns why there can be no figures, or None."""
+    fewest = config.privacy.min_images
+    corpus = Corpus.open(paths.corpus)
+    if codebook.corpus != sha256_tree(paths.corpus):
+        return "the models were trained on another corpus, of which no held-out images are at hand"
+    counts = {
+        "synthetic": len(released),
+        "training": n_training,
+        **{name: len(corpus.views(split)) for name, split in (("held-out", "test"), ("validation", "val"))},
+    }
+    few = [f"{n} {name}" for name, n in counts.items() if n < fewest]
+    return f"{', '.join(few)} images are fewer than privacy.min_images={fewest}" if few else None
+
+
+class _Measured:
+    """The sides of the comparison, read and rendered."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        released: Released,
+        training: Signatures,
+        codebook: VisualCodebook,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        folder, device = models_folder(config, paths), pick_device(config.device)
+        vqgan = VQGAN.load(folder / "vqgan").to(device)
+        embedding = Embedding.load(folder / "llm", FindingClassifier.load(folder / "llm" / JUDGE).to(device))
+        self._pairs = {split: read_pairs(paths, split) for split in _SPLITS}
+        self.real = {split: _rendered(vqgan, pairs.corpus, pairs.rows) for split, pairs in self._pairs.items()}
+        images = []
+        for batch in released.batches(_BATCH):
+            images.append(batch)
+            progress(sum(map(len, images)), len(released), "images")
+        self._synthetic, self._rows = np.concatenate(images), released.rows
+        self._registration, self._codebook = Registration(training), codebook
+        used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
+        cut_from = np.unique(codebook.rows_E.numpy()[used])
+        sources = _rendered(vqgan, Corpus.open(paths.corpus), cut_from)
+        self._sources = dict(zip(cut_from.tolist(), sources, strict=True))
+        sides = (self._synthetic, self.real["test"], self.real["val"])
+        marks = [_coordinates(signatures(side)) for side in sides]
+        features = [_in_batches(embedding, side) for side in sides]
+        self.spaces = (
+            Space("pixels", "manhattan", marks[0], _coordinates(training), *marks[1:]),
+            Space("judge", "euclidean", features[0], embedding.training_RF, *features[1:]),
+        )
+
+    def figures(self, judged: ShardList) -> list[RiskFigure]:
+        """Returns all figures."""
+        seed = self.config.seed
+        found = [self._near_copies(judged)]
+        for space in self.spaces:
+            found += [*distance_figures(space, seed), *membership_figures(space, seed)]
+        return [*found, self._leakage(seed)]
+
+    def _near_copies(self, judged: ShardList) -> RiskFigure:
+        """Returns the share of images rejected as near-copies of training images, of those that came so far; the
+        parent's aren't counted again."""
+        rejected = judged.counts.rejected
+        n = judged.counts.accepted + sum(count for reason, count in rejected.items() if reason.startswith("duplicate:"))
+        about = ("near_copies", "pixels", n, len(self.real["test"]))
+        if "duplicate" not in self.config.quality.enabled or n == 0:
+            return RiskFigure(*about, reason="the filter duplicate didn't run")
+        copies = np.arange(n) < rejected.get("duplicate:training", 0)
+        theirs = self._registration.distances(self.real["test"]) <= judged.bounds["training_copy"]
+        return RiskFigure(*about, *share_with_interval(copies), *share_with_interval(theirs))
+
+    def _leakage(self, seed: int) -> RiskFigure:
+        """Returns the keypatch leakage; real images get the keypatches of a synthetic one with the same findings."""
+        entries: dict[frozenset[str], list[list[int]]] = defaultdict(list)
+        for row in self._rows:
+            entries[frozenset(row["pathology"])].append(row["keypatch_ids"])
+        draw = np.random.default_rng([seed, _STREAM])
+
+        def given(split: str) -> Patched:
+            shown = [frozenset(each["pathology"] for each in found) for found in self._pairs[split].findings]
+            places = [place for place, findings in enumerate(shown) if findings in entries]
+            lists = [entries[shown[place]] for place in places]
+            return Patched(self.real[split][places], [each[int(draw.integers(len(each)))] for each in lists])
+
+        return leakage_figure(
+            Patched(self._synthetic, [row["keypatch_ids"] for row in self._rows]),
+            given("test"),
+            given("val"),
+            self._codebook,
+            self._sources,
+            self.config.quality.copy_quantile,
+            seed,
+        )
+
+
+@torch.inference_mode()
+def _rendered(vqgan: VQGAN, corpus: Corpus, rows: npt.NDArray[np.int64]) -> Images:
+    """Returns images of the corpus as the VQ-GAN renders them."""
+    device = vqgan.codebook_KD.device
+    parts = [np.zeros((0, corpus.image_size, corpus.image_size), dtype=np.uint8)]
+    for start in range(0, len(rows), _BATCH):
+        pixels = torch.from_numpy(to_pixels(corpus.images(rows[start : start + _BATCH]))[:, None]).to(device)
+        parts.append(to_u8(vqgan.decode_codes(vqgan.encode_to_codes(pixels))[:, 0].cpu().numpy()))
+    return np.concatenate(parts)
+
+
+def _coordinates(marks: Signatures) -> npt.NDArray[np.float32]:
+    """Returns thumbnails of mean 0 whose manhattan distance is that of ``quality.duplicate``."""
+    cells = marks.astype(np.float32)
+    centred: npt.NDArray[np.float32] = (cells - cells.mean(1, keepdims=True)) / np.float32(255 * marks.shape[1])
+    return centred
+
+
+def _in_batches(embedding: Embedding, images_u8: Images) -> npt.NDArray[np.float32]:
+    return np.concatenate([embedding(images_u8[at : at + _BATCH]) for at in range(0, len(images_u8), _BATCH)])
+
+
+def _flat(figures: Sequence[RiskFigure]) -> dict[str, dict[str, float]]:
+    flat: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        if figure.value is not None and figure.real is not None:
+            of_space = flat.setdefault(figure.space, {})
+            of_space |= {figure.metric: round(figure.value, 5), f"{figure.metric}_real": round(figure.real, 5)}
+    return flat
+
+
+def _write_metrics(folder: Path, report: PrivacyReport, histograms: dict[str, dict[str, list[float]]]) -> None:
+    """Writes the figures for ``dvc metrics`` and the spread of distances for ``dvc plots``."""
+    folder.mkdir(exist_ok=True)
+    counts = {"n_synthetic": report.n_synthetic, "n_training": report.n_training, "n_held_out": report.n_held_out}
+    (folder / "privacy.json").write_text(json.dumps(counts | report.figures, indent=2) + "\n", "utf-8")
+    rows = [
+        f"{space},{side},{edge},{share}\n"
+        for space, spread in histograms.items()
+        for side in ("synthetic", "held_out")
+        for edge, share in zip(spread["edges"], spread[side], strict=False)
+    ]
+    (folder / "privacy.csv").write_text("".join(["space,images,distance,share\n", *rows]), "utf-8")

@@ -1,0 +1,79 @@
+"""The judge's features of images, and of the training images, which a language model's folder carries.
+
+Features are the last stage averaged over places, each brought to mean 0 and deviation 1 over the training images.
+
+Shapes: N images, R training images, F features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medsynth_core.corpus.images import to_pixels
+from medsynth_core.errors import InputError
+from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.quality.filters import Images
+
+Floats = npt.NDArray[np.floating[Any]]
+_REFERENCE = "training_features.npy"
+
+
+@torch.inference_mode()
+def embed(judge: FindingClassifier, images_u8: Images) -> npt.NDArray[np.float32]:
+    """Returns the features of images uint8 [N, H, W], float32 [N, F]."""
+    device = next(judge.parameters()).device
+    grid = judge.features(torch.from_numpy(to_pixels(images_u8))[:, None].to(device))[-1]
+    features: npt.NDArray[np.float32] = grid.mean((2, 3)).float().cpu().numpy()
+    return features
+
+
+def save_features(folder: Path, training_RF: Floats) -> None:
+    """Writes the features of the training images into a model's folder, as float16."""
+    np.save(folder / _REFERENCE, training_RF.astype(np.float16), allow_pickle=False)
+
+
+class Embedding:
+    """Training images in the judge's features.
+
+    Attributes:
+        training_RF: float32, standardised.
+    """
+
+    def __init__(self, judge: FindingClassifier, training_RF: Floats) -> None:
+        """Takes the features of the training images as ``embed`` gives them; one or more."""
+        self._judge = judge
+        raw_RF = training_RF.astype(np.float32)
+        self._mean_F = raw_RF.mean(0)
+        self._deviation_F = raw_RF.std(0) + np.float32(1e-6)
+        self.training_RF = self._standardised(raw_RF)
+
+    @classmethod
+    def load(cls, folder: Path, judge: FindingClassifier) -> Embedding:
+        """Returns the training images that a model's folder names.
+
+        Raises:
+            InputError: their features aren't there, or aren't the judge's.
+        """
+        try:
+            training_RF = np.load(folder / _REFERENCE, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder / _REFERENCE}: no features of training images; retrain the model") from error
+        if training_RF.shape[1:] != (judge.config.channels[-1],):
+            raise InputError(
+                f"{folder / _REFERENCE}: {training_RF.shape[1:]} features an image, the judge has "
+                f"{judge.config.channels[-1]}; retrain the model"
+            )
+        return cls(judge, training_RF)
+
+    def __call__(self, images_u8: Images) -> npt.NDArray[np.float32]:
+        """Returns the standardised features of images uint8 [N, H, W], float32 [N, F]."""
+        return self._standardised(embed(self._judge, images_u8))
+
+    def _standardised(self, raw_NF: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        standard: npt.NDArray[np.float32] = (raw_NF - self._mean_F) / self._deviation_F
+        return standard

@@ -1,0 +1,152 @@
+"""The privacy stage on releases of the tiny models, and of a generator that emits its training images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.made_release import DIGESTS, upload_shard
+from medsynth_core.config import Config, Paths
+from medsynth_core.config.tree import RiskLimits
+from medsynth_core.errors import CorruptObjectError, InputError, RiskError
+from medsynth_core.hashing import sha256_file
+from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.privacy import stage
+from medsynth_core.privacy.released import Released
+from medsynth_core.privacy.risk import read_risk
+from medsynth_core.progress import silent
+from medsynth_core.quality.duplicate import signatures
+from medsynth_core.release import open_release, publish
+from medsynth_core.storage.content import content_key
+from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.run import ShardList
+from medsynth_core.synthesis.identity import image_id
+from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.training.calibration import rendered
+from medsynth_core.training.examples import image_codes
+from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.init import init_workspace
+
+pytestmark = pytest.mark.integration
+RUN = "b" * 32
+
+
+@pytest.fixture
+def workspace(trained: tuple[Config, Paths], tmp_path: Path) -> tuple[Config, Paths]:
+    """A workspace with the tiny models and their corpus, without images yet."""
+    config = trained[0].model_copy(update={"privacy": trained[0].privacy.model_copy(update={"min_images": 10})})
+    init_workspace(tmp_path, config)
+    (tmp_path / "data").mkdir()
+    for name in ("data/corpus", "data/vocabulary", "data/prompts", "models"):
+        (tmp_path / name).symlink_to(trained[1].root / name)
+    return config, Paths(tmp_path)
+
+
+def training_images(paths: Paths) -> np.ndarray:
+    vqgan = VQGAN.load(paths.vqgan)
+    return np.concatenate(list(rendered(vqgan, image_codes(read_pairs(paths, "train"), vqgan))))
+
+
+def leave_shards(paths: Paths, store: LocalStore, images: Sequence[np.ndarray], a_shard: int) -> ShardList:
+    """Leaves images as the quality stage does, each with the first entry of the visual codebook."""
+    made = []
+    for number, pixels in enumerate(images):
+        png = encode_png(pixels)
+        row = {"image_id": image_id(RUN, "p", number), "sha256": hashlib.sha256(png).hexdigest()}
+        row |= {"pathology": [], "keypatch_ids": [0], "signature": signatures(pixels[None])[0].tobytes()}
+        row |= {"prompt": "made up", "labels": [], "view": "frontal", "synthetic": True}
+        made.append((str(row["image_id"]), png, row))
+    parts = [made[at : at + a_shard] for at in range(0, len(made), a_shard)]
+    records = [upload_shard(store, RUN, number, len(parts), part) for number, part in enumerate(parts)]
+    paths.quality.mkdir(parents=True, exist_ok=True)
+    judged = ShardList(
+        spec_hash=RUN,
+        run_ids=(f"{RUN}-plan",),
+        parent=None,
+        model_digests=DIGESTS,
+        bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "training_copy": 0.0},
+        shards=tuple(records),
+        counts=reduce(add, (record.counts for record in records)),
+    )
+    judged.save(paths.quality)
+    return judged
+
+
+def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tuple[Config, Paths]) -> None:
+    config, paths = workspace
+    store = LocalStore(paths.root / "store")
+    leave_shards(paths, store, list(training_images(paths)), 50)
+    report = stage.run(config, paths, store, silent)
+    assert report.n_synthetic == report.n_training > report.n_held_out > 20
+    assert report.figures["judge"]["authenticity"] == 0.0
+    assert report.figures["pixels"]["membership_auc"] > 0.9
+    before = {entry.key for entry in store.list("")}
+    with pytest.raises(RiskError, match=r"not published: .* above privacy\.limits\."):
+        publish.run(config, paths, store, silent)
+    assert {entry.key for entry in store.list("")} == before, "nothing of a refused release is left"
+    assert not (paths.root / "dataset.dvc").exists()
+    limits = RiskLimits(**dict.fromkeys(RiskLimits.model_fields))
+    accepting = config.model_copy(update={"privacy": config.privacy.model_copy(update={"limits": limits})})
+    publish.run(accepting, paths, store, silent)
+    figures = open_release(paths.root).info["privacy"]["figures"]
+    assert {row["limit"] for row in figures} == {None}
+    assert "reach an AUC of 1.00" in open_release(paths.root).read("README.md").decode()
+
+
+def test_strangers_may_be_published(workspace: tuple[Config, Paths]) -> None:
+    config, paths = workspace
+    store = LocalStore(paths.root / "store")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)
+    leave_shards(paths, store, list(pixels), 20)
+    assert stage.run(config, paths, store, silent).figures["judge"]["authenticity"] == 1.0
+    publish.run(config, paths, store, silent)
+    assert open_release(paths.root).info["privacy"]["n_synthetic"] == 40
+
+
+def test_which_images_are_compared_doesnt_depend_on_shards(workspace: tuple[Config, Paths]) -> None:
+    _, paths = workspace
+    pixels = np.random.default_rng(1).integers(0, 256, (30, 32, 32), dtype=np.uint8)
+    found = []
+    for a_shard in (4, 30):
+        store = LocalStore(paths.root / f"store-{a_shard}")
+        found.append(Released.choose(leave_shards(paths, store, list(pixels), a_shard), store, 12))
+    first, second = ([row["image_id"] for row in each.rows] for each in found)
+    numbers = {image_id(RUN, "p", number): number for number in range(30)}
+    assert first == second == sorted(numbers)[:12]
+    for each, size in zip(found, (5, 7), strict=True):
+        np.testing.assert_array_equal(
+            np.concatenate(list(each.batches(size))), pixels[[numbers[identity] for identity in first]]
+        )
+
+
+def test_a_damaged_image_is_named(workspace: tuple[Config, Paths]) -> None:
+    config, paths = workspace
+    store = LocalStore(paths.root / "store")
+    judged = leave_shards(paths, store, list(np.zeros((12, 32, 32), dtype=np.uint8)), 12)
+    tar = judged.shards[0].tar
+    assert tar is not None
+    path = paths.root / "store" / content_key(tar.md5)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"XDAT"))
+    with pytest.raises(CorruptObjectError, match=r"bytes of image [0-9a-f]{24} don't match its manifest row"):
+        stage.run(config, paths, store, silent)
+
+
+def test_what_cant_be_measured_says_why_and_may_be_published(workspace: tuple[Config, Paths]) -> None:
+    config, paths = workspace
+    store = LocalStore(paths.root / "store")
+    leave_shards(paths, store, list(np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)), 8)
+    with pytest.raises(InputError, match="run `medsynth privacy` first"):
+        publish.run(config, paths, store, silent)
+    stage.run(config, paths, store, silent)
+    shards = sha256_file(paths.quality / "shards.json")
+    figure = read_risk(paths.privacy, shards)["figures"][0]
+    assert figure["reason"] == "8 synthetic images are fewer than privacy.min_images=10"
+    publish.run(config, paths, store, silent)
+    assert "was not measured: 8 synthetic images are fewer" in open_release(paths.root).read("README.md").decode()
