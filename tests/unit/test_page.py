@@ -224,7 +224,7 @@ def test_figures_stand_beside_those_of_the_release_before(tmp_path: Path) -> Non
     assert "effusion 3 0.90 – – – 0.70" in text
     assert "accepted 5 62.5 % 75.0 %" in text
     assert "noisy noise:high 0 0.0 % 25.0 %" in text, "a reason that only the last one had"
-    assert "near-copies of training images ↓ thumbnails, 30 images 4.0 % 0.0 % to 5.0 % 2.0 %" in text
+    assert "near-copies of training images ↓ thumbnails, 30 4.0 % 0.0 % to 5.0 % 2.0 %" in text
 
 
 def test_a_release_whose_page_was_not_recorded_is_told(tmp_path: Path) -> None:
@@ -247,14 +247,17 @@ def test_privacy_stands_beside_held_out_images_and_its_limit(tmp_path: Path) -> 
     sides = {"edges": [0.0, 0.1, 0.2], "synthetic": [0.25, 0.75], "held_out": [1.0, 0.0]}
     about = {**ABOUT, "privacy": {"figures": [PRIVATE, odd], "histograms": {"pixels": sides}}}
     text = page(tmp_path, about).text
-    assert "near-copies of training images ↓ thumbnails, 30 images 2.0 % 0.0 % to 5.0 % 1.0 % 10.0 %" in text
-    assert "new thing elsewhere, 30 images none: no space" in text
+    assert "near-copies of training images ↓ thumbnails, 30 2.0 % 0.0 % to 5.0 % 1.0 % 10.0 %" in text
+    assert "new thing elsewhere, 30 none: no space" in text
     html = (tmp_path / "report.html").read_text()
     assert f'class="held" d="M0.0 {HEIGHT}V0.0H180.0V{HEIGHT}.0H360.0V{HEIGHT}"' in html
 
 
 def test_privacy_that_was_not_measured_is_told(tmp_path: Path) -> None:
-    assert "Privacy Not measured." in page(tmp_path).text
+    assert "Privacy Not measured." in page(tmp_path / "a").text
+    none = PRIVATE | {"metric": "all", "space": "all", "value": None, "reason": "3 held-out images are too few"}
+    text = page(tmp_path / "b", {**ABOUT, "privacy": {"figures": [none], "histograms": {}}}).text
+    assert "Privacy Not measured: 3 held-out images are too few." in text
 
 
 def test_a_histogram_without_images_is_left_out() -> None:

@@ -12,7 +12,7 @@ from medsynth_core.evaluation.page.earlier import Earlier
 Row = Mapping[str, Any]
 ALL = "all images"
 _NONE = "–"
-SPACES = {"pixels": "thumbnails", "judge": "features of the judge", "keypatches": "keypatches"}
+SPACES = {"pixels": "thumbnails", "judge": "the judge's features", "keypatches": "windows around keypatches"}
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,16 @@ _METRICS = {
     "coverage": Metric("coverage", "↑", _digits(".2f")),
     "niqe": Metric("NIQE", "↓", _digits(".2f")),
     "ms_ssim": Metric("MS-SSIM of two images", "", _digits(".2f")),
-    "nearer_than_held_out": Metric("nearer to a training image than held-out images come", "↓", _SHARE),
-    "near_copies": Metric("near-copies of training images", "↓", _SHARE),
-    "authenticity": Metric("authentic: no nearer to a training image than that image's own neighbour", "↑", _SHARE),
-    "membership_auc": Metric("AUC of guessing who was in the training set", "↓", _digits(".3f")),
-    "keypatch_leakage": Metric("keypatches that give their patient away", "↓", _SHARE),
+    "near_copies": Metric("made images rejected as near-copies of training images", "↓", _SHARE),
+    "distance": Metric("distance to the nearest training image, median and 95 % of the images", "", _digits(".3g")),
+    "nearer_than_held_out": Metric("nearer to a training image than all but 5 % of held-out images", "↓", _SHARE),
+    "authenticity": Metric("images whose nearest training image has another one nearer to it", "↑", _SHARE),
+    "nearer_to_training": Metric("nearer to training images than to as many held-out ones", "↓", _SHARE),
+    "membership_auc": Metric("attack: AUC of telling training images from held-out ones", "↓", _digits(".3f")),
+    "membership_auc_relative": Metric("the same by an attacker with other real images", "↓", _digits(".3f")),
+    "membership_tpr": Metric("attack: training images found at 1 % of false alarms", "↓", _SHARE),
+    "membership_tpr_relative": Metric("the same by an attacker with other real images", "↓", _SHARE),
+    "keypatch_leakage": Metric("keypatches whose surroundings are repeated", "↓", _SHARE),
 }
 
 
@@ -72,7 +77,7 @@ class FigureLine:
         of: network of the features, or the space of a privacy figure.
         reason: why there is no figure; None where there is one.
         earlier: of each earlier release.
-        limit: what a privacy figure may be at most (or at least).
+        limit: above which a privacy figure forbids to publish.
     """
 
     title: str

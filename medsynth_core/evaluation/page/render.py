@@ -83,7 +83,6 @@ def write_page(content: PageContent, path: Path) -> None:
         compared=figures.compared(rows, content.earlier),
         by_label=list(figures.by_label(rows)),
         scatter=_url(content.scatter) if content.scatter else None,
-        privacy=privacy,
         privacy_lines=figures.privacy_lines(privacy.get("figures", ()), content.earlier),
         histograms=histograms(privacy.get("histograms", {}), figures.SPACES),
         histogram_box=(WIDTH, HEIGHT),
