@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,15 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
     (paths.corpus / "corpus.json").write_text(json.dumps(about))
     account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
     (paths.prompts / "account.json").write_text(json.dumps(account))
-    ShardList(
+    leave_shards(paths.quality, run, records, parent)
+    unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
+    about = {"n_synthetic": 0, "n_training": 0, "n_held_out": 0, "histograms": {}}
+    save_risk(paths.privacy, about, [unmeasured], sha256_file(paths.quality / "shards.json"))
+
+
+def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:
+    """Writes the list of some shards into a folder, as synthesis and quality do, and returns it."""
+    listed = ShardList(
         spec_hash=run,
         run_ids=(f"{run}-plan",),
         parent=parent,
@@ -122,10 +131,10 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
         bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "training_copy": 0.0},
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),
-    ).save(paths.quality)
-    unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
-    about = {"n_synthetic": 0, "n_training": 0, "n_held_out": 0, "histograms": {}}
-    save_risk(paths.privacy, about, [unmeasured], sha256_file(paths.quality / "shards.json"))
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    listed.save(folder)
+    return listed
 
 
 def publish_made(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -307,8 +307,16 @@ def _stage(name: str, workspace: Path) -> None:
     config = load_config(root / "params.yaml")
     with bar(name) as progress:
         report = run_stage(name, root, config, progress)
-    for key, value in report.items():
-        print(f"{name}.{key}: {value}")
+    _print_values(name, report)
+
+
+def _print_values(name: str, value: Any) -> None:
+    """Prints a report, a line a value."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            _print_values(f"{name}.{key}", inner)
+    else:
+        print(f"{name}: {value}")
 
 
 def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, extend: bool = False) -> None:

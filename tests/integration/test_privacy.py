@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.made_release import DIGESTS, upload_shard
+from benchmarks.made_release import leave_shards, upload_shard
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import RiskLimits
 from medsynth_core.errors import CorruptObjectError, InputError, RiskError
@@ -53,7 +51,7 @@ def training_images(paths: Paths) -> np.ndarray:
     return np.concatenate(list(rendered(vqgan, image_codes(read_pairs(paths, "train"), vqgan))))
 
 
-def leave_shards(paths: Paths, store: LocalStore, images: Sequence[np.ndarray], a_shard: int) -> ShardList:
+def leave_images(paths: Paths, store: LocalStore, images: Sequence[np.ndarray], a_shard: int) -> ShardList:
     """Leaves images as the quality stage does, each with the first entry of the visual codebook."""
     made = []
     for number, pixels in enumerate(images):
@@ -64,24 +62,13 @@ def leave_shards(paths: Paths, store: LocalStore, images: Sequence[np.ndarray], 
         made.append((str(row["image_id"]), png, row))
     parts = [made[at : at + a_shard] for at in range(0, len(made), a_shard)]
     records = [upload_shard(store, RUN, number, len(parts), part) for number, part in enumerate(parts)]
-    paths.quality.mkdir(parents=True, exist_ok=True)
-    judged = ShardList(
-        spec_hash=RUN,
-        run_ids=(f"{RUN}-plan",),
-        parent=None,
-        model_digests=DIGESTS,
-        bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "training_copy": 0.0},
-        shards=tuple(records),
-        counts=reduce(add, (record.counts for record in records)),
-    )
-    judged.save(paths.quality)
-    return judged
+    return leave_shards(paths.quality, RUN, records)
 
 
 def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
-    leave_shards(paths, store, list(training_images(paths)), 50)
+    leave_images(paths, store, list(training_images(paths)), 50)
     report = stage.run(config, paths, store, silent)
     assert report.n_synthetic == report.n_training > report.n_held_out > 20
     assert report.figures["judge"]["authenticity"] == 0.0
@@ -103,7 +90,7 @@ def test_strangers_may_be_published(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)
-    leave_shards(paths, store, list(pixels), 20)
+    leave_images(paths, store, list(pixels), 20)
     assert stage.run(config, paths, store, silent).figures["judge"]["authenticity"] == 1.0
     publish.run(config, paths, store, silent)
     assert open_release(paths.root).info["privacy"]["n_synthetic"] == 40
@@ -115,7 +102,7 @@ def test_which_images_are_compared_doesnt_depend_on_shards(workspace: tuple[Conf
     found = []
     for a_shard in (4, 30):
         store = LocalStore(paths.root / f"store-{a_shard}")
-        found.append(Released.choose(leave_shards(paths, store, list(pixels), a_shard), store, 12))
+        found.append(Released.choose(leave_images(paths, store, list(pixels), a_shard), store, 12))
     first, second = ([row["image_id"] for row in each.rows] for each in found)
     numbers = {image_id(RUN, "p", number): number for number in range(30)}
     assert first == second == sorted(numbers)[:12]
@@ -128,7 +115,7 @@ def test_which_images_are_compared_doesnt_depend_on_shards(workspace: tuple[Conf
 def test_a_damaged_image_is_named(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
-    judged = leave_shards(paths, store, list(np.zeros((12, 32, 32), dtype=np.uint8)), 12)
+    judged = leave_images(paths, store, list(np.zeros((12, 32, 32), dtype=np.uint8)), 12)
     tar = judged.shards[0].tar
     assert tar is not None
     path = paths.root / "store" / content_key(tar.md5)
@@ -141,7 +128,7 @@ def test_a_damaged_image_is_named(workspace: tuple[Config, Paths]) -> None:
 def test_what_cant_be_measured_says_why_and_may_be_published(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
-    leave_shards(paths, store, list(np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)), 8)
+    leave_images(paths, store, list(np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)), 8)
     with pytest.raises(InputError, match="run `medsynth privacy` first"):
         publish.run(config, paths, store, silent)
     stage.run(config, paths, store, silent)
