@@ -20,6 +20,7 @@ from flows.prepare import prepare
 from medsynth_core.config import Config, Paths, dump_config
 from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import ConfigError, IncompleteRunError, InputError
+from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
 from medsynth_core.prompts import stage as prompts_stage
 from medsynth_core.quality import stage as quality
@@ -61,6 +62,7 @@ def released(config: Config, root: Path, store: ObjectStore) -> str:
     paths = Paths(root)
     synthesis.run(config, paths, store, silent)
     quality.run(config, paths, store, silent)
+    privacy.run(config, paths, store, silent)
     publish.run(config, paths, store, silent)
     return record_release(root, store)
 
@@ -213,12 +215,13 @@ def test_two_writers_on_the_same_shards_leave_one_release(
         "import sys; from pathlib import Path\n"
         "from medsynth_core.config import Paths, load_config\n"
         "from medsynth_core.progress import silent\n"
+        "from medsynth_core.privacy import stage as privacy\n"
         "from medsynth_core.quality import stage as quality; from medsynth_core.release import publish\n"
         "from medsynth_core.storage.store import open_store; from medsynth_core.synthesis import stage\n"
         "from medsynth_core.workspace.record import record_release\n"
         "root = Path(sys.argv[1]); config = load_config(root / 'params.yaml')\n"
         "paths, store = Paths(root), open_store(config.store, root)\n"
-        "for run in (stage.run, quality.run, publish.run): run(config, paths, store, silent)\n"
+        "for run in (stage.run, quality.run, privacy.run, publish.run): run(config, paths, store, silent)\n"
         "print(record_release(root, store))\n"
     )
     one_core = {**os.environ, "OMP_NUM_THREADS": "1"}

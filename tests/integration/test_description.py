@@ -25,6 +25,7 @@ from PIL import Image
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import ReleaseConfig
 from medsynth_core.corpus.readers.openi import LICENCE
+from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
 from medsynth_core.quality import stage as quality
 from medsynth_core.release import publish
@@ -49,6 +50,7 @@ def published(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFa
     paths, store = Paths(root), open_store(config.store, root)
     synthesis.run(config, paths, store, silent)
     quality.run(config, paths, store, silent)
+    privacy.run(config, paths, store, silent)
     first, again = (publish.run(config, paths, store, silent) for _ in range(2))
     assert first.dir_md5 == again.dir_md5, "a description that tells the time makes a new version of the same data"
     for entry in json.loads(store.get(content_key(first.dir_md5))):

@@ -19,6 +19,7 @@ from medsynth_core.evaluation.image_sets import real_images, synthetic_images
 from medsynth_core.evaluation.page.gallery import gallery_rows
 from medsynth_core.evaluation.page.neighbours import nearest_training_images
 from medsynth_core.evaluation.utility_stage import read_utility
+from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
 from medsynth_core.quality import stage as quality
 from medsynth_core.quality.duplicate import load_reference, nearest, signatures
@@ -44,6 +45,7 @@ def released(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFac
     paths, store = Paths(root), open_store(config.store, root)
     synthesis.run(config, paths, store, silent)
     quality.run(config, paths, store, silent)
+    privacy.run(config, paths, store, silent)
     publish.run(config, paths, store, silent)
     return config, paths
 

@@ -224,7 +224,7 @@ def test_figures_stand_beside_those_of_the_release_before(tmp_path: Path) -> Non
     assert "effusion 3 0.90 – – – 0.70" in text
     assert "accepted 5 62.5 % 75.0 %" in text
     assert "noisy noise:high 0 0.0 % 25.0 %" in text, "a reason that only the last one had"
-    assert "near-copies of training images ↓ thumbnails, 30 4.0 % 0.0 % to 5.0 % 2.0 %" in text
+    assert "near-copies of training images ↓ thumbnails, 30 4.0 % 0.0 to 5.0 % 2.0 %" in text
 
 
 def test_a_release_whose_page_was_not_recorded_is_told(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_privacy_stands_beside_held_out_images_and_its_limit(tmp_path: Path) -> 
     sides = {"edges": [0.0, 0.1, 0.2], "synthetic": [0.25, 0.75], "held_out": [1.0, 0.0]}
     about = {**ABOUT, "privacy": {"figures": [PRIVATE, odd], "histograms": {"pixels": sides}}}
     text = page(tmp_path, about).text
-    assert "near-copies of training images ↓ thumbnails, 30 2.0 % 0.0 % to 5.0 % 1.0 % 10.0 %" in text
+    assert "near-copies of training images ↓ thumbnails, 30 2.0 % 0.0 to 5.0 % 1.0 % 10.0 %" in text
     assert "new thing elsewhere, 30 none: no space" in text
     html = (tmp_path / "report.html").read_text()
     assert f'class="held" d="M0.0 {HEIGHT}V0.0H180.0V{HEIGHT}.0H360.0V{HEIGHT}"' in html

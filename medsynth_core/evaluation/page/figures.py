@@ -33,7 +33,8 @@ def _digits(form: str, times: float = 1.0, unit: str = "") -> Callable[[float], 
     return lambda value: format(times * value, f"z{form}") + unit
 
 
-_SHARE = _digits(".1f", 100, " %")
+_PERCENT = "\u00a0%"
+_SHARE = _digits(".1f", 100, _PERCENT)
 _METRICS = {
     "fid": Metric("FID", "↓", _digits(".3g")),
     "kid": Metric("KID × 1000", "↓", _digits(".2f", 1000)),
@@ -174,7 +175,8 @@ def _line(row: Row, of: str, before: Sequence[Row]) -> FigureLine:
 
 def _cell(metric: Metric, row: Row, value: str, low: str, high: str) -> Cell:
     ends = row.get(low), row.get(high)
-    between = None if None in ends else f"{written(metric, ends[0])} to {written(metric, ends[1])}"
+    low_written, high_written = (written(metric, end) for end in ends)
+    between = None if None in ends else f"{low_written.removesuffix(_PERCENT)} to {high_written}"
     return Cell(written(metric, row.get(value)), between)
 
 

@@ -18,6 +18,8 @@ _SAMPLING = {
     "precision": "arithmetic",
 }
 _FILTER_SETTINGS = {"degenerate": ("min_contrast", "clipped_quantile"), "duplicate": ("copy_quantile",)}
+_FILTER_OF = {"clipped": "degenerate", "copy": "duplicate"}
+"""The filter of a quantile that isn't called like it."""
 _FILTER_BOUNDS = {"degenerate": ("clipped",), "duplicate": ("training_copy", "copy")}
 
 
@@ -41,8 +43,8 @@ def filter_lines(about: About) -> list[FilterLine]:
     """Returns the filters that ran, in their order, then those that didn't."""
     quality, bounds = about["quality"], about.get("bounds", {})
     enabled = list(quality.get("enabled", ()))
-    every = [*enabled, *(name.removesuffix("_quantile") for name in quality if name.endswith("_quantile"))]
-    names = [name for name in dict.fromkeys(every) if name not in {"clipped", "copy"}]
+    settings_of = [name.removesuffix("_quantile") for name in quality if name.endswith("_quantile")]
+    names = dict.fromkeys([*enabled, *(_FILTER_OF.get(name, name) for name in settings_of)])
     lines = []
     for name in names:
         settings = [key for key in _FILTER_SETTINGS.get(name, (f"{name}_quantile",)) if key in quality]
