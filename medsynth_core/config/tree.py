@@ -48,7 +48,7 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
-    n_studies: PositiveInt = 5000
+    n_studies: PositiveInt = 6400
     """Phantom only: how many studies are drawn."""
     max_studies: PositiveInt | None = None
     """Read at most this many studies; null reads all."""
@@ -60,6 +60,8 @@ class CorpusConfig(Section):
     """Share of patients held out for validation."""
     test_fraction: Fraction = 0.05
     """Share of patients held out for evaluation; never seen by training nor by the visual codebook."""
+    judge_fraction: Fraction = 0.2
+    """Share of patients from whom the labelling judge learns, and nothing else does: no other model, no vocabulary."""
     max_bad_fraction: Fraction = 0.02
     """More unreadable rows or images than this share is an error; fewer are listed and skipped."""
     max_image_pixels: PositiveInt = 64_000_000
@@ -69,8 +71,10 @@ class CorpusConfig(Section):
     def _path_is_given(self) -> CorpusConfig:
         if self.kind != "phantom" and self.path is None:
             raise ValueError(f"corpus.path is needed for corpus.kind={self.kind}: set it to the data's place")
-        if self.val_fraction + self.test_fraction > 0.9:
-            raise ValueError("corpus.val_fraction + corpus.test_fraction must leave 0.1 or more for training")
+        if self.val_fraction + self.test_fraction + self.judge_fraction > 0.9:
+            raise ValueError(
+                "corpus.val_fraction + corpus.test_fraction + corpus.judge_fraction must leave 0.1 or more for training"
+            )
         return self
 
 
@@ -209,7 +213,8 @@ class OptimiserConfig(Section):
 
 
 class ClassifierConfig(Section):
-    """Finding classifier, trained on labels mined from the reports; its features guide the VQ-GAN."""
+    """A finding classifier, trained on labels mined from the reports: as ``models.classifier`` its features guide the
+    VQ-GAN, as ``models.judge`` it learns from other patients and judges what was made."""
 
     channels: tuple[PositiveInt, ...] = (24, 48, 96)
     """Channels a stage, multiples of 8; each stage halves the resolution."""
@@ -344,6 +349,7 @@ class ModelsConfig(Section):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
     classifier: ClassifierConfig = ClassifierConfig()
+    judge: ClassifierConfig = ClassifierConfig()
     vqgan: VQGANConfig = VQGANConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     llm: LLMConfig = LLMConfig()
@@ -391,7 +397,7 @@ class QualityConfig(Section):
     niqe_quantile: Fraction = 0.005
     """NIQE against the corpus' own statistics."""
     labels_quantile: Fraction = 0.005
-    """Labels: improbability of the prompted findings and sides by the finding classifier."""
+    """Labels: improbability of the prompted findings and sides by the labelling judge."""
     margin: Annotated[float, Field(ge=0.0)] = 0.5
     """The bounds of the six above lie farther from the median by this share of the quantile's distance: few held-out
     images don't reach far into the tail."""
