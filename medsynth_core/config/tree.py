@@ -457,11 +457,16 @@ class ReleaseConfig(Section):
 class EvaluationConfig(Section):
     """Comparison of a release with the held-out real images (split test)."""
 
-    extractors: tuple[Annotated[str, Field(pattern=r"^(classifier|inception(:.+)?|transformers:.+)$")], ...] = (
-        "classifier",
-    )
-    """Networks whose features are compared: classifier, our own finding classifier; inception, the FID's, with weights
-    from torch's cache, or inception:FILE; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
+    extractors: tuple[
+        Annotated[str, Field(pattern=r"^(judge|classifier|inception(:.+)?|torchxrayvision:.+|transformers:.+)$")],
+        ...,
+    ] = ("judge",)
+    """Networks whose features are compared: judge, the labelling judge; classifier, the one that guided the VQ-GAN;
+    inception, the FID's, with weights from torch's cache, or inception:FILE; torchxrayvision:FILE, a DenseNet-121 of
+    theirs; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
+    judges: tuple[Annotated[str, Field(pattern=r"^(judge|torchxrayvision:.+)$")], ...] = ("judge",)
+    """Who looks for the prompted findings: judge, the labelling judge, in pathologies and the places where they lie;
+    torchxrayvision:FILE, in the pathologies that it knows."""
     max_images: PositiveInt = 2500
     """Images a side (synthetic, training, held-out), chosen at random when there are more. The features of all are held
     in memory."""

@@ -50,7 +50,5 @@ class Judge(nn.Module):
         try:
             temperature = float(json.loads((folder / _FILE).read_text("utf-8"))["temperature"])
         except (FileNotFoundError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{folder / _FILE}: no temperature there; run `medsynth train-judge` again"
-            ) from error
+            raise InputError(f"{folder / _FILE}: no temperature there; run `medsynth train-judge` again") from error
         return cls(net, temperature).eval()
