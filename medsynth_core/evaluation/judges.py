@@ -47,7 +47,7 @@ class OwnJudge(nn.Module):
 
     def forward(self, images_BHW: Tensor) -> Tensor:
         logits = self.net(as_pixels(images_BHW))
-        return torch.stack([logits[:, places].amax(1) for places in self._places], 1)
+        return torch.cat([logits[:, :0], *(logits[:, places].amax(1, keepdim=True) for places in self._places)], 1)
 
 
 class ExternalJudge(nn.Module):

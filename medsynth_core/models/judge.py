@@ -29,6 +29,10 @@ class Judge(nn.Module):
         self.temperature = temperature
         self.labels = net.labels
 
+    def features(self, pixels_B1HW: Tensor) -> list[Tensor]:
+        """Returns the output of every stage of the classifier."""
+        return self.net.features(pixels_B1HW)
+
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns calibrated logits [B, L] of images in [-1, 1]."""
         logits: Tensor = self.net(pixels_B1HW).float() / self.temperature

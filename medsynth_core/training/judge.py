@@ -52,7 +52,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     if not labels:
         log.warning(
             "judge: no finding in %d patients or more of its %d; the filter `labels` rejects nothing and the "
-            "evaluation has no figures by finding: raise corpus.judge_fraction, or lower vocabulary.min_studies",
+            "judge has no figures in the evaluation: raise corpus.judge_fraction, or lower vocabulary.min_studies",
             config.vocabulary.min_studies,
             len(set(pairs.patients)),
         )
