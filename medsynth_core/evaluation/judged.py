@@ -72,7 +72,7 @@ def judged_figures(name: str, terms: Sequence[str], synthetic: Judged, held_out:
     n = len(synthetic.truth_NT), len(held_out.truth_NT)
     for metric in METRICS:
         if len(usable):
-            means = [_between(np.nanmean(side[metric], axis=1)) for side in (ours, theirs)]
+            means = [_between(_mean_of_terms(side[metric])) for side in (ours, theirs)]
             yield Figure(metric, name, None, *n, *means[0], *means[1])
         else:
             yield Figure(metric, name, None, *n, reason=f"no finding that the judge knows has {_MIN_CASES} cases")
@@ -100,6 +100,13 @@ def _values(side: Judged, usable: npt.NDArray[np.int64], seed: int) -> dict[str,
         "auroc": aurocs(margins, truth, weights_DN),
         "balanced_accuracy": balanced_accuracies(margins > 0, truth, weights_DN),
     }
+
+
+def _mean_of_terms(values_DT: Floats) -> Floats:
+    """Returns the mean over the terms that have a value; NaN in a draw where none has."""
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.nansum(values_DT, axis=1) / np.isfinite(values_DT).sum(axis=1)
+    return means
 
 
 def _between(values_D: Floats) -> tuple[float, float, float]:

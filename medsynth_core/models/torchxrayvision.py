@@ -84,7 +84,7 @@ class XRayDenseNet(nn.Module):
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{path}: not a safetensors file with the metadata `pathologies` ({error}); torchxrayvision's own "
-                f"files are pickled networks, which aren't opened: {Path(__file__).name} says how to convert one"
+                f"files are pickled networks, which aren't opened: help({__name__}) says how to convert one"
             ) from error
         model = cls(outputs, state.pop("op_threshs", None))
         try:
