@@ -33,7 +33,7 @@ from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, run_stage
 
-PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "vqgan", "alignment", "llm")
+PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm")
 BASE = (
     *(
         f"models.{name}.train.{short}"

@@ -38,7 +38,7 @@ from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.oracle import Oracle, found_table
-from medsynth_core.models.classifier import SIDES, FindingClassifier
+from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
@@ -46,6 +46,7 @@ from medsynth_core.quality.niqe import NaturalnessModel
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.workspace.stages import is_fresh, read_stages, run_stage
 
 log = logging.getLogger("method")
@@ -53,7 +54,7 @@ log = logging.getLogger("method")
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-SHARED = ("corpus", "vocabulary", "prompts", "classifier", "vqgan", "alignment")
+SHARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment")
 """Stages that all arms of a seed have in common."""
 JUDGE_SEED = 900_001
 """Corpus seed of the judge: a finding classifier trained on phantoms of other patients, and their mined labels."""
@@ -158,7 +159,7 @@ def _prepare(root: Path, preset: str, settings: list[str], stages: Sequence[str]
 def _make(root: Path, arm: Arm, preset: str, settings: list[str], samples: int) -> None:
     """Trains an arm's language model in a folder of its own and makes its images, and those of the arms that use it."""
     folder = root / _slug(arm.name)
-    for name in ("data", "models/classifier", "models/vqgan", "models/alignment"):
+    for name in ("data", "models/classifier", "models/judge", "models/vqgan", "models/alignment"):
         link = folder / name
         if not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)

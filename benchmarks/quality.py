@@ -29,7 +29,6 @@ from medsynth_core.config.tree import FilterName
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.oracle import Oracle
-from medsynth_core.models.classifier import SIDES
 from medsynth_core.quality.duplicate import reject_copies, signatures
 from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
 from medsynth_core.synthesis.identity import image_id
@@ -38,6 +37,7 @@ from medsynth_core.synthesis.stage import bounds, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.calibration import rendered
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.vocabulary.labels import SIDES
 
 app = typer.Typer(help=__doc__, add_completion=False)
 Draw = np.random.Generator

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medsynth_core.config import Config, Paths, dump_config, load_config
-from medsynth_core.errors import InputError, MedsynthError
+from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import configure_store
@@ -67,6 +67,16 @@ def check(root: Path, config: Config) -> None:
             from medsynth_core.evaluation.extractors import find_inception
 
             find_inception(name.partition(":")[2], Paths(root))
+    for name in {*config.evaluation.extractors, *config.evaluation.judges}:
+        if name.startswith("torchxrayvision:"):
+            from medsynth_core.evaluation.extractors import load_torchxrayvision
+
+            load_torchxrayvision(name.partition(":")[2], Paths(root))
+    if config.models.path is None and config.corpus.judge_fraction == 0:
+        raise ConfigError(
+            "corpus.judge_fraction is 0, so the labelling judge has no patients to learn from; raise it, or set "
+            "models.path to trained models"
+        )
     store = open_store(config.store, root)
     store.check_writable()
     if config.release.parent is not None:

@@ -9,12 +9,20 @@ from prefect import flow
 from flows.prepare import prepare
 from flows.runner import run_name
 from medsynth_core.config import Config
-from tasks.stages import mine_vocabulary, read_corpus, train_alignment, train_classifier, train_llm, train_vqgan
+from tasks.stages import (
+    mine_vocabulary,
+    read_corpus,
+    train_alignment,
+    train_classifier,
+    train_judge,
+    train_llm,
+    train_vqgan,
+)
 
 
 @flow(name="train", flow_run_name=run_name)
 def train(workspace: str, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Trains classifier, VQ-GAN, alignment and language model in a workspace; fresh ones are kept.
+    """Trains classifier, judge, VQ-GAN, alignment and language model in a workspace; fresh ones are kept.
 
     Args:
         workspace: folder of params.yaml.
@@ -31,6 +39,7 @@ def train_models(root: str, config: Config) -> dict[str, Any]:
     """Runs the tasks that train, one after the other, and returns their reports."""
     return {
         "classifier": train_classifier(root, config),
+        "judge": train_judge(root, config),
         "vqgan": train_vqgan(root, config),
         "alignment": train_alignment(root, config),
         "llm": train_llm(root, config),

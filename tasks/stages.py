@@ -72,6 +72,12 @@ def train_classifier(root: str, config: Config) -> dict[str, Any]:
     return _run("classifier", root, config)
 
 
+@task(name="judge")
+def train_judge(root: str, config: Config) -> dict[str, Any]:
+    """Trains the labelling judge."""
+    return _run("judge", root, config)
+
+
 @task(name="vqgan")
 def train_vqgan(root: str, config: Config) -> dict[str, Any]:
     """Trains the VQ-GAN."""

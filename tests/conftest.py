@@ -13,11 +13,15 @@ from medsynth_core.config.load import parse_config
 from medsynth_core.progress import silent
 
 TINY: dict[str, Any] = {
-    "corpus": {"n_studies": 260, "image_size": 32, "val_fraction": 0.1, "test_fraction": 0.1},
+    "corpus": {"n_studies": 325, "image_size": 32, "val_fraction": 0.1, "test_fraction": 0.1},
     "vocabulary": {"min_studies": 3},
     "prompts": {"n": 6},
     "models": {
         "classifier": {
+            "channels": [8, 8],
+            "train": {"steps": 6, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},
+        },
+        "judge": {
             "channels": [8, 8],
             "train": {"steps": 6, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},
         },
@@ -61,11 +65,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Paths]:
     """A workspace folder with corpus, vocabulary, prompts and trained tiny models; not to be changed."""
     from medsynth_core.corpus import stage as corpus
     from medsynth_core.prompts import stage as prompts
-    from medsynth_core.training import alignment, classifier, llm, vqgan
+    from medsynth_core.training import alignment, classifier, judge, llm, vqgan
     from medsynth_core.vocabulary import stage as vocabulary
 
     config, paths = tiny(), Paths(tmp_path_factory.mktemp("trained"))
-    for stage in (corpus, vocabulary, prompts, classifier, vqgan, alignment, llm):
+    for stage in (corpus, vocabulary, prompts, classifier, judge, vqgan, alignment, llm):
         stage.run(config, paths, silent)
     return config, paths
 

@@ -101,6 +101,12 @@ def train_classifier(workspace: Workspace = Path()) -> None:
     _stage("classifier", workspace)
 
 
+@app.command("train-judge")
+def train_judge(workspace: Workspace = Path()) -> None:
+    """Stage: train the labelling judge, on patients of its own."""
+    _stage("judge", workspace)
+
+
 @app.command("train-vqgan")
 def train_vqgan(workspace: Workspace = Path()) -> None:
     """Stage: train the image tokeniser."""

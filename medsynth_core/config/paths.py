@@ -69,6 +69,10 @@ class Paths:
         return self.models / "classifier"
 
     @property
+    def judge(self) -> Path:
+        return self.models / "judge"
+
+    @property
     def vqgan(self) -> Path:
         return self.models / "vqgan"
 

@@ -48,7 +48,7 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
-    n_studies: PositiveInt = 5000
+    n_studies: PositiveInt = 6400
     """Phantom only: how many studies are drawn."""
     max_studies: PositiveInt | None = None
     """Read at most this many studies; null reads all."""
@@ -60,6 +60,8 @@ class CorpusConfig(Section):
     """Share of patients held out for validation."""
     test_fraction: Fraction = 0.05
     """Share of patients held out for evaluation; never seen by training nor by the visual codebook."""
+    judge_fraction: Fraction = 0.2
+    """Share of patients from whom the labelling judge learns, and nothing else does: no other model, no vocabulary."""
     max_bad_fraction: Fraction = 0.02
     """More unreadable rows or images than this share is an error; fewer are listed and skipped."""
     max_image_pixels: PositiveInt = 64_000_000
@@ -69,8 +71,10 @@ class CorpusConfig(Section):
     def _path_is_given(self) -> CorpusConfig:
         if self.kind != "phantom" and self.path is None:
             raise ValueError(f"corpus.path is needed for corpus.kind={self.kind}: set it to the data's place")
-        if self.val_fraction + self.test_fraction > 0.9:
-            raise ValueError("corpus.val_fraction + corpus.test_fraction must leave 0.1 or more for training")
+        if self.val_fraction + self.test_fraction + self.judge_fraction > 0.9:
+            raise ValueError(
+                "corpus.val_fraction + corpus.test_fraction + corpus.judge_fraction must leave 0.1 or more for training"
+            )
         return self
 
 
@@ -209,7 +213,8 @@ class OptimiserConfig(Section):
 
 
 class ClassifierConfig(Section):
-    """Finding classifier, trained on labels mined from the reports; its features guide the VQ-GAN."""
+    """A finding classifier, trained on labels mined from the reports: as ``models.classifier`` its features guide the
+    VQ-GAN, as ``models.judge`` it learns from other patients and judges what was made."""
 
     channels: tuple[PositiveInt, ...] = (24, 48, 96)
     """Channels a stage, multiples of 8; each stage halves the resolution."""
@@ -344,6 +349,7 @@ class ModelsConfig(Section):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
     classifier: ClassifierConfig = ClassifierConfig()
+    judge: ClassifierConfig = ClassifierConfig()
     vqgan: VQGANConfig = VQGANConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     llm: LLMConfig = LLMConfig()
@@ -390,15 +396,15 @@ class QualityConfig(Section):
     """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
     niqe_quantile: Fraction = 0.005
     """NIQE against the corpus' own statistics."""
-    labels_quantile: Fraction = 0.005
-    """Labels: improbability of the prompted findings and sides by the finding classifier."""
+    labels_quantile: Fraction = 0.01
+    """Labels: improbability of the prompted findings and sides by the labelling judge."""
     margin: Annotated[float, Field(ge=0.0)] = 0.5
     """The bounds of the six above lie farther from the median by this share of the quantile's distance: few held-out
     images don't reach far into the tail."""
     copy_quantile: Fraction = 0.01
     """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
     nearer to it than all but this share of real held-out images come to their nearest training image."""
-    agreement_quantile: Fraction = 0.02
+    agreement_quantile: Fraction = 0.01
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
     enabled: tuple[FilterName, ...] = (
         "degenerate",
@@ -480,11 +486,16 @@ class ReleaseConfig(Section):
 class EvaluationConfig(Section):
     """Comparison of a release with the held-out real images (split test)."""
 
-    extractors: tuple[Annotated[str, Field(pattern=r"^(classifier|inception(:.+)?|transformers:.+)$")], ...] = (
-        "classifier",
-    )
-    """Networks whose features are compared: classifier, our own finding classifier; inception, the FID's, with weights
-    from torch's cache, or inception:FILE; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
+    extractors: tuple[
+        Annotated[str, Field(pattern=r"^(judge|classifier|inception(:.+)?|torchxrayvision:.+|transformers:.+)$")],
+        ...,
+    ] = ("judge",)
+    """Networks whose features are compared: judge, the labelling judge; classifier, the one that guided the VQ-GAN;
+    inception, the FID's, with weights from torch's cache, or inception:FILE; torchxrayvision:FILE, a DenseNet-121 of
+    theirs; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
+    judges: tuple[Annotated[str, Field(pattern=r"^(judge|torchxrayvision:.+)$")], ...] = ("judge",)
+    """Who looks for the prompted findings: judge, the labelling judge, in pathologies and the places where they lie;
+    torchxrayvision:FILE, in the pathologies that it knows."""
     max_images: PositiveInt = 2500
     """Images a side (synthetic, training, held-out), chosen at random when there are more. The features of all are held
     in memory."""

@@ -23,7 +23,8 @@ from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+SPLITS = ("train", "judge", "val", "test")
 _ROWS_A_FLUSH = 5000
 
 
@@ -69,9 +70,12 @@ def split_of(patient_id: str, seed: int, config: CorpusConfig) -> str:
     """Returns the split of a patient: a hash of (seed, patient), so neither order nor corpus size matters."""
     digest = hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
-    if share < config.test_fraction:
-        return "test"
-    return "val" if share < config.test_fraction + config.val_fraction else "train"
+    bound = 0.0
+    for split in ("test", "val", "judge"):
+        bound += getattr(config, f"{split}_fraction")
+        if share < bound:
+            return split
+    return "train"
 
 
 @dataclass
@@ -80,8 +84,8 @@ class _Writer:
 
     folder: Path
     config: Config
-    studies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("train", "val", "test"), 0))
-    views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("train", "val", "test"), 0))
+    studies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     positions: Counter[str] = field(default_factory=Counter)
     bad: list[BadRow] = field(default_factory=list)
     seen: int = 0

@@ -19,8 +19,12 @@ from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.torchxrayvision import XRayDenseNet
 from medsynth_core.quality.labels import JUDGE
 from medsynth_core.training.features import load_image_encoder
+
+_OURS = {"judge": Path("llm") / JUDGE, "classifier": Path("classifier")}
+"""Places of our own finding classifiers among the models."""
 
 
 def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
@@ -30,8 +34,10 @@ def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
         InputError: its weights are missing, damaged, or of another network.
     """
     kind, _, place = name.partition(":")
-    if kind == "classifier":
-        net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / "llm" / JUDGE))
+    if kind in _OURS:
+        net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / _OURS[kind]))
+    elif kind == "torchxrayvision":
+        net = XRayFeatures(load_torchxrayvision(place, paths))
     elif kind == "inception":
         net = InceptionFeatures(find_inception(place, paths))
     else:
@@ -55,16 +61,40 @@ def find_inception(place: str, paths: Paths) -> Path:
     return weights
 
 
+def load_torchxrayvision(place: str, paths: Paths) -> XRayDenseNet:
+    """Returns the network of a file, relative to the workspace.
+
+    Raises:
+        InputError: it is missing, or another network's.
+    """
+    return XRayDenseNet.load(paths.root / Path(place).expanduser())
+
+
+def as_pixels(images_BHW: Tensor) -> Tensor:
+    """Returns uint8 images as pixels, float32 [B, 1, H, W] in [-1, 1]."""
+    return images_BHW[:, None].float() / 127.5 - 1.0
+
+
 class ClassifierFeatures(nn.Module):
-    """The finding classifier's last stage, averaged over places."""
+    """A finding classifier's last stage, averaged over places."""
 
     def __init__(self, net: FindingClassifier) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images_BHW: Tensor) -> Tensor:
-        pixels_B1HW = images_BHW[:, None].float() / 127.5 - 1.0
-        return self.net.features(pixels_B1HW)[-1].mean((2, 3))
+        return self.net.features(as_pixels(images_BHW))[-1].mean((2, 3))
+
+
+class XRayFeatures(nn.Module):
+    """The 1024 features of a DenseNet-121 of torchxrayvision."""
+
+    def __init__(self, net: XRayDenseNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images_BHW: Tensor) -> Tensor:
+        return self.net.features(as_pixels(images_BHW))
 
 
 class InceptionFeatures(nn.Module):

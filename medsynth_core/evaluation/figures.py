@@ -28,18 +28,19 @@ _DRAWS = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of all images, or of those with one pathology.
+    """One figure of all images, or of one finding.
 
     Attributes:
-        extractor: network of the features; None where pixels are judged.
-        label: pathology; None of all images.
-        n: synthetic images that enter.
+        extractor: network of the features, or a judge and what it judges; None where pixels are judged.
+        label: pathology, or the place of one; None of all images.
+        n: synthetic images that enter; of a judge's figure of one finding, those that have it.
         n_held_out: held-out images.
         value: None when there is none for ``reason``.
         low, high: 95 % interval, where the figure has one.
         real: the same figure of real images. Where features are compared: of ``n`` training images in place of the
             synthetic ones, mean of up to five disjoint draws; else of the held-out images.
-        real_low, real_high: smallest and largest of those draws; None of a single one.
+        real_low, real_high: smallest and largest of those draws, None of a single one; of a judge's figure its
+            95 % interval.
     """
 
     metric: str

@@ -26,13 +26,16 @@ from medsynth_core.evaluation.figures import (
     similarity_figure,
 )
 from medsynth_core.evaluation.image_sets import NO_FINDING, ImageSet, real_images, synthetic_images
+from medsynth_core.evaluation.judged import Judged, judged_figures
+from medsynth_core.evaluation.judges import load_judge
 from medsynth_core.models.artifact import pick_device
 from medsynth_core.progress import Progress
 from medsynth_core.quality.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, pathology_labels
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 MAP = "map.png"
 _FIGURES = "metrics.json"
 _SPLIT = "test"
@@ -93,6 +96,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> HeldOutReport:
             progress(0, 1, "t-SNE")
             n = min(len(sides.held_out), len(sides.synthetic), settings.map_images)
             places = embed(features.held_out[:n], features.synthetic[:n], seed)
+    figures += _of_judges(config, paths, sides, progress)
     figures += _of_pixels(config, sides, progress)
     rows = [_rounded(asdict(figure)) for figure in figures]
     report = HeldOutReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
@@ -128,25 +132,43 @@ def _features(name: str, config: Config, paths: Paths, sides: _Sides, comparable
     """Returns the features of all sides; of no width where no figure will come of them."""
     if not comparable:
         return Features(name, *(np.empty((len(side), 0), dtype=np.float32) for side in sides.all()))
-    device = pick_device(config.device)
-    net = load_extractor(name, config, paths).to(device)
-    size = config.evaluation.batch_size
-    total, done = sum(map(len, sides.all())), 0
-    of_side = []
-    for side in sides.all():
-        parts = []
-        for images in side.batches(size):
-            parts.append(_encode(net, torch.from_numpy(images).to(device)))
-            done += len(images)
-            progress(done, total, name)
-        of_side.append(np.concatenate(parts))
-    return Features(name, *of_side)
+    net = load_extractor(name, config, paths).to(pick_device(config.device))
+    return Features(name, *_encoded(net, sides.all(), config, progress, name))
 
 
 @torch.inference_mode()
-def _encode(net: nn.Module, images_BHW: torch.Tensor) -> Floats:
-    features: Floats = net(images_BHW).float().cpu().numpy()
-    return features
+def _encoded(net: nn.Module, sides: Sequence[ImageSet], config: Config, progress: Progress, name: str) -> list[Floats]:
+    """Returns what a network makes of every image of each side, float32 [N, F]."""
+    device = pick_device(config.device)
+    total, done = sum(map(len, sides)), 0
+    of_side = []
+    for side in sides:
+        parts: list[Floats] = []
+        for images in side.batches(config.evaluation.batch_size):
+            parts.append(net(torch.from_numpy(images).to(device)).float().cpu().numpy())
+            done += len(images)
+            progress(done, total, name)
+        of_side.append(np.concatenate(parts))
+    return of_side
+
+
+def _of_judges(config: Config, paths: Paths, sides: _Sides, progress: Progress) -> list[Figure]:
+    """Returns what each judge finds of the prompted pathologies, and of the places in which they lie."""
+    both = (sides.synthetic, sides.held_out)
+    if min(map(len, both)) < config.evaluation.min_images:
+        return []
+    prompted = {label for each in both[0].findings for label in pathology_labels(each) | anatomy_labels(each)}
+    figures: list[Figure] = []
+    for name in config.evaluation.judges:
+        judge = load_judge(name, config, paths).to(pick_device(config.device))
+        found = _encoded(judge, both, config, progress, name)
+        for what, wanted in (("pathologies", False), ("anatomies", True)):
+            terms = sorted({term for term, _ in prompted if is_anatomy(term) == wanted})
+            if not terms or (wanted and not any(map(is_anatomy, judge.terms))):
+                continue
+            judged = [Judged.of(side, terms, margins, judge.terms) for side, margins in zip(both, found, strict=True)]
+            figures += judged_figures(f"{name} on {what}", terms, judged[0], judged[1], config.seed)
+    return figures
 
 
 def _of_pixels(config: Config, sides: _Sides, progress: Progress) -> list[Figure]:

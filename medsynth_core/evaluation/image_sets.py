@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.release.reader import Release
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.vocabulary.labels import Findings, anatomy_labels, pathology_labels
 
 NO_FINDING = "no finding"
 _STREAM = 71
@@ -26,15 +28,27 @@ class ImageSet:
     """Images of one side.
 
     Attributes:
-        pathologies: of each image; ``NO_FINDING`` where there is none.
+        findings: of each image, as prompted or mined.
+        groups: prompt or patient of each image.
         read: returns the images of some places, uint8 [n, H, W].
     """
 
-    pathologies: Sequence[frozenset[str]]
+    findings: Sequence[Findings]
+    groups: Sequence[str]
     read: Callable[[Places], Images]
 
     def __len__(self) -> int:
-        return len(self.pathologies)
+        return len(self.findings)
+
+    @cached_property
+    def pathologies(self) -> list[frozenset[str]]:
+        """Of each image; ``NO_FINDING`` where there is none."""
+        return [frozenset([finding["pathology"] for finding in each] or [NO_FINDING]) for each in self.findings]
+
+    def shows(self, terms: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Returns whether each image has each pathology, or a finding in each place, on any side; [N, T]."""
+        shown = [{term for term, _ in pathology_labels(each) | anatomy_labels(each)} for each in self.findings]
+        return np.array([[term in each for term in terms] for each in shown], dtype=bool).reshape(len(self), len(terms))
 
     def batches(self, size: int) -> Iterator[Images]:
         """Yields all images in order, ``size`` at a time."""
@@ -51,7 +65,7 @@ class ImageSet:
 def synthetic_images(release: Release, most: int, seed: int) -> ImageSet:
     """Returns up to ``most`` accepted images, with what was prompted."""
     images = release.dataset()
-    prompted = release.manifest(["pathology"])["pathology"].to_pylist()
+    prompted = release.manifest(["labels", "prompt_id"]).to_pylist()
     chosen = _chosen(len(prompted), most, seed)
 
     def read(places: Places) -> Images:
@@ -59,7 +73,8 @@ def synthetic_images(release: Release, most: int, seed: int) -> ImageSet:
         stacked: Images = torch.cat([item["image"] for item in items]).numpy()
         return stacked
 
-    return ImageSet([_or_none(prompted[index]) for index in chosen], read)
+    rows = [prompted[index] for index in chosen]
+    return ImageSet([row["labels"] for row in rows], [row["prompt_id"] for row in rows], read)
 
 
 def real_images(paths: Paths, split: str, views: set[str], most: int, seed: int) -> ImageSet:
@@ -70,16 +85,15 @@ def real_images(paths: Paths, split: str, views: set[str], most: int, seed: int)
         InputError: the labels don't belong to this corpus.
     """
     if not len(Corpus.open(paths.corpus).views(split)):
-        return ImageSet([], lambda places: np.empty((0, 0, 0), dtype=np.uint8))
+        return ImageSet([], [], lambda places: np.empty((0, 0, 0), dtype=np.uint8))
     pairs = read_pairs(paths, split)
     fitting = np.array([row for row, view in enumerate(pairs.views) if view in views], dtype=np.int64)
     chosen = fitting[_chosen(len(fitting), most, seed)]
-    shown = [_or_none([finding["pathology"] for finding in pairs.findings[index]]) for index in chosen]
-    return ImageSet(shown, lambda places: pairs.corpus.images(pairs.rows[chosen[places]]))
-
-
-def _or_none(pathologies: Sequence[str]) -> frozenset[str]:
-    return frozenset(pathologies or [NO_FINDING])
+    return ImageSet(
+        [pairs.findings[index] for index in chosen],
+        [pairs.patients[index] for index in chosen],
+        lambda places: pairs.corpus.images(pairs.rows[chosen[places]]),
+    )
 
 
 def _chosen(n: int, most: int, seed: int) -> Places:

@@ -1,13 +1,14 @@
 """The finding classifier: which findings an image shows, on which side, from labels mined out of reports.
 
-Its features carry the clinical-information-preserving term of the VQ-GAN (LLM-CXR, section 3.1).
+One guides the VQ-GAN: its features carry the clinical-information-preserving term (LLM-CXR, section 3.1). Another, the
+labelling judge, learns from patients of its own (``models.judge``).
 
 Shapes: B images, L labels, C channels of a stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from medsynth_core.config.tree import ClassifierConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import load_weights, save_weights
 
-SIDES = ("right", "left")
 _GRID = 8
 """Cells a side on which the head still sees where a finding is."""
 
@@ -27,13 +27,13 @@ class FindingClassifier(nn.Module):
     """Strided convolutions, a residual block a stage, and a head that keeps the place.
 
     Attributes:
-        labels: one (pathology, side) a logit; a bilateral finding, and one without a side, has both.
+        labels: one (term, side) a logit; a bilateral finding, and one without a side, has both.
     """
 
     def __init__(self, config: ClassifierConfig, labels: Sequence[tuple[str, str]]) -> None:
         super().__init__()
         self.config = config
-        self.labels = [(pathology, side) for pathology, side in labels]
+        self.labels = [(term, side) for term, side in labels]
         self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise((1, *config.channels)))
         self.head = nn.Sequential(
             nn.Conv2d(config.channels[-1], 32, 1),
@@ -102,14 +102,3 @@ def worn(pixels_B1HW: Tensor, softness_B111: Tensor, noise_B1HW: Tensor) -> Tens
     """Returns images blurred by a share (0 to 1) and with noise added, so that shapes are learnt, not texture."""
     soft = F.avg_pool2d(F.pad(pixels_B1HW, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return pixels_B1HW * (1 - softness_B111) + soft * softness_B111 + noise_B1HW
-
-
-def label_vector(labels: Sequence[tuple[str, str]], findings: Sequence[Mapping[str, str | None]]) -> list[float]:
-    """Returns 1.0 for each label that the findings have, else 0.0."""
-    shown = {
-        (finding["pathology"], side)
-        for finding in findings
-        for side in SIDES
-        if finding["side"] not in SIDES or finding["side"] == side
-    }
-    return [float(label in shown) for label in labels]

@@ -22,8 +22,8 @@ from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.hashing import sha256_file, sha256_tree
 from medsynth_core.models.artifact import models_folder, pick_device
-from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.judge import Judge
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
@@ -121,7 +121,7 @@ class _Measured:
         self.config = config
         folder, device = models_folder(config, paths), pick_device(config.device)
         vqgan = VQGAN.load(folder / "vqgan").to(device)
-        embedding = Embedding.load(folder / "llm", FindingClassifier.load(folder / "llm" / JUDGE).to(device))
+        embedding = Embedding.load(folder / "llm", Judge.load(folder / "llm" / JUDGE).to(device))
         self._pairs = {split: read_pairs(paths, split) for split in _SPLITS}
         self.real = {split: _rendered(vqgan, pairs.corpus, pairs.rows) for split, pairs in self._pairs.items()}
         images = []

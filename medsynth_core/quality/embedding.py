@@ -16,7 +16,7 @@ import torch
 
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.errors import InputError
-from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.judge import Judge
 from medsynth_core.quality.filters import Images
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -24,7 +24,7 @@ _REFERENCE = "training_features.npy"
 
 
 @torch.inference_mode()
-def embed(judge: FindingClassifier, images_u8: Images) -> npt.NDArray[np.float32]:
+def embed(judge: Judge, images_u8: Images) -> npt.NDArray[np.float32]:
     """Returns the features of images uint8 [N, H, W], float32 [N, F]."""
     device = next(judge.parameters()).device
     grid = judge.features(torch.from_numpy(to_pixels(images_u8))[:, None].to(device))[-1]
@@ -44,7 +44,7 @@ class Embedding:
         training_RF: float32, standardised.
     """
 
-    def __init__(self, judge: FindingClassifier, training_RF: Floats) -> None:
+    def __init__(self, judge: Judge, training_RF: Floats) -> None:
         """Takes the features of the training images as ``embed`` gives them; one or more."""
         self._judge = judge
         raw_RF = training_RF.astype(np.float32)
@@ -53,7 +53,7 @@ class Embedding:
         self.training_RF = self._standardised(raw_RF)
 
     @classmethod
-    def load(cls, folder: Path, judge: FindingClassifier) -> Embedding:
+    def load(cls, folder: Path, judge: Judge) -> Embedding:
         """Returns the training images that a model's folder names.
 
         Raises:
@@ -63,10 +63,10 @@ class Embedding:
             training_RF = np.load(folder / _REFERENCE, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{folder / _REFERENCE}: no features of training images; retrain the model") from error
-        if training_RF.shape[1:] != (judge.config.channels[-1],):
+        if training_RF.shape[1:] != (judge.net.config.channels[-1],):
             raise InputError(
                 f"{folder / _REFERENCE}: {training_RF.shape[1:]} features an image, the judge has "
-                f"{judge.config.channels[-1]}; retrain the model"
+                f"{judge.net.config.channels[-1]}; retrain the model"
             )
         return cls(judge, training_RF)
 

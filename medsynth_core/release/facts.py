@@ -158,8 +158,8 @@ def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[st
         f"0..1): nearer than all but {share['copy']} of real held-out images come to a training image. Smaller crops "
         "and copied details pass.",
         "labels": "Images whose findings or sides a classifier finds otherwise than prompted were rejected: less "
-        f"probable than all but {share['labels']} of real held-out images with their own. The classifier also guided "
-        "the training of the image tokeniser.",
+        f"probable than all but {share['labels']} of real held-out images with their own. The classifier learnt "
+        "from patients whom no model of the generator has seen.",
         "agreement": f"Images at odds with their prompt were rejected: an agreement under {bounds['agreement']:.2f} "
         f"(-1..1), which all but {share['agreement']} of real held-out pairs reach. The model that judges "
         "it also guided the synthesis, and may share its errors.",

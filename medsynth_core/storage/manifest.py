@@ -55,7 +55,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_niqe", pa.float32(), "NIQE against the corpus' own statistics, the lower the better"),
     ("score_training_distance", pa.float32(), "distance to the nearest training image, registered, 0..1"),
     ("score_release_distance", pa.float32(), "distance to the nearest earlier image of the shard, 0..1"),
-    ("score_labels", pa.float32(), "cross-entropy of the prompted labels by the finding classifier, nats"),
+    ("score_labels", pa.float32(), "cross-entropy of the prompted labels by the labelling judge, nats"),
     ("score_agreement", pa.float32(), "prompt-image agreement by the alignment model, -1..1"),
     ("signature", pa.binary(), "16x16 uint8 thumbnail, for duplicates across shards"),
     ("verdict", pa.string(), "accepted or rejected"),

@@ -13,7 +13,7 @@ import numpy as np
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError
 from medsynth_core.models.artifact import model_digests, models_folder
-from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.judge import Judge
 from medsynth_core.progress import Progress
 from medsynth_core.quality.agreement import AgreementFilter
 from medsynth_core.quality.anatomy import Anatomy, AnatomyFilter
@@ -155,7 +155,7 @@ def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits:
     """
     folder = models_folder(config, paths) / "llm"
     training = load_reference(folder)
-    judge = FindingClassifier.load(folder / JUDGE).to(synthesiser.llm.device)
+    judge = Judge.load(folder / JUDGE).to(synthesiser.llm.device)
     available: Iterable[Filter] = (
         DegenerateFilter(config.quality.min_contrast, limits["clipped"]),
         SharpnessFilter(limits["sharpness"]),

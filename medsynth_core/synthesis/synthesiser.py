@@ -18,8 +18,8 @@ from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
-from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.judge import Judge
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
@@ -185,12 +185,12 @@ class Synthesiser:
                 scores.append(self.alignment.agreement(pixels, texts[part]).cpu().numpy())
         return np.concatenate(scores)
 
-    def logits(self, classifier: FindingClassifier, images_u8: Images) -> npt.NDArray[np.float32]:
-        """Returns a finding classifier's logits, float32 [N, L]."""
+    def logits(self, judge: Judge, images_u8: Images) -> npt.NDArray[np.float32]:
+        """Returns the labelling judge's logits, float32 [N, L]."""
         with torch.cuda.stream(self._beside):
             many = 16 * self._at_once
             starts = range(0, len(images_u8), many)
-            return np.concatenate([finding_logits(classifier, images_u8[start : start + many]) for start in starts])
+            return np.concatenate([finding_logits(judge, images_u8[start : start + many]) for start in starts])
 
     @property
     def _at_once(self) -> int:

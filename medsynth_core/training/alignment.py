@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import AlignmentConfig
+from medsynth_core.corpus.images import to_pixels
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
@@ -21,6 +22,7 @@ from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenize
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
 from medsynth_core.quality.calibration import save_scores
+from medsynth_core.training.calibration import rendered
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -29,7 +31,7 @@ from medsynth_core.training.words_picture import draw_words
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _CANDIDATES_PER_FINDING = 8
 _JUDGED = 256
 """Held-out pairs that judge a checkpoint."""
@@ -75,7 +77,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         validate=validate,
     )
     metrics = retrieval(model, held_out)
-    calibration = held_out_agreement(model, held_out)
+    calibration = held_out_agreement(model, vqgan, held_out)
     codebook = build_codebook(model, vqgan, pairs, settings, corpus_digest)
     metrics["codebook_entries"] = float(len(codebook))
 
@@ -124,12 +126,13 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
 
 
 @torch.inference_mode()
-def held_out_agreement(model: AlignmentModel, pairs: Pairs, limit: int = 512, batch_size: int = 64) -> list[float]:
-    """Returns the agreement scores of at most ``limit`` real held-out pairs: what quality calibrates on."""
+def held_out_agreement(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs) -> list[float]:
+    """Returns the agreement scores of real held-out pairs, images as the VQ-GAN renders them: what quality calibrates
+    on. A real image agrees better than anything that passed through the tokeniser."""
     scores: list[float] = []
-    for start in range(0, min(limit, len(pairs)), batch_size):
-        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
-        scores += model.agreement(pixels, pairs.queries[start : start + batch_size]).tolist()
+    for images in rendered(vqgan, image_codes(pairs, vqgan)):
+        pixels = torch.from_numpy(to_pixels(images))[:, None].to(model.device)
+        scores += model.agreement(pixels, pairs.queries[len(scores) : len(scores) + len(images)]).tolist()
     return scores
 
 

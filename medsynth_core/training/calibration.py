@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from medsynth_core.corpus.images import to_u8
-from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.judge import Judge
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.anatomy import Anatomy
 from medsynth_core.quality.calibration import save_scores
@@ -37,7 +37,7 @@ _NATURAL = 512
 def calibrate_filters(
     folder: Path,
     vqgan: VQGAN,
-    judge: FindingClassifier,
+    judge: Judge,
     training_NT: torch.Tensor,
     held_out_NT: torch.Tensor,
     findings: Sequence[Sequence[Mapping[str, Any]]],

@@ -1,22 +1,29 @@
-"""Training of the finding classifier on the labels that mining read in the reports."""
+"""Training of finding classifiers on the labels that mining read in the reports.
+
+Shapes: N images, L labels.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths, config_digest
+from medsynth_core.config.tree import ClassifierConfig
 from medsynth_core.hashing import sha256_tree
-from medsynth_core.models.classifier import SIDES, FindingClassifier, label_vector, worn
+from medsynth_core.models.classifier import FindingClassifier, worn
 from medsynth_core.progress import Progress
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
-from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
+from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.vocabulary.labels import Findings, Label, label_matrix, pathology_labels
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +33,7 @@ _MAX_NOISE = 0.05
 
 
 def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
-    """Trains the classifier and writes it to ``paths.classifier``.
+    """Trains the classifier that guides the VQ-GAN and writes it to ``paths.classifier``.
 
     A label is learnt when at least ``vocabulary.min_studies`` patients have it. Without any such label the
     classifier knows none, and the VQ-GAN goes without its clinical term.
@@ -35,18 +42,45 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         InputError: there are no training pairs.
         StateError: training diverged.
     """
-    settings = config.models.classifier
     accelerator = make_accelerator(config)
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
-    labels = _labels(pairs, config.vocabulary.min_studies)
+    labels = frequent_labels(pairs, pathology_labels, config.vocabulary.min_studies)
     if not labels:
         log.warning(
             "classifier: no finding in %d patients or more; the VQ-GAN is trained without its clinical term",
             config.vocabulary.min_studies,
         )
+    model, trained = fit("classifier", STAGE_VERSION, labels, pairs, held_out, config, paths, accelerator, progress)
+    metrics = {"labels": float(len(labels)), **_mean_auroc(model, held_out)}
+    return finish("classifier", model.save, paths, trained, metrics, accelerator)
+
+
+def fit(
+    name: str,
+    version: int,
+    labels: Sequence[Label],
+    pairs: Pairs,
+    held_out: Pairs,
+    config: Config,
+    paths: Paths,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> tuple[FindingClassifier, Trained]:
+    """Returns a classifier of ``labels`` that learnt from ``pairs``, in evaluation mode, and how its training went.
+
+    Args:
+        name: of its settings in ``models``.
+        version: of the stage that trains it.
+        held_out: judges the checkpoints.
+
+    Raises:
+        StateError: training diverged.
+    """
+    settings: ClassifierConfig = getattr(config.models, name)
     torch.manual_seed(config.seed)
     model = FindingClassifier(settings, labels).to(accelerator.device)
-    truth_NL = _truth(pairs, labels)
+    truth_NL = truth(pairs, labels)
+    held_out_truth_NL = truth(held_out, labels)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
         pixels = torch.from_numpy(pairs.pixels(batch.picks)).to(accelerator.device)
@@ -54,23 +88,18 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         value = F.binary_cross_entropy_with_logits(logits, truth_NL[batch.picks].to(accelerator.device))
         return {"total": value, "loss": value}
 
-    def validate() -> float:
-        return float(F.binary_cross_entropy_with_logits(_logits(model, held_out), _truth(held_out, labels)))
-
     trained = train(
-        [Objective("classifier", model, loss)],
+        [Objective(name, model, loss)],
         len(pairs),
         settings.train if labels else settings.train.model_copy(update={"steps": 0}),
         accelerator=accelerator,
-        key=config_digest(
-            STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus), sha256_tree(paths.vocabulary)
-        ),
+        key=config_digest(version, config.seed, settings, sha256_tree(paths.corpus), sha256_tree(paths.vocabulary)),
         seed=config.seed,
-        checkpoint=checkpoint_path(paths, "classifier"),
+        checkpoint=checkpoint_path(paths, name),
         progress=progress,
-        validate=validate,
+        validate=lambda: float(F.binary_cross_entropy_with_logits(logits_of(model, held_out), held_out_truth_NL)),
     )
-    return finish("classifier", model.save, paths, trained, evaluate(model, held_out), accelerator)
+    return model, trained
 
 
 def worn_in_training(pixels_B1HW: Tensor, batch: Batch) -> Tensor:
@@ -80,34 +109,37 @@ def worn_in_training(pixels_B1HW: Tensor, batch: Batch) -> Tensor:
     return worn(pixels_B1HW, softness[:, None], noise)
 
 
-def evaluate(model: FindingClassifier, pairs: Pairs) -> dict[str, float]:
-    """Returns the number of labels and their mean AUROC over the given pairs; labels that all or none have are left
-    out."""
-    truth_NL = _truth(pairs, model.labels).numpy()
-    both = (truth_NL.any(0)) & (~truth_NL.astype(bool)).any(0)
-    metrics = {"labels": float(len(model.labels))}
-    if both.any():
-        score_NL = _logits(model, pairs).numpy()
-        metrics["auroc"] = float(np.mean([roc_auc_score(truth_NL[:, i], score_NL[:, i]) for i in np.flatnonzero(both)]))
-    return metrics
+def frequent_labels(pairs: Pairs, shown: Callable[[Findings], set[Label]], min_patients: int) -> list[Label]:
+    """Returns the labels, of those that ``shown`` reads in findings, that enough patients have."""
+    patients: dict[Label, set[str]] = {}
+    for patient, findings in zip(pairs.patients, pairs.findings, strict=True):
+        for label in shown(findings):
+            patients.setdefault(label, set()).add(patient)
+    return sorted(label for label, having in patients.items() if len(having) >= min_patients)
+
+
+def aurocs(truth_NL: np.ndarray, logits_NL: np.ndarray) -> dict[int, float]:
+    """Returns the AUROC of each label by its place; labels that all or none have are left out."""
+    both = truth_NL.astype(bool).any(0) & (~truth_NL.astype(bool)).any(0)
+    return {int(i): float(roc_auc_score(truth_NL[:, i], logits_NL[:, i])) for i in np.flatnonzero(both)}
 
 
 @torch.inference_mode()
-def _logits(model: FindingClassifier, pairs: Pairs, batch_size: int = 64) -> Tensor:
+def logits_of(model: FindingClassifier, pairs: Pairs, batch_size: int = 64) -> Tensor:
+    """Returns the logits of all pairs, float32 [N, L], on the CPU."""
     device = next(model.parameters()).device
     parts = [
-        model(torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(device)).cpu()
+        model(torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(device)).float().cpu()
         for start in range(0, len(pairs), batch_size)
     ]
     return torch.cat(parts)
 
 
-def _labels(pairs: Pairs, min_patients: int) -> list[tuple[str, str]]:
-    every = sorted({(finding["pathology"], side) for found in pairs.findings for finding in found for side in SIDES})
-    truth_NL = _truth(pairs, every).numpy().astype(bool)
-    patients = np.array(pairs.patients)
-    return [label for column, label in enumerate(every) if len(set(patients[truth_NL[:, column]])) >= min_patients]
+def truth(pairs: Pairs, labels: Sequence[Label]) -> Tensor:
+    """Returns 1 for each label that mining read in a pair's report, else 0; float32 [N, L]."""
+    return torch.from_numpy(label_matrix(labels, pairs.findings))
 
 
-def _truth(pairs: Pairs, labels: list[tuple[str, str]]) -> Tensor:
-    return torch.tensor([label_vector(labels, found) for found in pairs.findings]).view(len(pairs), len(labels))
+def _mean_auroc(model: FindingClassifier, pairs: Pairs) -> dict[str, float]:
+    found = aurocs(truth(pairs, model.labels).numpy(), logits_of(model, pairs).numpy())
+    return {"auroc": float(np.mean(list(found.values())))} if found else {}

@@ -17,8 +17,8 @@ from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import LLMConfig
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest
-from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.judge import Judge
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
@@ -83,7 +83,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     merge_adapters()
     metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], config.models.vqgan.codes, len(pairs))
-    judge = FindingClassifier.load(paths.classifier).to(device)
+    judge = Judge.load(paths.judge).to(device)
 
     def save(folder: Path) -> None:
         model.save(folder)

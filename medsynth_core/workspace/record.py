@@ -17,7 +17,7 @@ from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
 
 STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "utility", "report")
-MODEL_STAGES = ("classifier", "vqgan", "alignment", "llm", "synthesis", "privacy", "evaluation")
+MODEL_STAGES = ("classifier", "judge", "vqgan", "alignment", "llm", "synthesis", "privacy", "evaluation")
 
 _RECORDED = ("dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", "metrics", ".dvc/config")
 

@@ -26,6 +26,7 @@ _MODULES = {
     "vocabulary": "medsynth_core.vocabulary.stage",
     "prompts": "medsynth_core.prompts.stage",
     "classifier": "medsynth_core.training.classifier",
+    "judge": "medsynth_core.training.judge",
     "vqgan": "medsynth_core.training.vqgan",
     "alignment": "medsynth_core.training.alignment",
     "llm": "medsynth_core.training.llm",

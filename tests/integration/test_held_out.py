@@ -78,15 +78,19 @@ def test_a_release_is_compared_and_the_page_shows_it(released: tuple[Config, Pat
     found = held_out.run(config, paths, silent)
     assert found.n_synthetic == len(release.manifest())
     assert min(found.n_synthetic, found.n_held_out) >= 20
-    classifier, pixels = found.figures["classifier"], found.figures["pixels"]
-    assert classifier["fid"] > 3 * classifier["fid_real"], "untrained models draw nothing like a phantom"
-    assert classifier["recall"] < classifier["recall_real"]
+    features, pixels = found.figures["judge"], found.figures["pixels"]
+    assert features["fid"] > 3 * features["fid_real"], "untrained models draw nothing like a phantom"
+    assert features["recall"] < features["recall_real"]
     assert pixels["niqe"] > pixels["niqe_real"]
     metrics = json.loads((paths.metrics / "evaluation.json").read_text())
-    assert metrics["classifier"] == classifier
+    assert metrics["judge"] == features
     assert metrics["n_held_out"] == found.n_held_out
     rows = list(csv.DictReader((paths.evaluation / "figures.csv").open()))
     assert len({row["label"] for row in rows}) > 1
+    judged = [row for row in rows if row["metric"] == "auroc"]
+    assert {row["extractor"] for row in judged} == {"judge on pathologies", "judge on anatomies"}
+    prompted = {label["pathology"] for labels in release.manifest(["labels"])["labels"].to_pylist() for label in labels}
+    assert {row["label"] for row in judged if row["extractor"] == "judge on pathologies"} == {"", *prompted}
     assert all((row["value"] == "") == (row["reason"] != "") for row in rows)
     points = (paths.metrics / "evaluation.csv").read_text().splitlines()
     assert len(points) == 1 + 2 * min(found.n_synthetic, found.n_held_out)

@@ -15,7 +15,7 @@ from medsynth_core.config import Config, Paths, dump_config
 
 pytestmark = pytest.mark.integration
 
-PREPARED = ("data/corpus", "data/vocabulary", "models/classifier", "models/vqgan", "models/alignment")
+PREPARED = ("data/corpus", "data/vocabulary", "models/classifier", "models/judge", "models/vqgan", "models/alignment")
 # What `accelerate launch --use_fsdp` sets; that command itself starts several processes on GPUs only.
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",

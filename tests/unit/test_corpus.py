@@ -11,7 +11,7 @@ from medsynth_core.config.load import parse_config
 from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.sections import parse_sections
-from medsynth_core.corpus.stage import run, split_of
+from medsynth_core.corpus.stage import SPLITS, run, split_of
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
 
@@ -70,7 +70,7 @@ def test_image_paths_may_be_relative_to_the_table(tmp_path: Path, png_folder: Pa
 
 def test_reports_without_images_are_read(tmp_path: Path) -> None:
     path = write_table(tmp_path, text=["Clear lungs.", "Effusion."], filename=["", ""])
-    assert run(table_config(path), Paths(tmp_path), silent).views == {"train": 0, "val": 0, "test": 0}
+    assert run(table_config(path), Paths(tmp_path), silent).views == dict.fromkeys(SPLITS, 0)
 
 
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
@@ -113,6 +113,9 @@ def test_the_split_ignores_order_and_size() -> None:
     splits = [split_of(f"p{i}", 0, corpus) for i in range(2000)]
     assert splits[::-1] == [split_of(f"p{i}", 0, corpus) for i in reversed(range(2000))]
     assert 60 < splits.count("test") < 140
+    assert 330 < splits.count("judge") < 470
+    without = [split_of(f"p{i}", 0, corpus.model_copy(update={"judge_fraction": 0.0})) for i in range(2000)]
+    assert ["train" if split == "judge" else split for split in splits] == without, "the judge's are of train alone"
 
 
 def test_sections_keep_findings_and_impression_only() -> None:

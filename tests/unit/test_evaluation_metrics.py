@@ -165,7 +165,8 @@ def _arguments(*numbers: int) -> tuple[Features, str, list[np.ndarray], Evaluati
 
 
 def image_set(images: np.ndarray, label: str) -> ImageSet:
-    return ImageSet([frozenset([label])] * len(images), lambda places: images[places])
+    findings = [[{"pathology": label, "anatomy": None, "side": "none"}]] * len(images)
+    return ImageSet(findings, ["p"] * len(images), lambda places: images[places])
 
 
 def test_a_collapsed_class_is_more_alike_than_the_real_one() -> None:

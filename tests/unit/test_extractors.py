@@ -16,6 +16,7 @@ from medsynth_core.config.tree import ClassifierConfig
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.extractors import load_extractor
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.judge import Judge
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8))
 
@@ -60,8 +61,9 @@ def test_missing_and_damaged_weights_are_one_clear_error(
     inception_weights.write_bytes(b"no weights")
     with pytest.raises(InputError, match="not pytorch-fid's Inception"):
         features("inception", tmp_path)
-    with pytest.raises(InputError, match="no classifier model there"):
-        features("classifier", tmp_path)
+    for own in ("judge", "classifier"):
+        with pytest.raises(InputError, match="no classifier model there"):
+            features(own, tmp_path)
     with pytest.raises(InputError, match="can't be loaded as an image encoder"):
         features(f"transformers:{tmp_path / 'away'}", tmp_path)
 
@@ -81,9 +83,11 @@ def test_an_unknown_extractor_is_refused() -> None:
 @torch.inference_mode()
 def test_the_classifiers_last_stage_is_pooled(tmp_path: Path) -> None:
     net = FindingClassifier(ClassifierConfig(channels=(8, 16)), [("nodule", "left")]).eval()
-    net.save(tmp_path / "models" / "llm" / "judge")
+    net.save(tmp_path / "models" / "classifier")
+    Judge(net, 2.0).save(tmp_path / "models" / "llm" / "judge")
     expected = net.features(IMAGES[:, None] / 127.5 - 1)[-1].mean((2, 3))
-    torch.testing.assert_close(features("classifier", tmp_path), expected)
+    for own in ("judge", "classifier"):
+        torch.testing.assert_close(features(own, tmp_path), expected)
 
 
 @torch.inference_mode()

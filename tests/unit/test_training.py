@@ -24,7 +24,7 @@ from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
-from medsynth_core.training import alignment, classifier, llm, loop, vqgan
+from medsynth_core.training import alignment, classifier, judge, llm, loop, vqgan
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.loop import (
@@ -57,14 +57,14 @@ def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "learning_rate", rate)
 
 
-@pytest.mark.parametrize(("stage", "step"), [(classifier, 5), (vqgan, 5), (alignment, 3), (llm, 3)])
+@pytest.mark.parametrize(("stage", "step"), [(classifier, 5), (judge, 5), (vqgan, 5), (alignment, 3), (llm, 3)])
 def test_a_resumed_training_ends_in_the_same_weights(
     trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: ModuleType, step: int
 ) -> None:
     config, paths = trained
     name = stage.__name__.rpartition(".")[2]
     again = Paths(tmp_path)
-    for folder in (paths.corpus, paths.vocabulary, paths.classifier, paths.vqgan, paths.alignment):
+    for folder in (paths.corpus, paths.vocabulary, paths.classifier, paths.judge, paths.vqgan, paths.alignment):
         if folder.name != name:
             link = tmp_path / folder.relative_to(paths.root)
             link.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,58 @@
+"""The labelling judge: a finding classifier of patients that no other model learnt from, with its temperature.
+
+Its folder is a finding classifier's, so that whatever wants features can load it as one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from medsynth_core.errors import InputError
+from medsynth_core.models.classifier import FindingClassifier
+
+_FILE = "temperature.json"
+
+
+class Judge(nn.Module):
+    """A classifier whose logits are divided by a temperature, so that their sigmoid is a probability.
+
+    Attributes:
+        labels: one (term, side) a logit: pathologies, and the places in which they lie.
+    """
+
+    def __init__(self, net: FindingClassifier, temperature: float) -> None:
+        super().__init__()
+        self.net = net
+        self.temperature = temperature
+        self.labels = net.labels
+
+    def features(self, pixels_B1HW: Tensor) -> list[Tensor]:
+        """Returns the output of every stage of the classifier."""
+        return self.net.features(pixels_B1HW)
+
+    def forward(self, pixels_B1HW: Tensor) -> Tensor:
+        """Returns calibrated logits [B, L] of images in [-1, 1]."""
+        logits: Tensor = self.net(pixels_B1HW).float() / self.temperature
+        return logits
+
+    def save(self, folder: Path) -> None:
+        """Writes the classifier and the temperature into ``folder``."""
+        self.net.save(folder)
+        (folder / _FILE).write_text(json.dumps({"temperature": self.temperature}) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Judge:
+        """Returns the saved judge in evaluation mode.
+
+        Raises:
+            InputError: the folder holds none, or its weights don't fit its config.
+        """
+        net = FindingClassifier.load(folder)
+        try:
+            temperature = float(json.loads((folder / _FILE).read_text("utf-8"))["temperature"])
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise InputError(f"{folder / _FILE}: no temperature there; run `medsynth train-judge` again") from error
+        return cls(net, temperature).eval()
