@@ -44,6 +44,8 @@ _METRICS = {
     "coverage": Metric("coverage", "↑", _digits(".2f")),
     "niqe": Metric("NIQE", "↓", _digits(".2f")),
     "ms_ssim": Metric("MS-SSIM of two images", "", _digits(".2f")),
+    "auroc": Metric("AUROC of what was prompted", "↑", _digits(".3f")),
+    "balanced_accuracy": Metric("balanced accuracy of what was prompted", "↑", _digits(".3f")),
     "near_copies": Metric("made images rejected as near-copies of training images", "↓", _SHARE),
     "distance": Metric("distance to the nearest training image, median and 95 % of the images", "", _digits(".3g")),
     "nearer_than_held_out": Metric("nearer to a training image than all but 5 % of held-out images", "↓", _SHARE),
