@@ -52,9 +52,11 @@ _METRICS = {
     "authenticity": Metric("images whose nearest training image has another one nearer to it", "↑", _SHARE),
     "nearer_to_training": Metric("nearer to training images than to as many held-out ones", "↓", _SHARE),
     "membership_auc": Metric("attack: AUC of telling training images from held-out ones", "↓", _digits(".3f")),
-    "membership_auc_relative": Metric("the same by an attacker with other real images", "↓", _digits(".3f")),
+    "membership_auc_relative": Metric("attack with other real images at hand: AUC", "↓", _digits(".3f")),
     "membership_tpr": Metric("attack: training images found at 1 % of false alarms", "↓", _SHARE),
-    "membership_tpr_relative": Metric("the same by an attacker with other real images", "↓", _SHARE),
+    "membership_tpr_relative": Metric(
+        "attack with other real images at hand: found at 1 % of false alarms", "↓", _SHARE
+    ),
     "keypatch_leakage": Metric("keypatches whose surroundings are repeated", "↓", _SHARE),
 }
 
