@@ -54,9 +54,7 @@ _METRICS = {
     "membership_auc": Metric("attack: AUC of telling training images from held-out ones", "↓", _digits(".3f")),
     "membership_auc_relative": Metric("attack with other real images at hand: AUC", "↓", _digits(".3f")),
     "membership_tpr": Metric("attack: training images found at 1 % of false alarms", "↓", _SHARE),
-    "membership_tpr_relative": Metric(
-        "attack with other real images at hand: found at 1 % of false alarms", "↓", _SHARE
-    ),
+    "membership_tpr_relative": Metric("attack with other real images at hand: found at 1 %", "↓", _SHARE),
     "keypatch_leakage": Metric("keypatches whose surroundings are repeated", "↓", _SHARE),
 }
 
