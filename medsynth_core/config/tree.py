@@ -423,8 +423,8 @@ Limit = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class RiskLimits(Section):
-    """A figure above its limit forbids to publish; null never does. docs/privacy.md says what images get that copy
-    nobody."""
+    """A figure above its limit that chance doesn't explain forbids to publish; null never does. docs/privacy.md says
+    what images get that copy nobody."""
 
     near_copies: Limit | None = 0.1
     """Share of the made images that the copy filters rejected as near-copies of training images."""

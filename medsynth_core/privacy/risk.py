@@ -103,12 +103,12 @@ def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict
     """Returns the figures, each with the ``limit`` of its metric or None.
 
     Raises:
-        RiskError: one is above its limit.
+        RiskError: one is above its limit, and chance doesn't explain it.
     """
     of_metric: dict[str, float | None] = limits.model_dump()
     for row in rows:
         limit, name = of_metric.get(_base(row["metric"])), _base(row["metric"])
-        if limit is not None and row["value"] is not None and row["value"] > limit:
+        if limit is not None and row["value"] is not None and row["value"] > limit and _is_beyond_chance(row):
             raise RiskError(
                 f"not published: {row['metric']} ({row['space']}) is {row['value']:.3g} ({row['low']:.3g} to "
                 f"{row['high']:.3g}), above privacy.limits.{name}={limit:g}; images that copy nobody get "
@@ -116,6 +116,14 @@ def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict
                 f"more (quality.copy_quantile), or raise the limit if you accept that"
             )
     return [{**row, "limit": of_metric.get(_base(row["metric"]))} for row in rows]
+
+
+def _is_beyond_chance(row: dict[str, Any]) -> bool:
+    """Returns whether a figure lies above the range of images that copy nobody, or where that has none, the figure's
+    interval above their value."""
+    if row["real_high"] is not None:
+        return bool(row["value"] > row["real_high"])
+    return bool(row["low"] > row["real"])
 
 
 def _base(metric: str) -> str:

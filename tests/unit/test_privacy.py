@@ -159,9 +159,9 @@ def test_without_keypatches_there_is_a_reason_and_no_figure() -> None:
     assert (figure.value, figure.reason) == (None, "no keypatches to compare")
 
 
-def row(metric: str, value: float | None) -> dict:
-    about = {"space": "judge", "n": 9, "n_held_out": 9, "low": 0.1, "high": 0.9, "real": 0.5}
-    return {"metric": metric, "value": value, "reason": None if value is not None else "too few", **about}
+def row(metric: str, value: float | None, low: float = 0.55, **more: float) -> dict:
+    about = {"space": "judge", "n": 9, "n_held_out": 9, "low": low, "high": 0.9, "real": 0.5, "real_high": None}
+    return {"metric": metric, "value": value, "reason": None if value is not None else "too few", **about, **more}
 
 
 def test_a_figure_above_its_limit_forbids_to_publish_and_says_what_to_do() -> None:
@@ -172,6 +172,15 @@ def test_a_figure_above_its_limit_forbids_to_publish_and_says_what_to_do() -> No
         with pytest.raises(RiskError, match=rf"{metric} \(judge\) is 0.61 .* above privacy.limits.membership_auc=0.6"):
             keep_limits([row(metric, 0.61)], limits)
     assert keep_limits([row("membership_auc", 1.0)], RiskLimits(membership_auc=None))
+
+
+def test_what_chance_explains_is_published() -> None:
+    limits = RiskLimits(membership_auc=0.6, nearer_to_training=0.7)
+    assert keep_limits([row("membership_auc", 0.65, low=0.49), row("nearer_to_training", 0.72, real_high=0.9)], limits)
+    with pytest.raises(RiskError):
+        keep_limits([row("membership_auc", 0.65, low=0.51)], limits)
+    with pytest.raises(RiskError):
+        keep_limits([row("nearer_to_training", 0.72, real_high=0.71)], limits)
 
 
 def test_every_limit_is_of_a_figure_and_says_what_it_means() -> None:
