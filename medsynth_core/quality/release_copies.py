@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from medsynth_core.quality.duplicate import Signatures, find_copies
+from medsynth_core.quality.duplicate import find_copies
 from medsynth_core.quality.registration import SIDE
 from medsynth_core.storage.completion import CompletionRecord
 from medsynth_core.storage.content import get_content
@@ -29,19 +29,16 @@ def find_release_copies(
     """
     if bound is None:
         return {}
-    marks = [np.zeros((0, SIDE * SIDE), dtype=np.uint8)]
+    marks = bytearray()
     if parent is not None:
-        marks += [_signatures(part["signature"]) for part in parent_rows(store, parent, ["signature"])]
-    n_parent = sum(map(len, marks))
-    ids: list[str] = []
+        for part in parent_rows(store, parent, ["signature"]):
+            marks += b"".join(part["signature"].to_pylist())
+    n_parent = len(marks) // SIDE**2
+    ids: list[pa.ChunkedArray] = []
     for record in records:
         part = read_parquet(get_content(store, record.manifest), ["image_id", "signature"])
-        ids += part["image_id"].to_pylist()
-        marks.append(_signatures(part["signature"]))
-    copies = find_copies(np.concatenate(marks), bound, n_parent)
-    return {ids[place - n_parent]: distance for place, distance in copies.items()}
-
-
-def _signatures(column: pa.ChunkedArray) -> Signatures:
-    joined = b"".join(column.to_pylist())
-    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, SIDE * SIDE)
+        ids.append(part["image_id"])
+        marks += b"".join(part["signature"].to_pylist())
+    copies = find_copies(np.frombuffer(marks, dtype=np.uint8).reshape(-1, SIDE**2), bound, n_parent)
+    names = pa.chunked_array([chunk for each in ids for chunk in each.chunks], pa.string())
+    return {names[place - n_parent].as_py(): distance for place, distance in copies.items()}
