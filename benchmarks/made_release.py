@@ -15,7 +15,7 @@ import numpy as np
 from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
 from medsynth_core.hashing import sha256_file
-from medsynth_core.privacy.risk import RiskFigure, save_risk
+from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
 from medsynth_core.progress import silent
 from medsynth_core.quality.duplicate import signatures
 from medsynth_core.release import publish
@@ -117,8 +117,8 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
     (paths.prompts / "account.json").write_text(json.dumps(account))
     leave_shards(paths.quality, run, records, parent)
     unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
-    about = {"n_synthetic": 0, "n_training": 0, "n_held_out": 0, "histograms": {}}
-    save_risk(paths.privacy, about, [unmeasured], sha256_file(paths.quality / "shards.json"))
+    report = risk_report(0, 0, 0, [unmeasured], {})
+    save_risk(paths.privacy, report, sha256_file(paths.quality / "shards.json"))
 
 
 def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:

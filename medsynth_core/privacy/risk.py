@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,26 @@ def resampled_interval(
     return float(found.low), float(found.high)
 
 
-def save_risk(folder: Path, about: dict[str, Any], figures: Sequence[RiskFigure], shards_sha256: str) -> None:
+def risk_report(
+    n_synthetic: int,
+    n_training: int,
+    n_held_out: int,
+    figures: Sequence[RiskFigure],
+    histograms: Mapping[str, Mapping[str, list[float]]],
+) -> dict[str, Any]:
+    """Returns what was found as plain values, ``figures`` as rows of five digits."""
+    return {
+        "n_synthetic": n_synthetic,
+        "n_training": n_training,
+        "n_held_out": n_held_out,
+        "figures": [_rounded(asdict(figure)) for figure in figures],
+        "histograms": histograms,
+    }
+
+
+def save_risk(folder: Path, report: dict[str, Any], shards_sha256: str) -> None:
     """Writes what was found of the shards with this list into ``folder``."""
-    rows = [_rounded(asdict(figure)) for figure in figures]
-    text = json.dumps({"shards_sha256": shards_sha256, **about, "figures": rows}, indent=2)
+    text = json.dumps({"shards_sha256": shards_sha256, **report}, indent=2)
     (folder / _FILE).write_text(text + "\n", "utf-8")
 
 

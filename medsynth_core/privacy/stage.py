@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +21,15 @@ import torch
 from medsynth_core.config import Config, Paths
 from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
-from medsynth_core.hashing import sha256_file, sha256_tree
-from medsynth_core.models.artifact import models_folder, pick_device
+from medsynth_core.hashing import sha256_file, sha256_json, sha256_tree
+from medsynth_core.models.artifact import model_digests, models_folder, pick_device
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
 from medsynth_core.privacy.released import Released
-from medsynth_core.privacy.risk import RiskFigure, save_risk, share_with_interval
+from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk, share_with_interval
 from medsynth_core.privacy.space import Space, distance_figures, histogram
 from medsynth_core.progress import Progress
 from medsynth_core.quality.duplicate import Signatures, load_reference, signatures
@@ -60,33 +61,58 @@ class PrivacyReport:
 
 
 def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> PrivacyReport:
-    """Measures the images that ``paths.quality`` lists and writes ``paths.privacy``. Whether they may be published is
-    the release stage's to say.
+    """Measures the images that ``paths.quality`` lists, unless the store has it, and writes ``paths.privacy``. Whether
+    they may be published is the release stage's to say.
 
     Raises:
         InputError: there is no judged run, or a model is missing.
         CorruptObjectError: an object is damaged.
     """
     judged = ShardList.load(paths.quality, "quality")
+    key = _record_key(config, paths, judged)
+    if store.size(key) is None:
+        measured = _measure(config, paths, judged, store, progress)
+        store.put(key, (json.dumps(measured, indent=1) + "\n").encode(), if_absent=True)
+    found = json.loads(store.get(key))
+    report = PrivacyReport(found["n_synthetic"], found["n_training"], found["n_held_out"], _flat(found["figures"]))
+    with replace_directory(paths.privacy) as folder:
+        save_risk(folder, found, sha256_file(paths.quality / "shards.json"))
+    _write_metrics(paths.metrics, report, found["histograms"])
+    return report
+
+
+def _record_key(config: Config, paths: Paths, judged: ShardList) -> str:
+    """Returns where the store keeps what was found of these images: figures are of floating point, and who measures
+    the same elsewhere must not make another release of it."""
+    digest = sha256_json(
+        [
+            STAGE_VERSION,
+            config.seed,
+            config.privacy.max_images,
+            config.privacy.min_images,
+            config.quality.copy_quantile,
+            sha256_file(paths.quality / "shards.json"),
+            sha256_tree(paths.corpus),
+            sha256_tree(paths.vocabulary),
+            model_digests(config, paths),
+        ]
+    )
+    return f"runs/{judged.run_ids[-1]}/privacy/{digest[:32]}.json"
+
+
+def _measure(config: Config, paths: Paths, judged: ShardList, store: ObjectStore, progress: Progress) -> dict[str, Any]:
     released = Released.choose(judged, store, config.privacy.max_images)
     folder = models_folder(config, paths)
     training = load_reference(folder / "llm")
     codebook = VisualCodebook.load(folder / "alignment" / "codebook")
     reason = _unmeasurable(config, paths, released, len(training), codebook)
-    figures, histograms, n_held_out = [RiskFigure("all", "all", len(released), 0, reason=reason)], {}, 0
-    if reason is None:
-        measured = _Measured(config, paths, released, training, codebook, progress)
-        n_held_out = len(measured.real["test"])
-        figures = measured.figures(judged)
-        histograms = {space.name: histogram(space) for space in measured.spaces}
-    else:
+    if reason is not None:
         log.warning("privacy: not measured: %s", reason)
-    report = PrivacyReport(len(released), len(training), n_held_out, _flat(figures))
-    with replace_directory(paths.privacy) as made:
-        counts = {"n_synthetic": len(released), "n_training": len(training), "n_held_out": n_held_out}
-        save_risk(made, {**counts, "histograms": histograms}, figures, sha256_file(paths.quality / "shards.json"))
-    _write_metrics(paths.metrics, report, histograms)
-    return report
+        figure = RiskFigure("all", "all", len(released), 0, reason=reason)
+        return risk_report(len(released), len(training), 0, [figure], {})
+    sides = _Sides(config, paths, released, training, codebook, progress)
+    histograms = {space.name: histogram(space) for space in sides.spaces}
+    return risk_report(len(released), len(training), len(sides.real["test"]), sides.figures(judged), histograms)
 
 
 def _unmeasurable(
@@ -106,7 +132,7 @@ def _unmeasurable(
     return f"{', '.join(few)} images are fewer than privacy.min_images={fewest}" if few else None
 
 
-class _Measured:
+class _Sides:
     """The sides of the comparison, read and rendered."""
 
     def __init__(
@@ -208,12 +234,12 @@ def _in_batches(embedding: Embedding, images_u8: Images) -> npt.NDArray[np.float
     return np.concatenate([embedding(images_u8[at : at + _BATCH]) for at in range(0, len(images_u8), _BATCH)])
 
 
-def _flat(figures: Sequence[RiskFigure]) -> dict[str, dict[str, float]]:
+def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     flat: dict[str, dict[str, float]] = {}
-    for figure in figures:
-        if figure.value is not None and figure.real is not None:
-            of_space = flat.setdefault(figure.space, {})
-            of_space |= {figure.metric: round(figure.value, 5), f"{figure.metric}_real": round(figure.real, 5)}
+    for row in rows:
+        if row["value"] is not None and row["real"] is not None:
+            of_space = flat.setdefault(row["space"], {})
+            of_space |= {row["metric"]: row["value"], f"{row['metric']}_real": row["real"]}
     return flat
 
 

@@ -87,13 +87,13 @@ def claim(store: ObjectStore, name: str, taken: int, entry: Callable[[str], Rele
         taken: the highest version that is known to be taken elsewhere (by a git tag).
         entry: makes the record of a tag.
     """
-    newest = max(versions(list_tags(store), name), default=0)
-    if newest > taken:
-        there = read_entry(store, f"{name}-v{newest}")
-        if there.dir_md5 == entry(there.tag).dir_md5:
-            return there
-    version = max(newest, taken) + 1
+    version = max([taken, *versions(list_tags(store), name)])
+    if version <= taken:
+        version += 1
     while not write_entry(store, mine := entry(f"{name}-v{version}")):
+        there = read_entry(store, mine.tag)
+        if there.dir_md5 == mine.dir_md5:
+            return there
         version += 1
     return mine
 

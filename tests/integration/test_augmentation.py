@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from medsynth_core.quality import stage as quality
 from medsynth_core.release import open_release, publish
 from medsynth_core.release.diff import diff
 from medsynth_core.release.verify import verify, verify_at
-from medsynth_core.storage.completion import record_key
-from medsynth_core.storage.index import list_tags, read_entry
+from medsynth_core.storage.completion import Counts, record_key
+from medsynth_core.storage.index import ReleaseEntry, claim, list_tags, read_entry
 from medsynth_core.storage.local import LocalStore
-from medsynth_core.storage.store import ObjectStore, open_store
+from medsynth_core.storage.store import ObjectStore, StoredObject, open_store
 from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.workspace.garbage import collect_garbage, find_garbage
 from medsynth_core.workspace.init import init_workspace
@@ -242,6 +242,28 @@ def test_two_writers_on_the_same_shards_leave_one_release(
     extra = {found.key for found in store.list("files/")} - needed - {found.key for found in listed.objects}
     records = "".join(store.get(f.key).decode() for f in store.list("runs/") if "/shards/" in f.key)
     assert all(key.removeprefix("files/md5/").replace("/", "") in records or key.endswith(".dir") for key in extra)
+
+
+class BlindStore(LocalStore):
+    """Lists nothing, as a store does a moment before another writer's record stands there."""
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        return iter(())
+
+
+@pytest.mark.parametrize(("dir_md5", "tag"), [("a.dir", "cxr-v1"), ("b.dir", "cxr-v2")])
+def test_a_version_claimed_since_the_listing_is_the_same_release_or_another(
+    dir_md5: str, tag: str, tmp_path: Path
+) -> None:
+    def entry_of(md5: str) -> Callable[[str], ReleaseEntry]:
+        about = {"n_files": 1, "n_bytes": 1, "counts": Counts(requested=1, accepted=1), "spec_hash": "s"}
+        return lambda tag: ReleaseEntry(
+            tag=tag, dir_md5=md5, **about, parent=None, commit="0" * 40, generator_version="0"
+        )
+
+    store = BlindStore(tmp_path)
+    assert claim(store, "cxr", 0, entry_of("a.dir")).tag == "cxr-v1"
+    assert claim(store, "cxr", 0, entry_of(dir_md5)).tag == tag
 
 
 def test_different_releases_that_race_get_different_versions(tmp_path: Path) -> None:

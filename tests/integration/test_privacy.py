@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_which_images_are_compared_doesnt_depend_on_shards(workspace: tuple[Conf
         np.testing.assert_array_equal(
             np.concatenate(list(each.batches(size))), pixels[[numbers[identity] for identity in first]]
         )
+
+
+def test_who_measures_first_is_right(workspace: tuple[Config, Paths]) -> None:
+    config, paths = workspace
+    store = LocalStore(paths.root / "store")
+    leave_images(paths, store, list(np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)), 20)
+    first = stage.run(config, paths, store, silent)
+    (record,) = (found.key for found in store.list("runs/") if "/privacy/" in found.key)
+    told = json.loads(store.get(record))
+    told["figures"][1]["value"] = 0.12345
+    store.put(record, json.dumps(told).encode())
+    metric = told["figures"][1]["metric"]
+    assert (
+        stage.run(config, paths, store, silent).figures["pixels"][metric] == 0.12345 != first.figures["pixels"][metric]
+    )
+    other = config.model_copy(update={"seed": 7})
+    assert stage.run(other, paths, store, silent).figures["pixels"][metric] != 0.12345
 
 
 def test_a_damaged_image_is_named(workspace: tuple[Config, Paths]) -> None:
