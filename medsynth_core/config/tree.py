@@ -396,7 +396,7 @@ class QualityConfig(Section):
     """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
     niqe_quantile: Fraction = 0.005
     """NIQE against the corpus' own statistics."""
-    labels_quantile: Fraction = 0.01
+    labels_quantile: Fraction = 0.03
     """Labels: improbability of the prompted findings and sides by the labelling judge."""
     margin: Annotated[float, Field(ge=0.0)] = 0.5
     """The bounds of the six above lie farther from the median by this share of the quantile's distance: few held-out
@@ -404,7 +404,7 @@ class QualityConfig(Section):
     copy_quantile: Fraction = 0.01
     """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
     nearer to it than all but this share of real held-out images come to their nearest training image."""
-    agreement_quantile: Fraction = 0.01
+    agreement_quantile: Fraction = 0.005
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
     enabled: tuple[FilterName, ...] = (
         "degenerate",
