@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.storage.store import open_store
-from medsynth_core.workspace.stages import is_fresh, last_report, mark_fresh, plain, read_stages, run_stage
+from medsynth_core.workspace.stages import flat, is_fresh, last_report, mark_fresh, plain, read_stages, run_stage
 from tasks.progress import shown
 from tasks.retry import is_transient
 
@@ -26,7 +26,7 @@ def _run(name: str, root: str, config: Config) -> dict[str, Any]:
     with shown(name, log) as progress:
         report = run_stage(name, workspace, config, progress)
     create_table_artifact(
-        key=f"report-{name}", table=[{"what": key, "value": str(value)} for key, value in report.items()]
+        key=f"report-{name}", table=[{"what": key, "value": str(value)} for key, value in flat(report).items()]
     )
     log.info("%s: %s", name, ", ".join(f"{k} {v}" for k, v in report.items() if not isinstance(v, dict | list)))
     return report

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -306,23 +306,15 @@ def _stage(name: str, workspace: Path) -> None:
     """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
     from medsynth_core.config import load_config
-    from medsynth_core.workspace.stages import run_stage
+    from medsynth_core.workspace.stages import flat, run_stage
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = workspace.resolve()
     config = load_config(root / "params.yaml")
     with bar(name) as progress:
         report = run_stage(name, root, config, progress)
-    _print_values(name, report)
-
-
-def _print_values(name: str, value: Any) -> None:
-    """Prints a report, a line a value."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            _print_values(f"{name}.{key}", inner)
-    else:
-        print(f"{name}: {value}")
+    for key, value in flat(report, f"{name}.").items():
+        print(f"{key}: {value}")
 
 
 def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, extend: bool = False) -> None:

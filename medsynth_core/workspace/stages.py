@@ -98,6 +98,14 @@ def plain(report: Any) -> dict[str, Any]:
     return {field.name: value(getattr(report, field.name)) for field in fields(report)}
 
 
+def flat(report: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of a report by their dotted names, those in dicts too."""
+    values: dict[str, Any] = {}
+    for key, value in report.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return values
+
+
 def is_fresh(root: Path, stage: Stage, config: Config) -> bool:
     """Returns whether the stage's outputs are those of its present inputs, parameters and version."""
     try:

@@ -42,7 +42,8 @@ RELEASE = ReleaseConfig(license="CC-BY-4.0", publisher='Team: "A"', url="https:/
 @pytest.fixture(scope="module")
 def published(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a release of the tiny models, checked out in ``dataset``."""
-    config = trained[0].model_copy(update={"release": RELEASE})
+    strict = trained[0].quality.model_copy(update={"agreement_quantile": 0.5})  # so that some are rejected
+    config = trained[0].model_copy(update={"release": RELEASE, "quality": strict})
     root = tmp_path_factory.mktemp("published")
     (root / "data").mkdir()
     for name in ("data/corpus", "data/prompts", "models"):
