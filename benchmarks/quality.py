@@ -1,10 +1,10 @@
 """What the filters catch, reject wrongly and cost: ``python -m benchmarks.quality planted WORKSPACE``.
 
-The workspace has a phantom corpus and trained models. Good images are of two sorts: what the models make of the
-workspace's prompts, as far as it agrees with them, and the test split as the VQ-GAN renders it. A hundred bad images of
-each of ten kinds are planted: eight are changed good or training images, and two are phantoms, rendered by the VQ-GAN,
-whose findings aren't the prompt's. Since a made image may lack its finding, the phantom oracle says which of the good
-ones show what was prompted.
+The workspace has a phantom corpus and trained models. Good images are of three sorts: what the models make of the
+workspace's prompts, as far as it agrees with them, the test split as the VQ-GAN renders it, and phantoms of no corpus
+rendered likewise, with what mining reads in their reports. A hundred bad images of each of ten kinds are planted: eight
+are changed good or training images, and two are phantoms, rendered by the VQ-GAN, whose findings aren't the prompt's.
+Since a made image may lack its finding, the phantom oracle says which of the good ones show what was prompted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from scipy.ndimage import gaussian_filter
 from medsynth_core.config import Config, Paths, load_config
 from medsynth_core.config.tree import FilterName
 from medsynth_core.corpus.images import to_pixels
-from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
+from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, phantom_studies, render_findings
+from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
 from medsynth_core.quality.duplicate import reject_copies, signatures
 from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
@@ -38,6 +39,7 @@ from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.calibration import rendered
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import SIDES
+from medsynth_core.vocabulary.mining import mine_report, positive_findings
 
 app = typer.Typer(help=__doc__, add_completion=False)
 Draw = np.random.Generator
@@ -69,6 +71,7 @@ def planted(
     workspace: Annotated[Path, typer.Argument(help="With a phantom corpus and trained models.")],
     each: Annotated[int, typer.Option(help="Bad images a kind.")] = 100,
     samples: Annotated[int, typer.Option(help="Images a prompt among the good ones.")] = 8,
+    fresh: Annotated[int, typer.Option(help="Phantoms of no corpus among the good ones.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the planting and of the made images.")] = 1,
     every_filter: Annotated[bool, typer.Option(help="Also those that the configuration leaves out.")] = False,
 ) -> None:
@@ -87,7 +90,7 @@ def planted(
     made = made.take(np.flatnonzero(agreeing))
     test = read_pairs(paths, "test")
     drawn = Asked(_rendered(synthesiser, test.corpus.images(test.rows)), _prompts_of(test))
-    _print_good(filters, {"made": made, "test split": drawn})
+    _print_good(filters, {"made": made, "test split": drawn, "fresh phantoms": _fresh(synthesiser, fresh)})
     draw = np.random.default_rng([seed, 41])
     kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
     _print_planted(filters, kinds, limits["copy"])
@@ -110,6 +113,23 @@ def _made(paths: Paths, synthesiser: Synthesiser, samples: int, seed: int) -> As
     prompts = [prompt for prompt in read_prompts(paths.prompts) for _ in range(samples)]
     ids = [image_id(f"quality-{seed}", prompt.prompt_id, place % samples) for place, prompt in enumerate(prompts)]
     return Asked(synthesiser.images(ids, prompts, synthesiser.keypatches(prompts)), prompts)
+
+
+def _fresh(synthesiser: Synthesiser, n: int) -> Asked:
+    """Returns phantoms of no corpus as the VQ-GAN renders them, with what mining reads in their reports."""
+    size = synthesiser.alignment.side * synthesiser.vqgan.config.downsampling
+    studies = [study for study in phantom_studies(PATIENTS_SEED, n, size) if isinstance(study, Study)]
+    images = np.stack([study.views[0].load() for study in studies])
+    prompts = [
+        PromptRow(
+            study.study_id,
+            study.report,
+            tuple(positive_findings(mine_report(f"{study.findings}\n{study.impression}"))),
+            "frontal",
+        )
+        for study in studies
+    ]
+    return Asked(_rendered(synthesiser, images), prompts)
 
 
 def _rendered(synthesiser: Synthesiser, images_u8: Images) -> Images:

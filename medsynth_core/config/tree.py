@@ -338,7 +338,7 @@ class LLMConfig(Section):
     lora: LoRAConfig = LoRAConfig()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    train: OptimiserConfig = OptimiserConfig(steps=700, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
+    train: OptimiserConfig = OptimiserConfig(steps=850, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
 
 
 class ModelsConfig(Section):
@@ -396,7 +396,7 @@ class QualityConfig(Section):
     """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
     niqe_quantile: Fraction = 0.005
     """NIQE against the corpus' own statistics."""
-    labels_quantile: Fraction = 0.01
+    labels_quantile: Fraction = 0.03
     """Labels: improbability of the prompted findings and sides by the labelling judge."""
     margin: Annotated[float, Field(ge=0.0)] = 0.5
     """The bounds of the six above lie farther from the median by this share of the quantile's distance: few held-out
@@ -404,7 +404,7 @@ class QualityConfig(Section):
     copy_quantile: Fraction = 0.01
     """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
     nearer to it than all but this share of real held-out images come to their nearest training image."""
-    agreement_quantile: Fraction = 0.01
+    agreement_quantile: Fraction = 0.005
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
     enabled: tuple[FilterName, ...] = (
         "degenerate",
