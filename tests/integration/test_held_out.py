@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.evaluation import held_out, utility, utility_stage
 from medsynth_core.evaluation import stage as report
 from medsynth_core.evaluation.image_sets import real_images, synthetic_images
+from medsynth_core.evaluation.oracle import Oracle
 from medsynth_core.evaluation.page.gallery import gallery_rows
 from medsynth_core.evaluation.page.neighbours import nearest_training_images
 from medsynth_core.evaluation.utility_stage import read_utility
@@ -48,6 +50,15 @@ def released(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFac
     privacy.run(config, paths, store, silent)
     publish.run(config, paths, store, silent)
     return config, paths
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_oracle() -> Iterator[None]:
+    """Every report here asks the same oracle, and one that learnt little: a good one takes its time."""
+    oracle = Oracle.fit(n=640, epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Oracle, "fit", lambda seed, progress: oracle)
+        yield
 
 
 @pytest.fixture
