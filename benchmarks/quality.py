@@ -19,14 +19,12 @@ from typing import Annotated, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import typer
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from medsynth_core.config import Config, Paths, load_config
 from medsynth_core.config.tree import FilterName
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, phantom_studies, render_findings
 from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
@@ -36,7 +34,7 @@ from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.stage import bounds, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.training.calibration import rendered
+from medsynth_core.training.calibration import as_rendered
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
@@ -89,7 +87,7 @@ def planted(
     print(f"{len(made.prompts)} images made, {agreeing.sum()} of which agree with their prompt")
     made = made.take(np.flatnonzero(agreeing))
     test = read_pairs(paths, "test")
-    drawn = Asked(_rendered(synthesiser, test.corpus.images(test.rows)), _prompts_of(test))
+    drawn = Asked(as_rendered(synthesiser.vqgan, test.corpus.images(test.rows)), _prompts_of(test))
     _print_good(filters, {"made": made, "test split": drawn, "fresh phantoms": _fresh(synthesiser, fresh)})
     draw = np.random.default_rng([seed, 41])
     kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
@@ -129,16 +127,7 @@ def _fresh(synthesiser: Synthesiser, n: int) -> Asked:
         )
         for study in studies
     ]
-    return Asked(_rendered(synthesiser, images), prompts)
-
-
-def _rendered(synthesiser: Synthesiser, images_u8: Images) -> Images:
-    """Returns images as the VQ-GAN renders them."""
-    codes = [
-        synthesiser.vqgan.encode_to_codes(torch.from_numpy(to_pixels(part))[:, None].to(synthesiser.llm.device))
-        for part in np.array_split(images_u8, len(images_u8) // 32 + 1)
-    ]
-    return np.concatenate(list(rendered(synthesiser.vqgan, torch.cat(codes).flatten(1))))
+    return Asked(as_rendered(synthesiser.vqgan, images), prompts)
 
 
 def _prompts_of(pairs: Pairs) -> list[PromptRow]:
@@ -164,10 +153,10 @@ def _plant(
             render_findings(others(prompt, draw), PATIENTS_SEED, int(draw.integers(100_000)), size)
             for prompt in prompts
         ]
-        yield kind, Asked(_rendered(synthesiser, np.stack(drawn)), prompts)
+        yield kind, Asked(as_rendered(synthesiser.vqgan, np.stack(drawn)), prompts)
     training = read_pairs(paths, "train")
     picks = draw.choice(len(training), n, replace=False)
-    copied = _rendered(synthesiser, training.corpus.images(training.rows[picks]))
+    copied = as_rendered(synthesiser.vqgan, training.corpus.images(training.rows[picks]))
     prompts = _prompts_of(training)
     yield (
         "changed training image",

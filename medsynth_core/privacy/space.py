@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ class Space:
         rows, distances = pairwise_distances_argmin_min(from_NF, to_MF, metric=self.metric)
         return rows, distances
 
+    @cached_property
+    def to_training(self) -> tuple[tuple[Ints, Floats], tuple[Ints, Floats]]:
+        """Nearest training image, and the distance to it, of the synthetic and of the held-out images."""
+        return self.nearest(self.synthetic, self.training), self.nearest(self.held_out, self.training)
+
     def all_pairs(self, from_NF: Floats, to_MF: Floats) -> Floats:
         """Returns distances [N, M]."""
         pairs: Floats = cdist(from_NF, to_MF, "cityblock" if self.metric == "manhattan" else "euclidean")
@@ -58,7 +64,7 @@ class Space:
 def distance_figures(space: Space, seed: int) -> Iterator[RiskFigure]:
     """Yields how near synthetic images come to training images, beside how near held-out ones do."""
     about = (space.name, len(space.synthetic), len(space.held_out))
-    ours, theirs = (space.nearest(side, space.training) for side in (space.synthetic, space.held_out))
+    ours, theirs = space.to_training
     yield RiskFigure("distance", *about, *_median_and_range(ours[1]), *_median_and_range(theirs[1]))
     draw = np.random.default_rng([seed, _STREAM])
     interval = resampled_interval(_nearer, (ours[1], theirs[1]), draw)
@@ -116,7 +122,7 @@ def _first_half_is_nearer(pairs: Floats) -> float:
 def histogram(space: Space) -> dict[str, list[float]]:
     """Returns how the distances to the nearest training image are spread: bin edges, and shares a bin of synthetic and
     of held-out images; what lies beyond the last edge counts in the last bin."""
-    ours, theirs = (space.nearest(side, space.training)[1] for side in (space.synthetic, space.held_out))
+    ours, theirs = (distances for _, distances in space.to_training)
     edges = np.linspace(0, float(np.quantile(np.concatenate([ours, theirs]), 0.99)) or 1.0, _BINS + 1)
     shares = [np.histogram(side.clip(max=edges[-1]), edges)[0] / len(side) for side in (ours, theirs)]
     rounded = [[float(f"{value:.4g}") for value in values] for values in (edges, *shares)]

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from medsynth_core.config import Config, Paths
-from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.hashing import sha256_file, sha256_json, sha256_tree
 from medsynth_core.models.artifact import model_digests, models_folder, pick_device
@@ -40,6 +38,7 @@ from medsynth_core.quality.registration import Registration
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.training.calibration import as_rendered
 from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
@@ -69,19 +68,20 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         CorruptObjectError: an object is damaged.
     """
     judged = ShardList.load(paths.quality, "quality")
-    key = _record_key(config, paths, judged)
+    shards, corpus = sha256_file(paths.quality / "shards.json"), sha256_tree(paths.corpus)
+    key = _record_key(config, paths, judged, [shards, corpus, sha256_tree(paths.vocabulary)])
     if store.size(key) is None:
-        measured = _measure(config, paths, judged, store, progress)
+        measured = _measure(config, paths, judged, corpus, store, progress)
         store.put(key, (json.dumps(measured, indent=1) + "\n").encode(), if_absent=True)
     found = json.loads(store.get(key))
     report = PrivacyReport(found["n_synthetic"], found["n_training"], found["n_held_out"], _flat(found["figures"]))
     with replace_directory(paths.privacy) as folder:
-        save_risk(folder, found, sha256_file(paths.quality / "shards.json"))
+        save_risk(folder, found, shards)
     _write_metrics(paths.metrics, report, found["histograms"])
     return report
 
 
-def _record_key(config: Config, paths: Paths, judged: ShardList) -> str:
+def _record_key(config: Config, paths: Paths, judged: ShardList, inputs: list[str]) -> str:
     """Returns where the store keeps what was found of these images: figures are of floating point, and who measures
     the same elsewhere must not make another release of it."""
     digest = sha256_json(
@@ -91,21 +91,21 @@ def _record_key(config: Config, paths: Paths, judged: ShardList) -> str:
             config.privacy.max_images,
             config.privacy.min_images,
             config.quality.copy_quantile,
-            sha256_file(paths.quality / "shards.json"),
-            sha256_tree(paths.corpus),
-            sha256_tree(paths.vocabulary),
+            *inputs,
             model_digests(config, paths),
         ]
     )
     return f"runs/{judged.run_ids[-1]}/privacy/{digest[:32]}.json"
 
 
-def _measure(config: Config, paths: Paths, judged: ShardList, store: ObjectStore, progress: Progress) -> dict[str, Any]:
+def _measure(
+    config: Config, paths: Paths, judged: ShardList, corpus: str, store: ObjectStore, progress: Progress
+) -> dict[str, Any]:
     released = Released.choose(judged, store, config.privacy.max_images)
     folder = models_folder(config, paths)
     training = load_reference(folder / "llm")
     codebook = VisualCodebook.load(folder / "alignment" / "codebook")
-    reason = _unmeasurable(config, paths, released, len(training), codebook)
+    reason = _unmeasurable(config, paths, released, len(training), codebook.corpus == corpus)
     if reason is not None:
         log.warning("privacy: not measured: %s", reason)
         figure = RiskFigure("all", "all", len(released), 0, reason=reason)
@@ -115,13 +115,11 @@ def _measure(config: Config, paths: Paths, judged: ShardList, store: ObjectStore
     return risk_report(len(released), len(training), len(sides.real["test"]), sides.figures(judged), histograms)
 
 
-def _unmeasurable(
-    config: Config, paths: Paths, released: Released, n_training: int, codebook: VisualCodebook
-) -> str | None:
+def _unmeasurable(config: Config, paths: Paths, released: Released, n_training: int, is_own_corpus: bool) -> str | None:
     """Returns why there can be no figures, or None."""
     fewest = config.privacy.min_images
     corpus = Corpus.open(paths.corpus)
-    if codebook.corpus != sha256_tree(paths.corpus):
+    if not is_own_corpus:
         return "the models were trained on another corpus, of which no held-out images are at hand"
     counts = {
         "synthetic": len(released),
@@ -149,7 +147,7 @@ class _Sides:
         vqgan = VQGAN.load(folder / "vqgan").to(device)
         embedding = Embedding.load(folder / "llm", Judge.load(folder / "llm" / JUDGE).to(device))
         self._pairs = {split: read_pairs(paths, split) for split in _SPLITS}
-        self.real = {split: _rendered(vqgan, pairs.corpus, pairs.rows) for split, pairs in self._pairs.items()}
+        self.real = {split: as_rendered(vqgan, pairs.corpus.images(pairs.rows)) for split, pairs in self._pairs.items()}
         images = []
         for batch in released.batches(_BATCH):
             images.append(batch)
@@ -158,7 +156,7 @@ class _Sides:
         self._registration, self._codebook = Registration(training), codebook
         used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
         cut_from = np.unique(codebook.rows_E.numpy()[used])
-        sources = _rendered(vqgan, Corpus.open(paths.corpus), cut_from)
+        sources = as_rendered(vqgan, Corpus.open(paths.corpus).images(cut_from))
         self._sources = dict(zip(cut_from.tolist(), sources, strict=True))
         sides = (self._synthetic, self.real["test"], self.real["val"])
         marks = [_coordinates(signatures(side)) for side in sides]
@@ -210,17 +208,6 @@ class _Sides:
             self.config.quality.copy_quantile,
             seed,
         )
-
-
-@torch.inference_mode()
-def _rendered(vqgan: VQGAN, corpus: Corpus, rows: npt.NDArray[np.int64]) -> Images:
-    """Returns images of the corpus as the VQ-GAN renders them."""
-    device = vqgan.codebook_KD.device
-    parts = [np.zeros((0, corpus.image_size, corpus.image_size), dtype=np.uint8)]
-    for start in range(0, len(rows), _BATCH):
-        pixels = torch.from_numpy(to_pixels(corpus.images(rows[start : start + _BATCH]))[:, None]).to(device)
-        parts.append(to_u8(vqgan.decode_codes(vqgan.encode_to_codes(pixels))[:, 0].cpu().numpy()))
-    return np.concatenate(parts)
 
 
 def _coordinates(marks: Signatures) -> npt.NDArray[np.float32]:

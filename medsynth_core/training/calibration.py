@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsynth_core.corpus.images import to_u8
+from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.anatomy import Anatomy
@@ -79,6 +79,17 @@ def calibrate_filters(
     natural.save(folder)
     judge.save(folder / JUDGE)
     save_scores(folder, scores)
+
+
+@torch.inference_mode()
+def as_rendered(vqgan: VQGAN, images_u8: Images) -> Images:
+    """Returns images uint8 [N, H, W] as the VQ-GAN renders them from their own codes."""
+    device = vqgan.codebook_KD.device
+    parts = [images_u8[:0]]
+    for start in range(0, len(images_u8), _BATCH):
+        pixels = torch.from_numpy(to_pixels(images_u8[start : start + _BATCH]))[:, None].to(device)
+        parts += rendered(vqgan, vqgan.encode_to_codes(pixels).flatten(1))
+    return np.concatenate(parts)
 
 
 def rendered(vqgan: VQGAN, codes_NT: torch.Tensor) -> Iterator[Images]:
