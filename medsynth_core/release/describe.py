@@ -30,7 +30,7 @@ def describe(about: About, files: Sequence[ObjectRef]) -> dict[str, bytes]:
             "release: the corpus' licence forbids derivatives (%s); see README.md before you pass it on", licence
         )
     texts = {"README.md": write_card(about).encode(), "schema.json": _json(manifest_schema())}
-    every = [*files, *(_ref(name, data) for name, data in texts.items())]
+    every = sorted([*files, *(_ref(name, data) for name, data in texts.items())], key=lambda ref: ref.relpath)
     return texts | {"croissant.json": _json(write_croissant(about, every))}
 
 

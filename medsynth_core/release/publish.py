@@ -21,7 +21,7 @@ import yaml
 
 from medsynth_core import __version__
 from medsynth_core.config import Config, Paths
-from medsynth_core.errors import IncompleteRunError, InputError
+from medsynth_core.errors import IncompleteRunError, InputError, StoreError
 from medsynth_core.hashing import sha256_file
 from medsynth_core.privacy.risk import keep_limits, read_risk
 from medsynth_core.progress import Progress
@@ -75,8 +75,12 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     risk = read_risk(paths.privacy, sha256_file(paths.quality / "shards.json"))
     risk["figures"] = keep_limits(risk["figures"], config.privacy.limits)
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
-    files = _check_objects([*(parent.kept if parent else ()), *_own_files(judged)], store, progress)
+    kept = parent.kept if parent is not None else ()
+    tars = [record.tar for record in judged.shards if record.tar is not None]
+    parts = [part for record in judged.shards for part in (record.manifest, record.rejected)]
+    _check_paths([*kept, *tars, *parts])
     labels = _count_labels(judged, store)
+    files = [*_check_objects([*kept, *tars], store, progress), *parts]
     about: dict[str, Any] = {
         "name": config.release.name,
         "schema_version": SCHEMA_VERSION,
@@ -146,19 +150,16 @@ def _check_accounting(judged: ShardList) -> None:
         raise IncompleteRunError(f"no image was accepted of {requested} ({reasons}); train longer or loosen quality")
 
 
-def _own_files(judged: ShardList) -> list[ObjectRef]:
-    return [
-        ref for record in judged.shards for ref in (record.tar, record.manifest, record.rejected) if ref is not None
-    ]
+def _check_paths(expected: Sequence[ObjectRef | KeptObject]) -> None:
+    twice = [path for path, n in Counter(ref.relpath for ref in expected).items() if n > 1]
+    if twice:
+        raise IncompleteRunError(f"{twice[0]} stands twice in the release; its shards are the parent's already")
 
 
 def _check_objects(
     expected: Sequence[ObjectRef | KeptObject], store: ObjectStore, progress: Progress
 ) -> list[ObjectRef]:
     """Returns the objects with their sizes, having asked the store for each."""
-    twice = [path for path, n in Counter(ref.relpath for ref in expected).items() if n > 1]
-    if twice:
-        raise IncompleteRunError(f"{twice[0]} stands twice in the release; its shards are the parent's already")
     files = []
     distinct = list(dict.fromkeys(ref.md5 for ref in expected))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -169,16 +170,20 @@ def _check_objects(
     for ref in expected:
         size = sizes[ref.md5]
         if size is None or (isinstance(ref, ObjectRef) and size != ref.size):
-            advice = (
-                "delete the completion record of its shard and run again"
-                if isinstance(ref, ObjectRef)
-                else "it is of the parent: restore it, or name another release.parent"
-            )
-            raise IncompleteRunError(
-                f"{store.url}: {ref.relpath} ({content_key(ref.md5)}) is missing or has another size; {advice}"
-            )
+            raise _missing(ref, store)
         files.append(ObjectRef(relpath=ref.relpath, md5=ref.md5, size=size))
     return files
+
+
+def _missing(ref: ObjectRef | KeptObject, store: ObjectStore) -> IncompleteRunError:
+    advice = (
+        "delete the completion record of its shard and run again"
+        if isinstance(ref, ObjectRef)
+        else "it is of the parent: restore it, or name another release.parent"
+    )
+    return IncompleteRunError(
+        f"{store.url}: {ref.relpath} ({content_key(ref.md5)}) is missing or has another size; {advice}"
+    )
 
 
 def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, int]]:
@@ -198,12 +203,21 @@ def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, 
 
 
 def _n_rows(part: ObjectRef, store: ObjectStore) -> int:
-    return len(read_parquet(get_content(store, part), ["image_id"]))
+    return len(_read_part(part, store, ["image_id"]))
+
+
+def _read_part(part: ObjectRef, store: ObjectStore, columns: Sequence[str]) -> pa.Table:
+    try:
+        return read_parquet(get_content(store, part), columns)
+    except StoreError as error:
+        if store.size(content_key(part.md5)) is None:
+            raise _missing(part, store) from error
+        raise
 
 
 def _label_counts(record: CompletionRecord, store: ObjectStore) -> dict[str, dict[str, int]]:
     """Returns the counts of one part's rows, which are as many as its record says."""
-    rows = read_parquet(get_content(store, record.manifest), ["labels", "view"])
+    rows = _read_part(record.manifest, store, ["labels", "view"])
     _check_rows(record.manifest, len(rows), record.counts.accepted)
     lists = rows["labels"].combine_chunks()
     findings = pc.list_flatten(lists)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from medsynth_core.errors import CorruptObjectError
 from medsynth_core.storage.store import ObjectStore
 
+_ASKED_FOR_FIRST = 8 * 2**20
+"""Objects of so many bytes are looked for before they are sent; for a smaller one the question costs what it may save."""
+
 
 class ObjectRef(BaseModel):
     """One object of a dataset: its path there, its MD5 and its size in bytes."""
@@ -42,10 +45,10 @@ def check_content(data: bytes, md5: str, where: str) -> bytes:
 
 
 def put_content(store: ObjectStore, relpath: str, data: bytes) -> ObjectRef:
-    """Uploads ``data`` to its final place and returns its reference; a repeated upload is a no-op."""
+    """Uploads ``data`` to its final place and returns its reference; to repeat it changes nothing."""
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     key = content_key(md5)
-    if store.size(key) != len(data):
+    if len(data) < _ASKED_FOR_FIRST or store.size(key) != len(data):
         store.put(key, data)
     return ObjectRef(relpath=relpath, md5=md5, size=len(data))
 
