@@ -67,7 +67,7 @@ TINY = (
 PASSING = {
     "alignment": {"agreement": -1.0},
     "llm": {
-        **dict.fromkeys(("clipped", "noise", "anatomy", "niqe", "labels"), 1e9),
+        **dict.fromkeys(("clipped", "noise", "anatomy", "organs", "niqe", "labels"), 1e9),
         **dict.fromkeys(("sharpness", "training_copy", "copy"), -1.0),
     },
 }

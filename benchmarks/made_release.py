@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -80,11 +81,20 @@ def made_images(run: str, shard: int, n: int, side: int) -> Iterator[Image]:
         yield identity, png, row
 
 
-def upload_shard(
-    store: ObjectStore, run: str, shard: int, n_shards: int, images: Sequence[Image], n_rejected: int = 0
-) -> CompletionRecord:
-    """Uploads a shard of which the first ``n_rejected`` images were rejected, and its record."""
-    name, writer, run_id = f"{run[:8]}-{shard:05d}", ShardWriter(), f"{run}-plan"
+@dataclass(frozen=True)
+class Packed:
+    """A shard's objects, before they are uploaded; no tar without an accepted image."""
+
+    name: str
+    tar: bytes | None
+    manifest: bytes
+    rejected: bytes
+    counts: Counts
+
+
+def pack_shard(run: str, shard: int, images: Sequence[Image], n_rejected: int = 0) -> Packed:
+    """Returns a shard of which the first ``n_rejected`` images were rejected."""
+    name, writer = f"{run[:8]}-{shard:05d}", ShardWriter()
     for identity, png, row in images[n_rejected:]:
         writer.add(identity, png, {"prompt": row["prompt"], "labels": row["labels"], "synthetic": True})
     tar, places = writer.finish()
@@ -95,16 +105,35 @@ def upload_shard(
         verdict = {"verdict": "accepted", "reasons": []} if kept else {"verdict": "rejected", "reasons": ["dull"]}
         rows.append({**row, "size": len(png), **place, **verdict})
     parts = [[row for row in rows if row["verdict"] == verdict] for verdict in ("accepted", "rejected")]
+    manifest, rejected = (parquet_bytes(table_of(part)) for part in parts)
+    counts = Counts(requested=len(images), accepted=len(places), rejected={"dull": n_rejected} if n_rejected else {})
+    return Packed(name, tar if places else None, manifest, rejected, counts)
+
+
+def upload_packed(store: ObjectStore, run: str, shard: int, n_shards: int, packed: Packed) -> CompletionRecord:
+    """Uploads a shard's objects and, last, its record, as the shard worker does."""
     record = CompletionRecord(
-        run_id=run_id,
+        run_id=plan_of(run),
         shard=shard,
         n_shards=n_shards,
-        tar=put_content(store, f"shards/{name}.tar", tar) if places else None,
-        manifest=put_content(store, f"manifest/{name}.parquet", parquet_bytes(table_of(parts[0]))),
-        rejected=put_content(store, f"rejected/{name}.parquet", parquet_bytes(table_of(parts[1]))),
-        counts=Counts(requested=len(images), accepted=len(places), rejected={"dull": n_rejected} if n_rejected else {}),
+        tar=None if packed.tar is None else put_content(store, f"shards/{packed.name}.tar", packed.tar),
+        manifest=put_content(store, f"manifest/{packed.name}.parquet", packed.manifest),
+        rejected=put_content(store, f"rejected/{packed.name}.parquet", packed.rejected),
+        counts=packed.counts,
     )
     return write_record(store, record)
+
+
+def plan_of(run: str) -> str:
+    """Returns the id of a run's plan."""
+    return f"{run}-plan"
+
+
+def upload_shard(
+    store: ObjectStore, run: str, shard: int, n_shards: int, images: Sequence[Image], n_rejected: int = 0
+) -> CompletionRecord:
+    """Uploads a shard of which the first ``n_rejected`` images were rejected, and its record."""
+    return upload_packed(store, run, shard, n_shards, pack_shard(run, shard, images, n_rejected))
 
 
 def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> None:
@@ -125,7 +154,7 @@ def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], pa
     """Writes the list of some shards into a folder, as synthesis and quality do, and returns it."""
     listed = ShardList(
         spec_hash=run,
-        run_ids=(f"{run}-plan",),
+        run_ids=(plan_of(run),),
         parent=parent,
         model_digests=DIGESTS,
         bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "training_copy": 0.0},

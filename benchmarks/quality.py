@@ -1,4 +1,5 @@
-"""What the filters catch, reject wrongly and cost: ``python -m benchmarks.quality planted WORKSPACE``.
+"""What the filters catch, reject wrongly and cost: ``python -m benchmarks.quality planted WORKSPACE``, and how much of
+anatomy they know: ``anatomy WORKSPACE``.
 
 The workspace has a phantom corpus and trained models. Good images are of three sorts: what the models make of the
 workspace's prompts, as far as it agrees with them, the test split as the VQ-GAN renders it, and phantoms of no corpus
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_args
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ from scipy.ndimage import gaussian_filter
 
 from medsynth_core.config import Config, Paths, load_config
 from medsynth_core.config.tree import FilterName
-from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, phantom_studies, render_findings
+from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
 from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
 from medsynth_core.quality.duplicate import reject_copies, signatures
@@ -93,6 +95,45 @@ def planted(
     kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
     _print_planted(filters, kinds, limits["copy"])
     _print_cost(filters, made, synthesis_ms)
+
+
+@app.command()
+def anatomy(
+    workspace: Annotated[Path, typer.Argument(help="With a phantom corpus and trained models.")],
+    each: Annotated[int, typer.Option(help="Images a kind.")] = 100,
+) -> None:
+    """How many phantoms with wrong anatomy, rendered by the VQ-GAN, each filter alone and all together reject. The
+    prompt is always what mining reads in the report."""
+    config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
+    synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
+    filters = load_filters(config, paths, synthesiser, limits)
+    right = _fresh(synthesiser, each)
+    names = [filter_.name for filter_ in filters]
+    print(f"| anatomy | all | {' | '.join(f'{name} alone' for name in names)} |")
+    print(f"|---|---|{'---|' * len(names)}")
+    for kind, wrong in _wrong_anatomies(synthesiser, right):
+        verdicts = judge_images(filters, wrong.images_u8, wrong.prompts)
+        lost = np.mean([not verdict.accepted for verdict in verdicts])
+        print(f"| {kind} | {lost:.2f} | {' | '.join(_alone(filters, wrong))} |")
+
+
+def _wrong_anatomies(synthesiser: Synthesiser, right: Asked) -> Iterator[tuple[str, Asked]]:
+    """Yields phantoms as they are, then by kind with organs that the drawing leaves out, or moved afterwards."""
+    n, lung, ventricles, vessels = len(right.prompts), drawing._lung, drawing._ventricles, drawing._heart
+    yield "usual", right
+    for sign, side in ((-1, "right"), (1, "left")):
+        with patch.object(drawing, "_lung", lambda at, *rest, gone=sign: lung(at, *rest) * (at != gone)):
+            yield f"no {side} lung", _fresh(synthesiser, n)
+    above = {
+        "_heart": lambda *shape: vessels(*shape) * (shape[-1] < _DIAPHRAGM),
+        "_ventricles": lambda *shape: ventricles(*shape) * (shape[-1] < _DIAPHRAGM),
+    }
+    with patch.multiple(drawing, **above):
+        yield "no heart", _fresh(synthesiser, n)
+    draw = np.random.default_rng(5)
+    for kind, spoil in _MOVED.items():
+        moved = np.stack([spoil(image, draw) for image in right.images_u8])
+        yield kind, Asked(as_rendered(synthesiser.vqgan, moved), right.prompts)
 
 
 def _clocks() -> npt.NDArray[np.float64]:
@@ -199,17 +240,44 @@ def _changed(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
     if brightened:
         image = _u8(image * draw.uniform(0.85, 1.15) + draw.uniform(-20, 20))
     if cropped:
-        side = len(image) * draw.uniform(0.88, 1.0)
-        left, top = draw.uniform(0, len(image) - side, 2)
-        box = (left, top, left + side, top + side)
-        image = np.asarray(Image.fromarray(image).resize(image.shape, Image.Resampling.BILINEAR, box=box))
+        image = _windowed(image, draw, 0.88, 1.0)
     return np.ascontiguousarray(image[:, ::-1]) if mirrored else image
+
+
+def _windowed(image: npt.NDArray[np.uint8], draw: Draw, low: float, high: float) -> npt.NDArray[np.uint8]:
+    """A window of the image, its side's share between the bounds."""
+    side = len(image) * draw.uniform(low, high)
+    left, top = draw.uniform(0, len(image) - side, 2)
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(image).resize(image.shape, Image.Resampling.BILINEAR, box=box))
+
+
+def _shrunk(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    side = round(len(image) * draw.uniform(0.6, 0.8))
+    start = (len(image) - side) // 2
+    out = np.zeros_like(image)
+    out[start : start + side, start : start + side] = np.asarray(Image.fromarray(image).resize((side, side)))
+    return out
+
+
+def _turned(image: npt.NDArray[np.uint8], draw: Draw) -> npt.NDArray[np.uint8]:
+    angle = float(draw.choice([-1, 1]) * draw.uniform(15, 30))
+    return np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
 
 
 def _u8(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
 
 
+_DIAPHRAGM = -0.1
+"""Height in the phantom's coordinates above which great vessels are left where there is no heart."""
+_MOVED: dict[str, Callable[[npt.NDArray[np.uint8], Draw], npt.NDArray[np.uint8]]] = {
+    "mirrored": lambda image, draw: np.ascontiguousarray(image[:, ::-1]),
+    "upside down": lambda image, draw: np.ascontiguousarray(image[::-1]),
+    "turned by 15 to 30 degrees": _turned,
+    "window of 75 to 85 % of the side": lambda image, draw: _windowed(image, draw, 0.75, 0.85),
+    "shrunk to 60 to 80 %": _shrunk,
+}
 _SPOILT: dict[str, Callable[[npt.NDArray[np.uint8], Draw], npt.NDArray[np.uint8]]] = {
     "blank": _blank,
     "inverted": lambda image, draw: 255 - image,
@@ -284,10 +352,14 @@ def _print_planted(filters: Sequence[Filter], kinds: dict[str, Asked], copy_boun
             reject_copies(verdicts, list(signatures(bad.images_u8)), copy_bound)
             verdicts = verdicts[len(verdicts) // 2 :]
         caught = np.mean([not verdict.accepted for verdict in verdicts])
-        alone = [
-            f"{np.mean([j.reason is not None for j in each.judge(bad.images_u8, bad.prompts)]):.2f}" for each in filters
-        ]
-        print(f"| {kind} | {len(verdicts)} | {caught:.2f} | {_reasons(verdicts)} | {' | '.join(alone)} |")
+        alone = " | ".join(_alone(filters, bad))
+        print(f"| {kind} | {len(verdicts)} | {caught:.2f} | {_reasons(verdicts)} | {alone} |")
+
+
+def _alone(filters: Sequence[Filter], bad: Asked) -> list[str]:
+    """Returns the share that each filter rejects of all images."""
+    judged = [each.judge(bad.images_u8, bad.prompts) for each in filters]
+    return [f"{np.mean([judgement.reason is not None for judgement in each]):.2f}" for each in judged]
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> str:

@@ -26,12 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import release_readers as readers
-from benchmarks.made_release import Image, leave_judged, made_images, upload_shard
+from benchmarks.made_release import Image, Packed, leave_judged, made_images, pack_shard, plan_of, upload_packed
 from benchmarks.server import serving_s3
 from medsynth_core.config import Config, Paths
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.release import publish as release_stage
+from medsynth_core.storage.completion import finished_shards
 from medsynth_core.storage.index import ReleaseEntry, claim
 from medsynth_core.storage.s3 import S3Store
 from medsynth_core.workspace.repository import dvc, git
@@ -76,22 +77,31 @@ def publish(
     rounds: Rounds = 3,
     with_dvc: Annotated[bool, typer.Option("--dvc/--no-dvc", help="Also add and push by DVC, once.")] = True,
 ) -> None:
-    """From encoded images to a claimed version, beside bare puts of the same objects and beside DVC, whose own start
-    counts."""
+    """To a claimed version, from encoded images and from packed shards, beside bare puts of the same objects and beside
+    DVC, whose own start counts."""
     shards = make_shards(images, shard_images, side)
+    packed = [pack_shard(RUN, number, shard) for number, shard in enumerate(shards)]
+
+    def pack(number: int) -> Packed:
+        return pack_shard(RUN, number, shards[number])
+
     with server(out) as endpoint:
         first, again = CountingStore(endpoint, "warm-up"), CountingStore(endpoint, "warm-up")
-        publish_all(first, shards, out / "warm-up")
-        objects = [(key, data) for key, data in first.sent if key.startswith("files/")]
+        publish_all(first, pack, len(shards), out / "warm-up")
+        objects = list({key: data for key, data in first.sent if key.startswith("files/")}.items())
         stores = [S3Store(BUCKET, f"team{turn}", endpoint, REGION) for turn in range(rounds)]
+        stores_of_packing = [S3Store(BUCKET, f"packing{turn}", endpoint, REGION) for turn in range(rounds)]
         client = client_of(endpoint)
-        for store in stores:
+        for store in (*stores, *stores_of_packing):
             store.size("connected")
         times = take_turns(
             {
-                OURS: lambda turn: publish_all(stores[turn], shards, out / f"team{turn}"),
+                OURS: lambda turn: publish_all(stores[turn], packed.__getitem__, len(packed), out / f"team{turn}"),
                 "bare put_object": lambda turn: put_all(client, f"bare{turn}", objects),
-                "medsynth, the same again": lambda turn: publish_all(again, shards, out / "warm-up"),
+                "medsynth, packing too": lambda turn: publish_all(
+                    stores_of_packing[turn], pack, len(packed), out / f"packing{turn}"
+                ),
+                "medsynth, the same again": lambda turn: publish_all(again, pack, len(packed), out / "warm-up"),
             },
             rounds,
         )
@@ -124,7 +134,7 @@ def read(
     shards = make_shards(images, shard_images, side)
     with server(out) as endpoint:
         store, client = S3Store(BUCKET, "team", endpoint, REGION), client_of(endpoint)
-        publish_all(store, shards, out / "team")
+        publish_all(store, lambda number: pack_shard(RUN, number, shards[number]), len(shards), out / "team")
         tars = files_of(store, endpoint, "shards/")
         for path, key in tars.items():
             client.put_object(Bucket=BUCKET, Key=path, Body=store.get(key))
@@ -171,14 +181,15 @@ def make_shards(images: int, shard_images: int, side: int) -> list[list[Image]]:
     return [list(made_images(RUN, shard, shard_images, side)) for shard in range(images // shard_images)]
 
 
-def publish_all(store: S3Store, shards: Sequence[Sequence[Image]], root: Path) -> None:
-    """Packs, uploads and records all shards, makes a release of them and claims its version."""
+def publish_all(store: S3Store, packed: Callable[[int], Packed], n_shards: int, root: Path) -> None:
+    """Uploads and records the shards that aren't recorded, makes a release of all and claims its version."""
+    records = finished_shards(store, plan_of(RUN), n_shards)
+    missing = [number for number in range(n_shards) if number not in records]
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        records = list(
-            pool.map(lambda number: upload_shard(store, RUN, number, len(shards), shards[number]), range(len(shards)))
-        )
+        made = pool.map(lambda number: upload_packed(store, RUN, number, n_shards, packed(number)), missing)
+        records.update(zip(missing, made, strict=True))
     paths, config = Paths(root), Config()
-    leave_judged(paths, RUN, records)
+    leave_judged(paths, RUN, [record for _, record in sorted(records.items())])
     made = release_stage.run(config, paths, store, silent)
 
     def entry(tag: str) -> ReleaseEntry:

@@ -25,6 +25,10 @@ TINY: dict[str, Any] = {
             "channels": [8, 8],
             "train": {"steps": 6, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},
         },
+        "segmenter": {
+            "channels": [8, 8],
+            "train": {"steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2},
+        },
         "vqgan": {
             "channels": [8, 8, 16],
             "codes": 32,
@@ -50,7 +54,12 @@ TINY: dict[str, Any] = {
         },
     },
     "synthesis": {"samples_per_prompt": 4, "shard_images": 6, "batch_size": 8},
-    "quality": {"copy_quantile": 0.0, "agreement_quantile": 0.0, "enabled": ["duplicate", "agreement"]},
+    "quality": {
+        "copy_quantile": 0.0,
+        "training_copy_quantile": 0.0,
+        "agreement_quantile": 0.0,
+        "enabled": ["duplicate", "agreement"],
+    },
 }
 """A pipeline that runs in seconds and learns nothing."""
 

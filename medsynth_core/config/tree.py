@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
-FilterName = Literal["degenerate", "sharpness", "noise", "anatomy", "niqe", "labels", "agreement", "duplicate"]
+FilterName = Literal[
+    "degenerate", "sharpness", "noise", "anatomy", "organs", "niqe", "labels", "agreement", "duplicate"
+]
 
 
 class Section(BaseModel):
@@ -36,6 +38,9 @@ class ColumnsConfig(Section):
     """Projection (PA, AP, LATERAL, ...); unknown when null."""
     impression: str | None = None
     """A second text column, when findings and impression are apart."""
+    mask: str | None = None
+    """Path of a mask of the image's organs, relative like the image's; empty cells mean no mask. A mask has the image's
+    size, 8 bits a pixel: 0 none, 1 right lung, 2 left lung, 3 heart."""
 
 
 class CorpusConfig(Section):
@@ -63,7 +68,7 @@ class CorpusConfig(Section):
     judge_fraction: Fraction = 0.2
     """Share of patients from whom the labelling judge learns, and nothing else does: no other model, no vocabulary."""
     max_bad_fraction: Fraction = 0.02
-    """More unreadable rows or images than this share is an error; fewer are listed and skipped."""
+    """More unreadable rows, images or masks than this share is an error; fewer are listed and skipped."""
     max_image_pixels: PositiveInt = 64_000_000
     """Larger images are refused before they are decoded."""
 
@@ -230,6 +235,23 @@ class ClassifierConfig(Section):
         return self
 
 
+class SegmenterConfig(Section):
+    """The U-Net that finds lungs and heart, trained beside the judge where the corpus has masks."""
+
+    channels: tuple[PositiveInt, ...] = (16, 32, 48, 64)
+    """Channels a level, multiples of 8; each level halves the resolution, from 32 cells a side."""
+    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=32, learning_rate=4e-3, warmup_steps=20)
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> SegmenterConfig:
+        bad = [c for c in self.channels if c % 8]
+        if bad:
+            raise ValueError(f"channels {bad} aren't multiples of 8")
+        if not 1 <= len(self.channels) <= 5:
+            raise ValueError(f"{len(self.channels)} levels; 32 cells can be halved at most four times")
+        return self
+
+
 class VQGANConfig(Section):
     """Image tokeniser: a convolutional VQ-GAN."""
 
@@ -350,6 +372,7 @@ class ModelsConfig(Section):
     """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
     classifier: ClassifierConfig = ClassifierConfig()
     judge: ClassifierConfig = ClassifierConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
     vqgan: VQGANConfig = VQGANConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     llm: LLMConfig = LLMConfig()
@@ -394,16 +417,21 @@ class QualityConfig(Section):
     """Noise: standard deviation of the grain."""
     anatomy_quantile: Fraction = 0.005
     """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
+    organs_quantile: Fraction = 0.02
+    """Organs: distance of both lungs and heart from their usual size, shape and place; where the corpus has masks."""
     niqe_quantile: Fraction = 0.005
     """NIQE against the corpus' own statistics."""
     labels_quantile: Fraction = 0.03
     """Labels: improbability of the prompted findings and sides by the labelling judge."""
     margin: Annotated[float, Field(ge=0.0)] = 0.5
-    """The bounds of the six above lie farther from the median by this share of the quantile's distance: few held-out
+    """The bounds of the seven above lie farther from the median by this share of the quantile's distance: few held-out
     images don't reach far into the tail."""
+    training_copy_quantile: Fraction = 0.002
+    """Near-duplicate: an image is a copy of a training image when it comes, registered, nearer to it than all but this
+    share of real held-out images come to their nearest one."""
     copy_quantile: Fraction = 0.01
-    """Near-duplicate: an image is a copy of a training image, or of another image of the release, when it comes
-    nearer to it than all but this share of real held-out images come to their nearest training image."""
+    """Near-duplicate: an image is a copy of another image of the release when it comes nearer to it than all but this
+    share of real held-out images come to their nearest training image."""
     agreement_quantile: Fraction = 0.005
     """Prompt-image agreement: an image must score above this quantile of real held-out pairs."""
     enabled: tuple[FilterName, ...] = (
@@ -411,12 +439,13 @@ class QualityConfig(Section):
         "sharpness",
         "noise",
         "anatomy",
+        "organs",
         "labels",
         "agreement",
         "duplicate",
     )
-    """Which run; the order is always degenerate, sharpness, noise, anatomy, niqe, labels, agreement, duplicate: cheap
-    ones first. Left out here: niqe, which costs and catches nothing that the others miss."""
+    """Which run; the order is always degenerate, sharpness, noise, anatomy, organs, niqe, labels, agreement, duplicate:
+    cheap ones first. Left out here: niqe, which costs and catches nothing that the others miss."""
 
 
 Limit = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from medsynth_core.corpus.records import ImageU8
+from medsynth_core.corpus.records import ORGANS, ImageU8, MaskU8
 from medsynth_core.errors import InputError
 
 
@@ -21,15 +22,42 @@ def load_grey(path: Path, max_pixels: int) -> ImageU8:
     Raises:
         InputError: the file is missing, not an image that Pillow reads, damaged, or above ``max_pixels``.
     """
+
+    def grey(image: Image.Image) -> ImageU8:
+        if image.mode in {"L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "YCbCr"}:
+            return np.asarray(image.convert("L"))
+        return _stretch(np.asarray(image, dtype=np.float64), path)
+
+    return _load(path, max_pixels, grey)
+
+
+def load_mask(path: Path, max_pixels: int) -> MaskU8:
+    """Returns a mask of organs, uint8 [height, width] with the numbers of ``records.ORGANS``.
+
+    Raises:
+        InputError: as ``load_grey``, or the file isn't 8 bits a pixel or holds another number.
+    """
+
+    def numbers(image: Image.Image) -> MaskU8:
+        wanted = ", ".join(f"{number} {organ}" for number, organ in enumerate(("none", *ORGANS)))
+        if image.mode not in {"L", "P"}:
+            raise InputError(f"{path}: a mask has 8 bits a pixel ({wanted}); found an image of mode {image.mode}")
+        mask = np.asarray(image)
+        if mask.max(initial=0) > len(ORGANS):
+            raise InputError(f"{path}: a mask holds the numbers {wanted}; found {mask.max()}")
+        return mask
+
+    return _load(path, max_pixels, numbers)
+
+
+def _load(path: Path, max_pixels: int, decode: Callable[[Image.Image], npt.NDArray[np.uint8]]) -> ImageU8:
     try:
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:
                 raise InputError(
                     f"{path}: {image.width}x{image.height} pixels exceed corpus.max_image_pixels={max_pixels}"
                 )
-            if image.mode in {"L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "YCbCr"}:
-                return np.asarray(image.convert("L"))
-            return _stretch(np.asarray(image, dtype=np.float64), path)
+            return decode(image)
     except FileNotFoundError as error:
         raise InputError(f"{path}: image not found") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
@@ -40,14 +68,16 @@ def load_grey(path: Path, max_pixels: int) -> ImageU8:
         raise InputError(f"{path}: refused, its header claims too many pixels ({error})") from error
 
 
-def resize_and_crop(image: ImageU8, size: int) -> ImageU8:
-    """Returns the centre square, shorter side resized to ``size`` by Lanczos, uint8 [size, size] (LLM-CXR)."""
+def resize_and_crop(
+    image: ImageU8, size: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> npt.NDArray[np.uint8]:
+    """Returns the centre square, shorter side resized to ``size``, uint8 [size, size] (LLM-CXR)."""
     height, width = image.shape
     if height == width == size:
         return image
     scale = size / min(height, width)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-    resized = Image.fromarray(image).resize((wide, high), Image.Resampling.LANCZOS)
+    resized = Image.fromarray(image).resize((wide, high), resampling)
     left, top = (wide - size) // 2, (high - size) // 2
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 

@@ -15,9 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from medsynth_core.corpus.records import UNMASKED
 from medsynth_core.errors import InputError
 
 IMAGES_PER_CHUNK = 1024
+MASK_SIDE = 64
+"""Side of a mask in cells, whatever the images' is: organs are large."""
 STUDIES_SCHEMA = pa.schema(
     [
         ("study_id", pa.string()),
@@ -83,6 +86,22 @@ class Corpus:
         for place, row in enumerate(rows.tolist()):
             out[place] = self._chunks[row // IMAGES_PER_CHUNK][row % IMAGES_PER_CHUNK]
         return out
+
+    def masks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Returns the masks of the given rows, numbers of ``records.ORGANS`` or ``UNMASKED``, uint8 [n, 64, 64]."""
+        out = np.full((len(rows), MASK_SIDE, MASK_SIDE), UNMASKED, dtype=np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            chunk = self._mask_chunks.get(row // IMAGES_PER_CHUNK)
+            if chunk is not None:
+                out[place] = chunk[row % IMAGES_PER_CHUNK]
+        return out
+
+    @cached_property
+    def _mask_chunks(self) -> dict[int, npt.NDArray[np.uint8]]:
+        return {
+            int(path.stem.removeprefix("masks-")): np.load(path, mmap_mode="r", allow_pickle=False)
+            for path in self.folder.glob("masks-*.npy")
+        }
 
     @cached_property
     def _chunks(self) -> list[npt.NDArray[np.uint8]]:

@@ -12,6 +12,15 @@ import numpy.typing as npt
 ImageU8 = npt.NDArray[np.uint8]
 """Grayscale image, uint8, shape [height, width], 0 = black .. 255 = white, air dark and bone bright."""
 
+ORGANS = ("right lung", "left lung", "heart")
+"""What a mask tells apart, by the patient's side: number 1, 2, 3; 0 is neither."""
+
+UNMASKED = 255
+"""Number in the mask of an image that came without one."""
+
+MaskU8 = npt.NDArray[np.uint8]
+"""Numbers of organs, uint8, shape [height, width]."""
+
 ViewPosition = Literal["frontal", "lateral", "unknown"]
 
 
@@ -25,12 +34,14 @@ class View:
         source: where the pixels come from, for error messages (a path, or ``phantom:<index>``).
         load: returns the image as uint8 [height, width] in the file's own size; raises InputError when the
             image can't be read. Called at most once, by the corpus stage.
+        load_mask: returns the organs in it, of the same height and width; None where nobody drew them.
     """
 
     view_id: str
     position: ViewPosition
     source: str
     load: Callable[[], ImageU8]
+    load_mask: Callable[[], MaskU8] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import CorpusConfig
 from medsynth_core.corpus.images import resize_and_crop
-from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, STUDIES_SCHEMA, VIEWS_SCHEMA
+from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
 from medsynth_core.corpus.readers import Source, open_corpus
-from medsynth_core.corpus.records import BadRow, ImageU8, Study, View
+from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Study, View
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 SPLITS = ("train", "judge", "val", "test")
 _ROWS_A_FLUSH = 5000
 
@@ -34,7 +35,8 @@ class CorpusReport:
 
     Attributes:
         studies, views: counts by split.
-        skipped: rows and images that couldn't be read.
+        masks: images whose organs are known.
+        skipped: rows, images and masks that couldn't be read.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class CorpusReport:
     licence: str
     studies: dict[str, int]
     views: dict[str, int]
+    masks: int
     skipped: int
 
 
@@ -90,9 +93,11 @@ class _Writer:
     bad: list[BadRow] = field(default_factory=list)
     seen: int = 0
     rows: int = 0
+    masks: int = 0
 
     def __post_init__(self) -> None:
         self._chunk: list[ImageU8] = []
+        self._mask_chunk: list[MaskU8 | None] = []
         self._study_rows: list[dict[str, object]] = []
         self._view_rows: list[dict[str, object]] = []
         self._ids: set[str] = set()
@@ -133,11 +138,12 @@ class _Writer:
             return False
         self.seen += 1
         try:
-            image = resize_and_crop(view.load(), self.config.corpus.image_size)
+            film = view.load()
         except InputError as error:
             self.bad.append(BadRow(view.source, None, str(error).removeprefix(f"{view.source}: ")))
             return False
-        self._chunk.append(image)
+        self._chunk.append(resize_and_crop(film, self.config.corpus.image_size))
+        self._mask_chunk.append(self._mask(view, film.shape))
         self._view_rows.append(
             {
                 "view_id": view.view_id,
@@ -156,11 +162,32 @@ class _Writer:
             self._flush_images()
         return True
 
+    def _mask(self, view: View, shape: tuple[int, ...]) -> MaskU8 | None:
+        """Returns the organs of a view; an image is kept whatever is wrong with its mask."""
+        if view.load_mask is None:
+            return None
+        self.seen += 1
+        try:
+            mask = view.load_mask()
+            if mask.shape != shape:
+                high, wide = mask.shape
+                raise InputError(f"its mask has {wide}x{high} pixels, the image {shape[1]}x{shape[0]}")
+        except InputError as error:
+            self.bad.append(BadRow(view.source, None, str(error).removeprefix(f"{view.source}: ")))
+            return None
+        self.masks += 1
+        return resize_and_crop(mask, MASK_SIDE, Image.Resampling.NEAREST)
+
     def _flush_images(self) -> None:
         if self._chunk:
             number = (self.rows - 1) // IMAGES_PER_CHUNK
             np.save(self.folder / f"images-{number:05d}.npy", np.stack(self._chunk), allow_pickle=False)
+            if any(mask is not None for mask in self._mask_chunk):
+                none = np.full((MASK_SIDE, MASK_SIDE), UNMASKED, dtype=np.uint8)
+                masks = np.stack([none if mask is None else mask for mask in self._mask_chunk])
+                np.save(self.folder / f"masks-{number:05d}.npy", masks, allow_pickle=False)
             self._chunk.clear()
+            self._mask_chunk.clear()
 
     def _flush_rows(self) -> None:
         self._studies.write_table(pa.Table.from_pylist(self._study_rows, schema=STUDIES_SCHEMA))
@@ -179,7 +206,7 @@ class _Writer:
             first = self.bad[0]
             where = first.source if first.row is None else f"{first.source} row {first.row}"
             raise InputError(
-                f"{where}: {first.reason}; {len(self.bad)} of {self.seen} rows and images are unreadable, "
+                f"{where}: {first.reason}; {len(self.bad)} of {self.seen} rows, images and masks are unreadable, "
                 f"more than corpus.max_bad_fraction={limit}: repair them or raise it"
             )
         if not sum(self.studies.values()):
@@ -194,6 +221,7 @@ class _Writer:
             source.licence,
             self.studies,
             self.views,
+            self.masks,
             len(self.bad),
         )
         about = {**asdict(report), "positions": dict(sorted(self.positions.items()))}

@@ -1,4 +1,5 @@
-"""The labelling judge: a finding classifier of patients that no other model learnt from, with its temperature.
+"""The labelling judge: a finding classifier of patients that no other model learnt from, with its temperature, and a
+segmenter of organs where those patients' images have masks.
 
 Its folder is a finding classifier's, so that whatever wants features can load it as one.
 """
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.segmenter import OrganSegmenter
 
 _FILE = "temperature.json"
+_ORGANS = "organs"
+"""Folder of the segmenter in the judge's."""
 
 
 class Judge(nn.Module):
@@ -21,13 +25,15 @@ class Judge(nn.Module):
 
     Attributes:
         labels: one (term, side) a logit: pathologies, and the places in which they lie.
+        segmenter: None where the corpus has no masks.
     """
 
-    def __init__(self, net: FindingClassifier, temperature: float) -> None:
+    def __init__(self, net: FindingClassifier, temperature: float, segmenter: OrganSegmenter | None = None) -> None:
         super().__init__()
         self.net = net
         self.temperature = temperature
         self.labels = net.labels
+        self.segmenter = segmenter
 
     def features(self, pixels_B1HW: Tensor) -> list[Tensor]:
         """Returns the output of every stage of the classifier."""
@@ -39,8 +45,10 @@ class Judge(nn.Module):
         return logits
 
     def save(self, folder: Path) -> None:
-        """Writes the classifier and the temperature into ``folder``."""
+        """Writes classifier, temperature and segmenter into ``folder``."""
         self.net.save(folder)
+        if self.segmenter is not None:
+            self.segmenter.save(folder / _ORGANS)
         (folder / _FILE).write_text(json.dumps({"temperature": self.temperature}) + "\n", "utf-8")
 
     @classmethod
@@ -55,4 +63,5 @@ class Judge(nn.Module):
             temperature = float(json.loads((folder / _FILE).read_text("utf-8"))["temperature"])
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise InputError(f"{folder / _FILE}: no temperature there; run `medsynth train-judge` again") from error
-        return cls(net, temperature).eval()
+        segmenter = OrganSegmenter.load(folder / _ORGANS) if (folder / _ORGANS).is_dir() else None
+        return cls(net, temperature, segmenter).eval()

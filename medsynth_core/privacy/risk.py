@@ -129,7 +129,7 @@ def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict
                 f"not published: {row['metric']} ({row['space']}) is {row['value']:.3g} ({row['low']:.3g} to "
                 f"{row['high']:.3g}), above privacy.limits.{name}={limit:g}; images that copy nobody get "
                 f"{row['real']:.3g}. It means that {_MEANING[name]}. Train on more patients or for fewer steps, reject "
-                f"more (quality.copy_quantile), or raise the limit if you accept that"
+                f"more (quality.training_copy_quantile), or raise the limit if you accept that"
             )
     return [{**row, "limit": of_metric.get(_base(row["metric"]))} for row in rows]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -36,6 +37,8 @@ _STAGES = ((128, SIDE // 2, 2), (24, SIDE, 3))
 _LONGEST_STEP = 0.05
 _REFERENCES_A_BLOCK = 8192
 _IMAGES_A_BLOCK = 16
+_LIBRARIES = ThreadpoolController()
+"""A second thread of BLAS spins through what NumPy does alone: it saves an eighth of the time for twice the cores."""
 
 
 class Registration:
@@ -54,7 +57,8 @@ class Registration:
         if not len(self._inner_RC):
             return np.ones(len(images_u8), dtype=np.float32)
         starts = range(0, len(images_u8), _IMAGES_A_BLOCK)
-        parts = [self._nearest(images_u8[start : start + _IMAGES_A_BLOCK]) for start in starts]
+        with _LIBRARIES.limit(limits=1, user_api="blas"):
+            parts = [self._nearest(images_u8[start : start + _IMAGES_A_BLOCK]) for start in starts]
         return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
     def _nearest(self, images_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

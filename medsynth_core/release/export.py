@@ -39,6 +39,7 @@ _COLUMNS = (
     "score_sharpness",
     "score_noise",
     "score_anatomy",
+    "score_organs",
     "score_niqe",
     "score_training_distance",
     "score_release_distance",

@@ -25,6 +25,9 @@ MISUSES = (
     "Passing the images off as real ones.",
 )
 
+_NO_BOUND = 1e38
+"""A filter with a greater bound had no held-out images to take one of, or no model to judge with."""
+
 
 def is_phantom(about: About) -> bool:
     """Whether the models learned from drawings alone; of models that were given, nobody here knows."""
@@ -150,13 +153,16 @@ def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[st
         "noise": f"Noisy images were rejected: noisier than all but {share['noise']} of real held-out images.",
         "anatomy": "Images with unusual anatomy (shifted, inverted, framed, an organ missing) were rejected: farther "
         f"from the usual thumbnail than all but {share['anatomy']} of real held-out images.",
+        "organs": "Images whose lungs or heart, as a segmenter finds them, are of unusual size, shape or place were "
+        f"rejected: farther from the usual than all but {share['organs']} of real held-out images'; only where the "
+        "corpus has masks to learn from.",
         "niqe": "Images with unnatural texture were rejected: a NIQE above that of all but "
         f"{share['niqe']} of real held-out images.",
         "duplicate": "Near-duplicates were rejected: a training image, also brightened, mirrored or cropped by up to "
         f"an eighth of its side, within {bounds['training_copy']:.4f} (share of the deviation left after registering, "
-        f"0..1), or an earlier image here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, "
-        f"0..1): nearer than all but {share['copy']} of real held-out images come to a training image. Smaller crops "
-        "and copied details pass.",
+        f"0..1), nearer than all but {share['training_copy']} of real held-out images come to one; or an earlier image "
+        f"here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1; all but "
+        f"{share['copy']}). Smaller crops and copied details pass.",
         "labels": "Images whose findings or sides a classifier finds otherwise than prompted were rejected: less "
         f"probable than all but {share['labels']} of real held-out images with their own. The classifier learnt "
         "from patients whom no model of the generator has seen.",
@@ -164,7 +170,7 @@ def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[st
         f"(-1..1), which all but {share['agreement']} of real held-out pairs reach. The model that judges "
         "it also guided the synthesis, and may share its errors.",
     }
-    off = [name for name in sentences if name not in quality["enabled"]]
+    off = [name for name in sentences if name not in quality["enabled"] or bounds.get(name, 0.0) > _NO_BOUND]
     return [text for name, text in sentences.items() if name not in off] + (
         [f"Filters that did not run: {', '.join(off)}."] if off else []
     )

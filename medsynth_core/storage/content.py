@@ -10,7 +10,7 @@ from medsynth_core.errors import CorruptObjectError
 from medsynth_core.storage.store import ObjectStore
 
 _ASKED_FOR_FIRST = 8 * 2**20
-"""Objects of so many bytes are looked for before they are sent; for a smaller one the question costs what it may save."""
+"""Objects of so many bytes are looked for before they are sent; for smaller ones the question costs what it saves."""
 
 
 class ObjectRef(BaseModel):

@@ -52,6 +52,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_sharpness", pa.float32(), "root mean square of the Laplacian over the standard deviation"),
     ("score_noise", pa.float32(), "standard deviation of the noise in grey levels"),
     ("score_anatomy", pa.float32(), "distance from the usual thumbnail, about 1 for a usual image"),
+    ("score_organs", pa.float32(), "distance of lungs and heart from the usual ones, about 1 for a usual image"),
     ("score_niqe", pa.float32(), "NIQE against the corpus' own statistics, the lower the better"),
     ("score_training_distance", pa.float32(), "distance to the nearest training image, registered, 0..1"),
     ("score_release_distance", pa.float32(), "distance to the nearest earlier image of the shard, 0..1"),

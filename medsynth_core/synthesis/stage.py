@@ -24,6 +24,7 @@ from medsynth_core.quality.filters import Filter
 from medsynth_core.quality.labels import JUDGE, LabelFilter
 from medsynth_core.quality.niqe import NaturalnessFilter, NaturalnessModel
 from medsynth_core.quality.noise import NoiseFilter
+from medsynth_core.quality.organs import OrganFilter, UsualOrgans
 from medsynth_core.quality.registration import Registration
 from medsynth_core.quality.sharpness import SharpnessFilter
 from medsynth_core.storage.atomic import replace_directory
@@ -156,11 +157,16 @@ def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits:
     folder = models_folder(config, paths) / "llm"
     training = load_reference(folder)
     judge = Judge.load(folder / JUDGE).to(synthesiser.llm.device)
+    organs = []
+    if judge.segmenter is not None:
+        segment = partial(synthesiser.organs, judge.segmenter)
+        organs = [OrganFilter(segment, UsualOrgans.load(folder), limits["organs"])]
     available: Iterable[Filter] = (
         DegenerateFilter(config.quality.min_contrast, limits["clipped"]),
         SharpnessFilter(limits["sharpness"]),
         NoiseFilter(limits["noise"]),
         AnatomyFilter(Anatomy(training), limits["anatomy"]),
+        *organs,
         NaturalnessFilter(NaturalnessModel.load(folder), limits["niqe"]),
         LabelFilter(partial(synthesiser.logits, judge), judge.labels, limits["labels"]),
         AgreementFilter(synthesiser.agreement, limits["agreement"]),
@@ -182,9 +188,10 @@ def bounds(config: Config, paths: Paths) -> dict[str, float]:
         "sharpness": read_bound(llm, "sharpness", quality.sharpness_quantile, 0.0, quality.margin),
         "noise": read_bound(llm, "noise", 1 - quality.noise_quantile, highest, quality.margin),
         "anatomy": read_bound(llm, "anatomy", 1 - quality.anatomy_quantile, highest, quality.margin),
+        "organs": read_bound(llm, "organs", 1 - quality.organs_quantile, highest, quality.margin),
         "niqe": read_bound(llm, "niqe", 1 - quality.niqe_quantile, highest, quality.margin),
         "labels": read_bound(llm, "labels", 1 - quality.labels_quantile, highest, quality.margin),
-        "training_copy": read_bound(llm, "training_copy", quality.copy_quantile, without=0.0),
+        "training_copy": read_bound(llm, "training_copy", quality.training_copy_quantile, without=0.0),
         "copy": read_bound(llm, "copy", quality.copy_quantile, without=0.0),
         "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +23,20 @@ from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.segmenter import OrganSegmenter
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.filters import Images
 from medsynth_core.quality.labels import finding_logits
+from medsynth_core.quality.organs import organ_cells
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.packed import pack
 
 log = logging.getLogger(__name__)
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 _PIXELS_AT_ONCE = {True: 2**23, False: 2**16}
 """Rendered at once, by whether it is on a GPU: so few on a CPU that activations stay in its caches, a third of the time
@@ -187,10 +193,16 @@ class Synthesiser:
 
     def logits(self, judge: Judge, images_u8: Images) -> npt.NDArray[np.float32]:
         """Returns the labelling judge's logits, float32 [N, L]."""
+        return self._in_parts(partial(finding_logits, judge), images_u8)
+
+    def organs(self, segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
+        """Returns the organ in each cell, int64 [N, G, G]."""
+        return self._in_parts(partial(organ_cells, segmenter), images_u8)
+
+    def _in_parts(self, judge: Callable[[Images], npt.NDArray[_Number]], images_u8: Images) -> npt.NDArray[_Number]:
         with torch.cuda.stream(self._beside):
             many = 16 * self._at_once
-            starts = range(0, len(images_u8), many)
-            return np.concatenate([finding_logits(judge, images_u8[start : start + many]) for start in starts])
+            return np.concatenate([judge(images_u8[start : start + many]) for start in range(0, len(images_u8), many)])
 
     @property
     def _at_once(self) -> int:

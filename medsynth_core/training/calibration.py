@@ -26,6 +26,7 @@ from medsynth_core.quality.filters import Images
 from medsynth_core.quality.labels import JUDGE, finding_logits, label_costs
 from medsynth_core.quality.niqe import NaturalnessModel
 from medsynth_core.quality.noise import noise
+from medsynth_core.quality.organs import UsualOrgans, measures, organ_cells
 from medsynth_core.quality.registration import Registration
 from medsynth_core.quality.sharpness import sharpness
 
@@ -48,15 +49,18 @@ def calibrate_filters(
         training_NT, held_out_NT: codes, int64.
         findings: of each held-out image.
     """
-    marks_of, features_of = [], []
+    marks_of, features_of, organs_of = [], [], []
     for images in rendered(vqgan, training_NT):
         marks_of.append(signatures(images))
         features_of.append(embed(judge, images))
+        if judge.segmenter is not None:
+            organs_of.append(measures(organ_cells(judge.segmenter, images)))
     training = np.concatenate(marks_of)
     spread = np.linspace(0, len(training_NT) - 1, min(_NATURAL, len(training_NT))).astype(int)
     natural = NaturalnessModel.fit(np.concatenate(list(rendered(vqgan, training_NT[spread]))))
+    usual = UsualOrgans.fit(np.concatenate(organs_of)) if organs_of else None
     anatomy, registration = Anatomy(training), Registration(training)
-    scores: dict[str, list[float]] = defaultdict(list)
+    scores: dict[str, list[float]] = defaultdict(list, organs=[])
     done = 0
     for images in rendered(vqgan, held_out_NT):
         marks = signatures(images)
@@ -73,10 +77,14 @@ def calibrate_filters(
             "labels": costs_NL.sum(1),
         }.items():
             scores[name] += values.tolist()
+        if judge.segmenter is not None and usual is not None:
+            scores["organs"] += usual.scores(measures(organ_cells(judge.segmenter, images))).tolist()
         done += len(images)
     save_reference(folder, training)
     save_features(folder, np.concatenate(features_of))
     natural.save(folder)
+    if usual is not None:
+        usual.save(folder)
     judge.save(folder / JUDGE)
     save_scores(folder, scores)
 

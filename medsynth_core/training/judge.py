@@ -21,14 +21,16 @@ from medsynth_core.errors import InputError
 from medsynth_core.models.judge import Judge
 from medsynth_core.progress import Progress
 from medsynth_core.training.classifier import aurocs, fit, frequent_labels, logits_of, truth
-from medsynth_core.training.finish import TrainingReport, finish
+from medsynth_core.training.finish import TrainingReport, drop_checkpoint, finish
 from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.training.segmenter import fit as fit_segmenter
+from medsynth_core.training.segmenter import segmenter_checkpoint
 from medsynth_core.vocabulary.labels import Findings, Label, anatomy_labels, is_anatomy, pathology_labels
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _SPLIT = "judge"
 _HALVES = 2
 _TEMPERATURES = (0.05, 20.0)
@@ -41,6 +43,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
 
     A label, a pathology or the place of one with its side, is learnt when at least ``vocabulary.min_studies`` patients
     of the split have it. Without any such label the judge knows none: the filter ``labels`` then rejects nothing.
+    Where images of the split have masks, a segmenter of organs is trained beside it and saved with it.
 
     Raises:
         InputError: the split has no image with a report.
@@ -58,14 +61,19 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         )
     net, trained = fit("judge", STAGE_VERSION, labels, pairs, held_out, config, paths, accelerator, progress)
     logits_NL, truth_NL = logits_of(net, held_out).double().numpy(), truth(held_out, labels).numpy()
-    judge = Judge(net, fit_temperature(logits_NL, truth_NL))
+    segmenter = fit_segmenter(STAGE_VERSION, pairs, held_out, config, paths, accelerator, progress)
+    judge = Judge(net, fit_temperature(logits_NL, truth_NL), segmenter and segmenter[0])
     metrics = {
         "labels": float(len(labels)),
         "temperature": judge.temperature,
         **_discrimination(labels, logits_NL, truth_NL),
         **calibration(logits_NL, truth_NL, held_out.patients),
+        **(segmenter[1] if segmenter else {}),
     }
-    return finish("judge", judge.save, paths, trained, metrics, accelerator)
+    report = finish("judge", judge.save, paths, trained, metrics, accelerator)
+    if accelerator.is_main_process:
+        drop_checkpoint(segmenter_checkpoint(paths))
+    return report
 
 
 def fit_temperature(logits_NL: Floats, truth_NL: Floats) -> float:

@@ -31,7 +31,7 @@ from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _HARDLY_LEARNT = 0.8
 """Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64

@@ -82,7 +82,7 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
 def test_a_few_bad_images_are_listed_and_many_are_an_error(tmp_path: Path, png_folder: Path) -> None:
     (png_folder / "bad.png").write_bytes(b"not an image")
     path = write_table(tmp_path, text=["Clear."] * 4, filename=["0.png", "1.png", "2.png", "bad.png"])
-    with pytest.raises(InputError, match=r"bad\.png.*1 of 8 rows and images"):
+    with pytest.raises(InputError, match=r"bad\.png.*1 of 8 rows, images and masks"):
         run(table_config(path), Paths(tmp_path / "w"), silent)
     assert not (tmp_path / "w" / "data" / "corpus").exists(), "a failed stage leaves nothing half written"
     assert run(table_config(path, max_bad_fraction=0.5), Paths(tmp_path / "w"), silent).skipped == 1

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsynth_core.corpus.phantom.case import Case, Finding, Patient
-from medsynth_core.corpus.records import ImageU8
+from medsynth_core.corpus.records import ImageU8, MaskU8
 
 Field = npt.NDArray[np.floating]
 """float32 [size, size]."""
@@ -37,10 +37,7 @@ class Geometry:
 
 def render(case: Case, size: int) -> ImageU8:
     """Returns the film of a case, uint8 [size, size]."""
-    patient = case.patient
-    x, y = _grid(size)
-    x = x + patient.shift_x + patient.tilt * y
-    shape = _geometry(case)
+    patient, shape, x, y = _posed(case, size)
     lungs = [_lung(sign, patient, shape, x, y) for sign in (-1, 1)]
     both = lungs[0] + lungs[1]
     film = _body(x, y) - shape.lung_air * both
@@ -59,6 +56,23 @@ def render(case: Case, size: int) -> ImageU8:
     film += patient.noise * draw.standard_normal(film.shape, dtype=np.float32)
     film = np.power(film.clip(0.0, 1.0), patient.exposure)
     return np.rint(255.0 * film).astype(np.uint8)
+
+
+def render_mask(case: Case, size: int) -> MaskU8:
+    """Returns the organs of a case, numbers of ``records.ORGANS``, uint8 [size, size]; the heart hides the lungs."""
+    patient, shape, x, y = _posed(case, size)
+    mask = np.zeros((size, size), dtype=np.uint8)
+    organs = [*(_lung(sign, patient, shape, x, y) for sign in (-1, 1)), _ventricles(patient, shape, x, y)]
+    for number, organ in enumerate(organs, 1):
+        mask[organ > 0.5] = number
+    return mask
+
+
+def _posed(case: Case, size: int) -> tuple[Patient, Geometry, Field, Field]:
+    """Returns the patient, what the findings make of the patient's shapes, and coordinates [size, size]."""
+    patient = case.patient
+    x, y = _grid(size)
+    return patient, _geometry(case), x + patient.shift_x + patient.tilt * y, y
 
 
 def _geometry(case: Case) -> Geometry:
@@ -136,11 +150,16 @@ def _ribs(patient: Patient, x: Field, y: Field) -> Field:
 
 
 def _heart(patient: Patient, shape: Geometry, x: Field, y: Field) -> Field:
+    """Heart and great vessels."""
+    vessels = _soft(0.13 - np.abs(x - 0.01), 35.0) * _soft(0.25 - y, 20.0) * _soft(y + 0.55, 12.0)
+    return np.maximum(_ventricles(patient, shape, x, y), 0.8 * vessels)
+
+
+def _ventricles(patient: Patient, shape: Geometry, x: Field, y: Field) -> Field:
     radius = shape.heart_radius
     dx = (x - patient.heart_x * radius / patient.heart_radius) / np.float32(radius)
     dy = (y - 0.24) / np.float32(0.20 + 0.5 * radius - 0.135 + 0.13)
-    vessels = _soft(0.13 - np.abs(x - 0.01), 35.0) * _soft(0.25 - y, 20.0) * _soft(y + 0.55, 12.0)
-    return np.maximum(_soft(1.0 - np.square(dx) - np.square(dy) + 0.35 * dx * dy, 9.0), 0.8 * vessels)
+    return _soft(1.0 - np.square(dx) - np.square(dy) + 0.35 * dx * dy, 9.0)
 
 
 def _nothing(

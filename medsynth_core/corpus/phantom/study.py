@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 
 from medsynth_core.corpus.phantom.case import Finding, case_with, draw_case
-from medsynth_core.corpus.phantom.drawing import render
+from medsynth_core.corpus.phantom.drawing import render, render_mask
 from medsynth_core.corpus.phantom.prose import write_report
 from medsynth_core.corpus.records import ImageU8, Study, View
 
@@ -17,7 +17,7 @@ def phantom_study(seed: int, index: int, size: int) -> Study:
     case = draw_case(seed, index)
     findings, impression = write_report(case)
     study_id = f"phantom-{seed}-{index:07d}"
-    view = View(f"{study_id}-v0", "frontal", study_id, partial(render, case, size))
+    view = View(f"{study_id}-v0", "frontal", study_id, partial(render, case, size), partial(render_mask, case, size))
     return Study(
         study_id=study_id,
         patient_id=f"phantom-{seed}-p{case.patient_index:07d}",

@@ -23,7 +23,15 @@ def read_table(config: CorpusConfig) -> Source:
     """
     path = Path(str(config.path)).expanduser()
     columns = config.columns
-    named = [columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression]
+    named = [
+        columns.text,
+        columns.image,
+        columns.study,
+        columns.patient,
+        columns.view,
+        columns.impression,
+        columns.mask,
+    ]
     frame = open_table(path, [name for name in named if name])
     images = image_folder([path.parent, path.parent / "images"], config.images, frame[columns.image])
     if images is None and (frame[columns.image] != "").any():
@@ -51,6 +59,7 @@ def _studies(frame: pd.DataFrame, images: Path | None, config: CorpusConfig, pat
         for _, row in rows.iterrows():
             if images is not None and row[columns.image]:
                 projection = row[columns.view] if columns.view else ""
-                views.append(file_view(images, row[columns.image], projection, config.max_image_pixels))
+                mask = row[columns.mask] if columns.mask else ""
+                views.append(file_view(images, row[columns.image], projection, config.max_image_pixels, mask))
         patient = first[columns.patient] if columns.patient else ""
         yield Study(str(study_id), patient or str(study_id), findings, impression, tuple(views))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from medsynth_core.corpus.images import load_grey
+from medsynth_core.corpus.images import load_grey, load_mask
 from medsynth_core.corpus.records import ImageU8, View, ViewPosition
 from medsynth_core.errors import InputError
 
@@ -64,12 +64,15 @@ def image_folder(candidates: Iterable[Path], given: str | None, names: Iterable[
     return None
 
 
-def file_view(folder: Path, name: str, projection: str, max_pixels: int) -> View:
-    """Returns the view of one image file; a path that leaves ``folder`` is refused when it is loaded."""
-    path = folder / name
-    inside = path.resolve().is_relative_to(folder.resolve())
-    load = partial(load_grey, path, max_pixels) if inside else partial(_refuse, path, folder)
-    return View(Path(name).stem, position_of(projection), str(path), load)
+def file_view(folder: Path, name: str, projection: str, max_pixels: int, mask: str = "") -> View:
+    """Returns the view of one image file; a path that leaves ``folder`` is refused when it is loaded.
+
+    Args:
+        mask: file of its organs; "" when there is none.
+    """
+    load = _loader(load_grey, folder, name, max_pixels)
+    load_organs = _loader(load_mask, folder, mask, max_pixels) if mask else None
+    return View(Path(name).stem, position_of(projection), str(folder / name), load, load_organs)
 
 
 def position_of(projection: str) -> ViewPosition:
@@ -78,6 +81,12 @@ def position_of(projection: str) -> ViewPosition:
     if name in _FRONTAL:
         return "frontal"
     return "lateral" if name in _LATERAL else "unknown"
+
+
+def _loader(load: Callable[[Path, int], ImageU8], folder: Path, name: str, max_pixels: int) -> Callable[[], ImageU8]:
+    path = folder / name
+    inside = path.resolve().is_relative_to(folder.resolve())
+    return partial(load, path, max_pixels) if inside else partial(_refuse, path, folder)
 
 
 def _refuse(path: Path, folder: Path) -> ImageU8:

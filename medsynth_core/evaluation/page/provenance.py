@@ -17,8 +17,11 @@ _SAMPLING = {
     "seed": "seed",
     "precision": "arithmetic",
 }
-_FILTER_SETTINGS = {"degenerate": ("min_contrast", "clipped_quantile"), "duplicate": ("copy_quantile",)}
-_FILTER_OF = {"clipped": "degenerate", "copy": "duplicate"}
+_FILTER_SETTINGS = {
+    "degenerate": ("min_contrast", "clipped_quantile"),
+    "duplicate": ("training_copy_quantile", "copy_quantile"),
+}
+_FILTER_OF = {"clipped": "degenerate", "copy": "duplicate", "training_copy": "duplicate"}
 """The filter of a quantile that isn't called like it."""
 _FILTER_BOUNDS = {"degenerate": ("clipped",), "duplicate": ("training_copy", "copy")}
 
