@@ -157,7 +157,7 @@ def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], pa
         run_ids=(plan_of(run),),
         parent=parent,
         model_digests=DIGESTS,
-        bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "training_copy": 0.0},
+        bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "copy_features": 0.0, "training_copy": 0.0},
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),
     )

@@ -1,5 +1,5 @@
 """What the filters catch, reject wrongly and cost: ``python -m benchmarks.quality planted WORKSPACE``, and how much of
-anatomy they know: ``anatomy WORKSPACE``.
+anatomy they know: ``anatomy WORKSPACE``, and which near-copies a release finds: ``duplicates WORKSPACE``.
 
 The workspace has a phantom corpus and trained models. Good images are of three sorts: what the models make of the
 workspace's prompts, as far as it agrees with them, the test split as the VQ-GAN renders it, and phantoms of no corpus
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_args
@@ -21,22 +21,26 @@ from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import typer
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from medsynth_core.config import Config, Paths, load_config
 from medsynth_core.config.tree import FilterName
+from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
 from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
-from medsynth_core.quality.duplicate import reject_copies, signatures
+from medsynth_core.quality.alike import CopyBounds, Marks, first_of_alike, reject_copies
+from medsynth_core.quality.duplicate import first_of_copies, signatures
+from medsynth_core.quality.embedding import Embedding
 from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
-from medsynth_core.synthesis.stage import bounds, load_filters
+from medsynth_core.synthesis.stage import bounds, embedding, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.training.calibration import as_rendered
+from medsynth_core.training.calibration import as_rendered, rendered
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
@@ -81,7 +85,7 @@ def planted(
         quality = config.quality.model_copy(update={"enabled": get_args(FilterName)})
         config = config.model_copy(update={"quality": quality})
     synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
-    filters = load_filters(config, paths, synthesiser, limits)
+    filters, look = load_filters(config, paths, synthesiser, limits), embedding(config, paths, synthesiser)
     began = _clocks()
     made = _made(paths, synthesiser, samples, seed)
     synthesis_ms = _spent(began, len(made.prompts))
@@ -93,7 +97,7 @@ def planted(
     _print_good(filters, {"made": made, "test split": drawn, "fresh phantoms": _fresh(synthesiser, fresh)})
     draw = np.random.default_rng([seed, 41])
     kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
-    _print_planted(filters, kinds, limits["copy"])
+    _print_planted(filters, kinds, limits, look)
     _print_cost(filters, made, synthesis_ms)
 
 
@@ -115,6 +119,59 @@ def anatomy(
         verdicts = judge_images(filters, wrong.images_u8, wrong.prompts)
         lost = np.mean([not verdict.accepted for verdict in verdicts])
         print(f"| {kind} | {lost:.2f} | {' | '.join(_alone(filters, wrong))} |")
+
+
+@app.command()
+def duplicates(
+    workspace: Annotated[Path, typer.Argument(help="With trained models and prompts.")],
+    samples: Annotated[int, typer.Option(help="Images a prompt.")] = 8,
+) -> None:
+    """How many near-copies of made images each measure of the release finds, and how many made images it takes for
+    copies of each other."""
+    config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
+    synthesiser, limits = Synthesiser.load(config, paths), CopyBounds.of(bounds(config, paths))
+    look = embedding(config, paths, synthesiser)
+    made = _made(paths, synthesiser, samples, 3).images_u8
+    first, alike = (
+        first_of_copies(signatures(made), limits.thumbnails)[0],
+        first_of_alike(look(made), limits.features)[0],
+    )
+    print(
+        f"{len(made)} made images, taken for copies: {first.mean():.2%} by thumbnails, {alike.mean():.2%} by features"
+    )
+    print("| near-copy | by thumbnails | by features | by either |")
+    print("|---|---|---|---|")
+    for kind, copies in _near_copies(synthesiser, made, samples):
+        pairs = zip(made[:, None], copies[:, None], strict=True)
+        found = np.array([_alike(np.concatenate(pair), limits, look) for pair in pairs])
+        print(f"| {kind} | {found[:, 0].mean():.2f} | {found[:, 1].mean():.2f} | {found.any(1).mean():.2f} |")
+
+
+def _alike(pair_u8: Images, limits: CopyBounds, look: Embedding) -> tuple[bool, bool]:
+    """Returns whether the second of two images is a copy of the first by thumbnails, and by features."""
+    by_thumbnails = first_of_copies(signatures(pair_u8), limits.thumbnails)[0][1]
+    return bool(by_thumbnails), bool(first_of_alike(look(pair_u8).astype(np.float16), limits.features)[0][1])
+
+
+def _near_copies(synthesiser: Synthesiser, made: Images, samples: int) -> Iterator[tuple[str, Images]]:
+    """Yields images that differ little from made ones: some codes are another sample's of the prompt, or the picture
+    was changed."""
+    draw, vqgan = np.random.default_rng(0), synthesiser.vqgan
+    with torch.inference_mode():
+        codes = vqgan.encode_to_codes(torch.from_numpy(to_pixels(made))[:, None].to(vqgan.codebook_KD.device)).flatten(
+            1
+        )
+        next_sample = codes.view(-1, samples, codes.shape[1]).roll(1, 1).reshape(codes.shape)
+        for share in (0.0, 0.05, 0.1, 0.2, 0.4):
+            other = torch.from_numpy(draw.random(tuple(codes.shape)) < share).to(codes.device)
+            yield (
+                f"{share:.0%} other codes",
+                np.concatenate(list(rendered(vqgan, torch.where(other, next_sample, codes)))),
+            )
+    yield "contrast x 1.1, brighter by 8", _u8(made * 1.1 + 8.0)
+    for low in (0.97, 0.9):
+        yield f"window of {low:.0%} of the side or more", np.stack([_windowed(each, draw, low, 1.0) for each in made])
+    yield "mirrored", np.ascontiguousarray(made[:, :, ::-1])
 
 
 def _wrong_anatomies(synthesiser: Synthesiser, right: Asked) -> Iterator[tuple[str, Asked]]:
@@ -341,7 +398,9 @@ def _shown(oracle: Oracle, good: Asked) -> npt.NDArray[np.bool_]:
     return shown
 
 
-def _print_planted(filters: Sequence[Filter], kinds: dict[str, Asked], copy_bound: float) -> None:
+def _print_planted(
+    filters: Sequence[Filter], kinds: dict[str, Asked], limits: Mapping[str, float], look: Embedding
+) -> None:
     """Prints recall, what caught each image first, and what each filter alone would have caught."""
     names = [each.name for each in filters]
     print(f"| planted | n | recall | caught by | {' | '.join(f'{name} alone' for name in names)} |")
@@ -349,7 +408,9 @@ def _print_planted(filters: Sequence[Filter], kinds: dict[str, Asked], copy_boun
     for kind, bad in kinds.items():
         verdicts = judge_images(filters, bad.images_u8, bad.prompts)
         if kind == "exact duplicate":
-            reject_copies(verdicts, list(signatures(bad.images_u8)), copy_bound)
+            features, all_of_them = look(bad.images_u8).astype(np.float16), np.ones(len(verdicts), dtype=bool)
+            marks = Marks(signatures(bad.images_u8), features, all_of_them)
+            reject_copies(verdicts, marks, CopyBounds.of(limits))
             verdicts = verdicts[len(verdicts) // 2 :]
         caught = np.mean([not verdict.accepted for verdict in verdicts])
         alone = " | ".join(_alone(filters, bad))

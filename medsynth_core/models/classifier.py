@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,7 +45,6 @@ class FindingClassifier(nn.Module):
             nn.SiLU(),
             nn.Linear(128, len(self.labels)),
         )
-        self.to(memory_format=torch.channels_last)
 
     def features(self, pixels_B1HW: Tensor) -> list[Tensor]:
         """Returns the output of every stage, [B, C, H / 2**stage, W / 2**stage], exposure taken out.

@@ -38,7 +38,6 @@ class OrganSegmenter(nn.Module):
         )
         self.up = nn.ModuleList(_block(inner + outer, outer) for outer, inner in reversed(list(pairwise(channels))))
         self.exit = nn.Conv2d(channels[0], 1 + len(ORGANS), 1)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns logits [B, 4, G, G], of no organ first, of images in [-1, 1], exposure taken out."""
@@ -73,7 +72,7 @@ class OrganSegmenter(nn.Module):
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise InputError(f"{folder}: weights don't fit config.json: {str(error).splitlines()[0]}") from error
-        return model.eval()
+        return model.eval().to(memory_format=torch.channels_last)  # two thirds of the time on a CPU
 
 
 def _block(inner: int, outer: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ registration, so that contrast, a crop or mirroring doesn't hide a copy either; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from medsynth_core.errors import InputError
-from medsynth_core.quality.filters import Images, Judgement, Prompt, Verdict
+from medsynth_core.quality.filters import Images, Judgement, Prompt
 from medsynth_core.quality.registration import SIDE, Registration
 
 Signatures = npt.NDArray[np.uint8]
@@ -80,16 +80,14 @@ def first_of_copies(marks: Signatures, bound: float) -> tuple[npt.NDArray[np.boo
 
     The distance is 1 for an image with no kept one before it. Compares all pairs: for the images of one shard.
     """
-    kept: list[int] = []
-    copies = np.zeros(len(marks), dtype=bool)
-    distances = np.ones(len(marks), dtype=np.float32)
-    for start in range(0, len(marks), _SETTLED_AT_ONCE):
-        block = marks[start : start + _SETTLED_AT_ONCE]
-        earlier, _ = nearest(block, marks[kept])
-        stop = start + len(block)
-        copies[start:stop], distances[start:stop] = _settle(block, earlier, bound)
-        kept.extend(start + np.flatnonzero(~copies[start:stop]))
-    return copies, distances
+    return settle(
+        len(marks),
+        0,
+        bound,
+        1.0,
+        lambda rows, kept: nearest(marks[rows], marks[kept])[0],
+        lambda rows: _among(marks[rows]),
+    )
 
 
 def find_copies(marks: Signatures, bound: float, n_kept: int = 0) -> dict[int, float]:
@@ -100,22 +98,49 @@ def find_copies(marks: Signatures, bound: float, n_kept: int = 0) -> dict[int, f
     4 x 4 cells of two signatures can't lie further apart than the signatures do, so a tree of these sums finds
     the few kept ones that are worth comparing. A release of one image repeated keeps one and stays cheap.
     """
-    copies: dict[int, float] = {}
-    sums = _block_sums(marks)
+    sums, radius = _block_sums(marks), bound * _SCALE + 1e-3
+
+    def to_nearest(rows: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        tree, distance = cKDTree(sums[kept]), np.ones(len(rows), dtype=np.float32)
+        for place, row in enumerate(rows):  # one at a time: the candidates of many could be all pairs
+            candidates = tree.query_ball_point(sums[row], radius, p=1.0)
+            distance[place] = nearest(marks[row : row + 1], marks[kept[candidates]])[0][0]
+        return distance
+
+    copies, distances = settle(len(marks), n_kept, bound, 1.0, to_nearest, lambda rows: _among(marks[rows]))
+    return {int(row): float(distances[row]) for row in np.flatnonzero(copies)}
+
+
+def settle(
+    n: int,
+    n_kept: int,
+    bound: float,
+    without: float,
+    to_nearest: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+    among: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Returns (lies within ``bound`` of an earlier kept one, distance to the nearest earlier kept one) of n rows, in
+    order; the first ``n_kept`` are kept whatever they are.
+
+    Args:
+        without: distance of a row with no kept one before it.
+        to_nearest: returns the distance of some rows to the nearest of some kept ones, float32 [rows].
+        among: returns the distances of some rows to each other, float32 [rows, rows].
+    """
     kept = np.arange(n_kept, dtype=np.int64)
-    radius = bound * _SCALE + 1e-3
-    for start in range(n_kept, len(marks), _SETTLED_AT_ONCE):
-        block = marks[start : start + _SETTLED_AT_ONCE]
-        earlier = np.ones(len(block), dtype=np.float32)
+    is_copy = np.zeros(n, dtype=bool)
+    distances = np.full(n, without, dtype=np.float32)
+    for start in range(n_kept, n, _SETTLED_AT_ONCE):
+        rows = np.arange(start, min(start + _SETTLED_AT_ONCE, n), dtype=np.int64)
+        inside, here = among(rows), distances[rows]
         if len(kept):
-            tree = cKDTree(sums[kept])
-            for index in range(len(block)):  # one at a time: the candidates of many could be all pairs
-                candidates = tree.query_ball_point(sums[start + index], radius, p=1.0)
-                earlier[index] = nearest(block[index : index + 1], marks[kept[candidates]])[0][0]
-        is_copy, distance = _settle(block, earlier, bound)
-        copies.update((start + int(index), float(distance[index])) for index in np.flatnonzero(is_copy))
-        kept = np.concatenate([kept, start + np.flatnonzero(~is_copy)])
-    return copies
+            np.minimum(here, to_nearest(rows, kept), out=here)
+        for place in range(len(rows)):
+            if here[place] > bound:
+                np.minimum(here[place + 1 :], inside[place, place + 1 :], out=here[place + 1 :])
+        distances[rows], is_copy[rows] = here, here <= bound
+        kept = np.concatenate([kept, rows[here > bound]])
+    return is_copy, distances
 
 
 class TrainingCopyFilter:
@@ -136,32 +161,11 @@ class TrainingCopyFilter:
         ]
 
 
-def reject_copies(verdicts: Sequence[Verdict], marks: Sequence[npt.NDArray[np.uint8]], bound: float) -> None:
-    """Rejects, in the verdicts, near-copies of an earlier image that is kept; compares accepted images alone.
-
-    Score: distance to the nearest earlier kept image.
-    """
-    alive = [index for index, verdict in enumerate(verdicts) if verdict.accepted]
-    copies, distances = first_of_copies(np.stack([marks[index] for index in alive]) if alive else _NONE, bound)
-    for index, copy, distance in zip(alive, copies, distances, strict=True):
-        verdicts[index].scores["score_release_distance"] = float(distance)
-        if copy:
-            verdicts[index].reasons.append("duplicate:release")
-
-
-def _settle(
-    block: Signatures, earlier: npt.NDArray[np.float32], bound: float
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Returns (is a copy, distance) in a block, given each row's distance to the kept ones before the block."""
+def _among(block: Signatures) -> npt.NDArray[np.float32]:
+    """Returns the distances of some signatures to each other, float32 [n, n]."""
     centred = _centred(block)
-    inside = (cdist(centred, centred, "cityblock") / _SCALE).astype(np.float32)
-    distance = earlier.copy()
-    is_copy = np.zeros(len(block), dtype=bool)
-    for index in range(len(block)):
-        is_copy[index] = distance[index] <= bound
-        if not is_copy[index]:
-            np.minimum(distance[index + 1 :], inside[index, index + 1 :], out=distance[index + 1 :])
-    return is_copy, distance
+    distances: npt.NDArray[np.float32] = (cdist(centred, centred, "cityblock") / _SCALE).astype(np.float32)
+    return distances
 
 
 def _block_sums(marks: Signatures) -> npt.NDArray[np.float32]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.progress import Progress
+from medsynth_core.quality.alike import Copy, CopyBounds
 from medsynth_core.quality.release_copies import find_release_copies
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import CompletionRecord, Counts
@@ -26,8 +27,7 @@ from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 2
-_REASON = "duplicate:release"
+STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     """
     made = ShardList.load(paths.synthesis, "synthesis")
     progress(0, len(made.shards), "signatures")
-    bound = made.bounds["copy"] if "duplicate" in config.quality.enabled else None
-    copies = find_release_copies(made.shards, store, made.parent, bound)
+    limits = CopyBounds.of(made.bounds) if "duplicate" in config.quality.enabled else None
+    copies = find_release_copies(made.shards, store, made.parent, made.model_digests["llm"], limits)
     records = []
     for done, record in enumerate(made.shards, 1):
         members = (
@@ -65,11 +65,11 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     return QualityReport(counts, len(copies), repacked)
 
 
-def _repack(record: CompletionRecord, dropped: Mapping[str, float], store: ObjectStore) -> CompletionRecord:
+def _repack(record: CompletionRecord, dropped: Mapping[str, Copy], store: ObjectStore) -> CompletionRecord:
     """Returns the record of a shard without some of its images, the new objects uploaded.
 
     Args:
-        dropped: distance to the nearest kept image by the id of a dropped one.
+        dropped: by image id.
     """
     assert record.tar is not None
     writer = ShardWriter()
@@ -84,14 +84,14 @@ def _repack(record: CompletionRecord, dropped: Mapping[str, float], store: Objec
     kept = [row | {"offset": places[row["image_id"]][0]} for row in rows if row["image_id"] not in dropped]
     lost = [
         row
-        | {"shard": None, "offset": None, "verdict": "rejected", "reasons": [_REASON]}
-        | {"score_release_distance": dropped[row["image_id"]]}
+        | {"shard": None, "offset": None, "verdict": "rejected", "reasons": [dropped[row["image_id"]].reason]}
+        | dropped[row["image_id"]].scores
         for row in rows
         if row["image_id"] in dropped
     ]
     before = read_parquet(get_content(store, record.rejected)).to_pylist()
     rejected = sorted(before + lost, key=lambda row: row["image_id"])
-    reasons = Counter(record.counts.rejected) + Counter({_REASON: len(lost)})
+    reasons = Counter(record.counts.rejected) + Counter(copy.reason for copy in dropped.values())
     return record.model_copy(
         update={
             "tar": put_content(store, record.tar.relpath, tar_bytes) if kept else None,

@@ -43,6 +43,7 @@ _COLUMNS = (
     "score_niqe",
     "score_training_distance",
     "score_release_distance",
+    "score_release_features",
     "score_labels",
     "score_agreement",
     "vqgan_sha256",

@@ -161,8 +161,9 @@ def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[st
         "duplicate": "Near-duplicates were rejected: a training image, also brightened, mirrored or cropped by up to "
         f"an eighth of its side, within {bounds['training_copy']:.4f} (share of the deviation left after registering, "
         f"0..1), nearer than all but {share['training_copy']} of real held-out images come to one; or an earlier image "
-        f"here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1; all but "
-        f"{share['copy']}). Smaller crops and copied details pass.",
+        f"here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1) or "
+        f"{bounds['copy_features']:.3f} (features of the labelling judge, standard deviations), nearer than all but "
+        f"{share['copy']} of real held-out images come to a training image. Smaller crops and copied details pass.",
         "labels": "Images whose findings or sides a classifier finds otherwise than prompted were rejected: less "
         f"probable than all but {share['labels']} of real held-out images with their own. The classifier learnt "
         "from patients whom no model of the generator has seen.",

@@ -56,9 +56,15 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_niqe", pa.float32(), "NIQE against the corpus' own statistics, the lower the better"),
     ("score_training_distance", pa.float32(), "distance to the nearest training image, registered, 0..1"),
     ("score_release_distance", pa.float32(), "distance to the nearest earlier image of the shard, 0..1"),
+    ("score_release_features", pa.float32(), "distance to the nearest earlier image of the shard in ``features``"),
     ("score_labels", pa.float32(), "cross-entropy of the prompted labels by the labelling judge, nats"),
     ("score_agreement", pa.float32(), "prompt-image agreement by the alignment model, -1..1"),
     ("signature", pa.binary(), "16x16 uint8 thumbnail, for duplicates across shards"),
+    (
+        "features",
+        pa.binary(),
+        "what the labelling judge sees, float16, standardised; of images that the filters passed",
+    ),
     ("verdict", pa.string(), "accepted or rejected"),
     ("reasons", pa.list_(pa.string()), "why rejected; empty when accepted"),
     ("synthetic", pa.bool_(), "always true"),
@@ -74,7 +80,7 @@ SCHEMA = pa.schema(
 """Columns in order; each field's metadata holds its description."""
 
 MAY_BE_NULL = frozenset(
-    {"shard", "offset", "labels.anatomy", "labels.side", "labels.severity"}
+    {"shard", "offset", "features", "labels.anatomy", "labels.side", "labels.severity"}
     | {name for name, _, _ in _COLUMNS if name.startswith("score_")}
 )
 """What is null in a row where it doesn't apply; a filter that isn't enabled, or was spared, leaves no score."""

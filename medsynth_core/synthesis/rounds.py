@@ -18,6 +18,7 @@ from medsynth_core.config import Config, Paths
 from medsynth_core.errors import ConfigError, IncompleteRunError
 from medsynth_core.models.artifact import model_digests
 from medsynth_core.prompts.quotas import parse_quotas, tally
+from medsynth_core.quality.alike import CopyBounds
 from medsynth_core.quality.release_copies import find_release_copies
 from medsynth_core.storage.completion import CompletionRecord, finished_shards
 from medsynth_core.storage.content import get_content
@@ -44,11 +45,11 @@ class Round:
         return [shard for shard in range(self.plan.n_shards) if shard not in self.records]
 
 
-def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bound: float | None) -> list[Round]:
+def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bounds: CopyBounds | None) -> list[Round]:
     """Returns the rounds up to the first that isn't finished; all are when the last one is.
 
     Args:
-        copy_bound: distance at which an image is a copy of an earlier one; None lets copies pass.
+        copy_bounds: distances at which an image is a copy of an earlier one; None lets copies pass.
 
     Raises:
         InputError: prompts or models are missing, or there is no such parent.
@@ -59,7 +60,7 @@ def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bound: fl
     parent = config.release.parent
     dir_md5 = read_entry(store, parent).dir_md5 if parent is not None else None
     spec = spec_hash([p.identity() for p in prompts], model_digests(config, paths), config.synthesis, dir_md5)
-    wanted = _Wanted(config, paths, store, prompts, copy_bound) if config.release.quotas else None
+    wanted = _Wanted(config, paths, store, prompts, copy_bounds) if config.release.quotas else None
     samples = [(0, config.synthesis.samples_per_prompt)] * len(prompts)
     rounds: list[Round] = []
     while samples:
@@ -96,14 +97,15 @@ class _Wanted:
         paths: Paths,
         store: ObjectStore,
         prompts: Sequence[PromptRow],
-        copy_bound: float | None,
+        copy_bounds: CopyBounds | None,
     ) -> None:
         vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
         self._quotas = parse_quotas(config.release.quotas, vocabulary)
         self._askers = [[i for i, p in enumerate(prompts) if q.counts(p.findings, p.view)] for q in self._quotas]
         self._index = {prompt.prompt_id: i for i, prompt in enumerate(prompts)}
         self._max_attempts = config.release.max_attempts
-        self._store, self._bound = store, copy_bound
+        self._store, self._bounds = store, copy_bounds
+        self._llm = model_digests(config, paths)["llm"]
         self._parent = config.release.parent
         rows = parent_rows(store, self._parent, ["labels", "view"]) if self._parent is not None else []
         self._inherited = tally(self._quotas, chain.from_iterable(part.to_pylist() for part in rows))
@@ -148,7 +150,7 @@ class _Wanted:
 
     def _accepted(self, records: Sequence[CompletionRecord]) -> Iterator[dict[str, Any]]:
         """Yields the rows of the images that the release will have, without copies across shards."""
-        copies = find_release_copies(records, self._store, self._parent, self._bound)
+        copies = find_release_copies(records, self._store, self._parent, self._llm, self._bounds)
         for record in records:
             part = read_parquet(get_content(self._store, record.manifest), _COLUMNS)
             yield from (row for row in part.to_pylist() if row["image_id"] not in copies)

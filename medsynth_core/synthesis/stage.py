@@ -16,10 +16,12 @@ from medsynth_core.models.artifact import model_digests, models_folder
 from medsynth_core.models.judge import Judge
 from medsynth_core.progress import Progress
 from medsynth_core.quality.agreement import AgreementFilter
+from medsynth_core.quality.alike import CopyBounds
 from medsynth_core.quality.anatomy import Anatomy, AnatomyFilter
 from medsynth_core.quality.calibration import read_bound
 from medsynth_core.quality.degenerate import DegenerateFilter
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
+from medsynth_core.quality.embedding import Embedding
 from medsynth_core.quality.filters import Filter
 from medsynth_core.quality.labels import JUDGE, LabelFilter
 from medsynth_core.quality.niqe import NaturalnessFilter, NaturalnessModel
@@ -36,7 +38,7 @@ from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def rounds(config: Config, paths: Paths, store: ObjectStore) -> list[Round]:
         InputError: prompts or models are missing, or there is no such parent.
         ConfigError, IncompleteRunError: the quotas can't be met.
     """
-    found = read_rounds(config, paths, store, _copy_bound(config, paths))
+    found = read_rounds(config, paths, store, _copy_bounds(config, paths))
     if found[-1].missing:
         write_plan(store, found[-1].plan)
     return found
@@ -76,7 +78,8 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         synthesiser,
         model_digests(config, paths),
         load_filters(config, paths, synthesiser, bounds(config, paths)),
-        _copy_bound(config, paths),
+        _copy_bounds(config, paths),
+        partial(synthesiser.features, embedding(config, paths, synthesiser)),
         store,
     )
 
@@ -144,8 +147,18 @@ def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> Synt
     return SynthesisReport(plans[0].spec_hash, len(found), made, len(ordered) - made, counts)
 
 
-def _copy_bound(config: Config, paths: Paths) -> float | None:
-    return bounds(config, paths)["copy"] if "duplicate" in config.quality.enabled else None
+def _copy_bounds(config: Config, paths: Paths) -> CopyBounds | None:
+    return CopyBounds.of(bounds(config, paths)) if "duplicate" in config.quality.enabled else None
+
+
+def embedding(config: Config, paths: Paths, synthesiser: Synthesiser) -> Embedding:
+    """Returns what the labelling judge sees in images.
+
+    Raises:
+        InputError: the judge, or what it sees in training images, isn't stored with the language model.
+    """
+    folder = models_folder(config, paths) / "llm"
+    return Embedding.load(folder, Judge.load(folder / JUDGE).to(synthesiser.llm.device))
 
 
 def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits: Mapping[str, float]) -> list[Filter]:
@@ -193,5 +206,6 @@ def bounds(config: Config, paths: Paths) -> dict[str, float]:
         "labels": read_bound(llm, "labels", 1 - quality.labels_quantile, highest, quality.margin),
         "training_copy": read_bound(llm, "training_copy", quality.training_copy_quantile, without=0.0),
         "copy": read_bound(llm, "copy", quality.copy_quantile, without=0.0),
+        "copy_features": read_bound(llm, "copy_features", quality.copy_quantile, without=0.0),
         "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
     }

@@ -26,6 +26,8 @@ from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.segmenter import OrganSegmenter
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.quality.alike import Features
+from medsynth_core.quality.embedding import Embedding
 from medsynth_core.quality.filters import Images
 from medsynth_core.quality.labels import finding_logits
 from medsynth_core.quality.organs import organ_cells
@@ -198,6 +200,10 @@ class Synthesiser:
     def organs(self, segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
         """Returns the organ in each cell, int64 [N, G, G]."""
         return self._in_parts(partial(organ_cells, segmenter), images_u8)
+
+    def features(self, embedding: Embedding, images_u8: Images) -> Features:
+        """Returns what the labelling judge sees, float16 [N, F]."""
+        return self._in_parts(embedding, images_u8).astype(np.float16)
 
     def _in_parts(self, judge: Callable[[Images], npt.NDArray[_Number]], images_u8: Images) -> npt.NDArray[_Number]:
         with torch.cuda.stream(self._beside):

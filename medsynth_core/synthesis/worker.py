@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,9 @@ from medsynth_core import __version__
 from medsynth_core.config import Config
 from medsynth_core.errors import ConfigError
 from medsynth_core.models.codebook import Keypatch
-from medsynth_core.quality.duplicate import reject_copies, signatures
-from medsynth_core.quality.filters import Filter, Verdict, judge_images
+from medsynth_core.quality.alike import CopyBounds, Features, Marks, reject_copies
+from medsynth_core.quality.duplicate import signatures
+from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
 from medsynth_core.storage.manifest import parquet_bytes, table_of
@@ -51,6 +52,7 @@ class _Image:
     width: int
     height: int
     mark: npt.NDArray[np.uint8]
+    features: npt.NDArray[np.float16] | None
     verdict: Verdict
 
 
@@ -59,7 +61,8 @@ class ShardWorker:
     """Makes shards of one spec, any number at a time; everything it needs comes in as arguments.
 
     Attributes:
-        copy_bound: distance at which an image is a copy of an earlier one of its shard; None lets copies pass.
+        copy_bounds: distances at which an image is a copy of an earlier one of its shard; None lets copies pass.
+        look: returns what the labelling judge sees in images, float16 [N, F].
     """
 
     config: Config
@@ -67,7 +70,8 @@ class ShardWorker:
     synthesiser: Synthesiser
     digests: dict[str, str]
     filters: Sequence[Filter]
-    copy_bound: float | None
+    copy_bounds: CopyBounds | None
+    look: Callable[[Images], Features]
     store: ObjectStore
 
     def make(self, plan: ShardPlan, shard: int) -> CompletionRecord:
@@ -82,8 +86,8 @@ class ShardWorker:
         prompts = [self.prompts[request.prompt_index] for request in requests]
         keypatches = self._keypatches(requests)
         images = self._images([request.image_id for request in requests], prompts, keypatches)
-        if self.copy_bound is not None:
-            reject_copies([image.verdict for image in images], [image.mark for image in images], self.copy_bound)
+        if self.copy_bounds is not None:
+            reject_copies([image.verdict for image in images], _marks(images), self.copy_bounds)
         writer = ShardWriter()
         for request, prompt, image in zip(requests, prompts, images, strict=True):
             if image.verdict.accepted:
@@ -127,8 +131,10 @@ class ShardWorker:
             pixels = self.synthesiser.render(batch)
             pngs = _encoders.map(encode_png, pixels)
             verdicts = judge_images(self.filters, pixels, [prompts[place] for place in batch.places])
-            for place, verdict, mark, png in zip(batch.places, verdicts, signatures(pixels), pngs, strict=True):
-                done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, verdict)
+            good = [row for row, verdict in enumerate(verdicts) if verdict.accepted]
+            seen = dict(zip(good, self.look(pixels[good]), strict=True)) if good else {}
+            for row, (place, mark, png) in enumerate(zip(batch.places, signatures(pixels), pngs, strict=True)):
+                done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, seen.get(row), verdicts[row])
         return [done[place] for place in range(len(prompts))]
 
     def _keypatches(self, requests: Sequence[ImageRequest]) -> list[list[Keypatch]]:
@@ -163,6 +169,7 @@ class ShardWorker:
             "sampling": settings.model_dump(include={"temperature", "top_p", "top_k", "guidance"}),
             **image.verdict.scores,
             "signature": image.mark.tobytes(),
+            "features": None if image.features is None else image.features.tobytes(),
             "verdict": "accepted" if image.verdict.accepted else "rejected",
             "reasons": image.verdict.reasons,
             "synthetic": True,
@@ -181,6 +188,15 @@ def encode_png(image_u8: npt.NDArray[np.uint8]) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(image_u8).save(sink, format="PNG", pnginfo=about)
     return sink.getvalue()
+
+
+def _marks(images: Sequence[_Image]) -> Marks:
+    features = [image.features for image in images if image.features is not None]
+    return Marks(
+        np.stack([image.mark for image in images]),
+        np.stack(features) if features else np.zeros((0, 0), dtype=np.float16),
+        np.array([image.features is not None for image in images]),
+    )
 
 
 def _location(place: tuple[int, int] | None, tar_name: str, png: bytes) -> dict[str, Any]:

@@ -17,11 +17,12 @@ import torch
 from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.quality.alike import nearest_features
 from medsynth_core.quality.anatomy import Anatomy
 from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.degenerate import clipped
 from medsynth_core.quality.duplicate import nearest, save_reference, signatures
-from medsynth_core.quality.embedding import embed, save_features
+from medsynth_core.quality.embedding import Embedding, embed, save_features
 from medsynth_core.quality.filters import Images
 from medsynth_core.quality.labels import JUDGE, finding_logits, label_costs
 from medsynth_core.quality.niqe import NaturalnessModel
@@ -58,6 +59,8 @@ def calibrate_filters(
     training = np.concatenate(marks_of)
     spread = np.linspace(0, len(training_NT) - 1, min(_NATURAL, len(training_NT))).astype(int)
     natural = NaturalnessModel.fit(np.concatenate(list(rendered(vqgan, training_NT[spread]))))
+    features_RF = np.concatenate(features_of)
+    look = Embedding(judge, features_RF)
     usual = UsualOrgans.fit(np.concatenate(organs_of)) if organs_of else None
     anatomy, registration = Anatomy(training), Registration(training)
     scores: dict[str, list[float]] = defaultdict(list, organs=[])
@@ -74,6 +77,7 @@ def calibrate_filters(
             "niqe": natural.scores(images),
             "training_copy": registration.distances(images),
             "copy": nearest(marks, training)[0],
+            "copy_features": nearest_features(look(images), look.training_RF),
             "labels": costs_NL.sum(1),
         }.items():
             scores[name] += values.tolist()
@@ -81,7 +85,7 @@ def calibrate_filters(
             scores["organs"] += usual.scores(measures(organ_cells(judge.segmenter, images))).tolist()
         done += len(images)
     save_reference(folder, training)
-    save_features(folder, np.concatenate(features_of))
+    save_features(folder, features_RF)
     natural.save(folder)
     if usual is not None:
         usual.save(folder)

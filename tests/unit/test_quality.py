@@ -9,8 +9,9 @@ from scipy.ndimage import gaussian_filter
 
 from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.errors import InputError, StateError
-from medsynth_core.quality import duplicate, registration
+from medsynth_core.quality import alike, duplicate, registration
 from medsynth_core.quality.agreement import AgreementFilter
+from medsynth_core.quality.alike import CopyBounds, Marks, first_of_alike, reject_copies, release_copies
 from medsynth_core.quality.anatomy import Anatomy, AnatomyFilter
 from medsynth_core.quality.calibration import read_bound, save_scores
 from medsynth_core.quality.degenerate import DegenerateFilter
@@ -20,7 +21,6 @@ from medsynth_core.quality.duplicate import (
     find_copies,
     first_of_copies,
     nearest,
-    reject_copies,
     signatures,
 )
 from medsynth_core.quality.filters import Verdict, judge_images
@@ -129,17 +129,71 @@ def test_a_missing_a_contralateral_and_an_unprompted_finding_are_rejected() -> N
     assert judgements[0].scores["score_labels"] == pytest.approx(3 * np.log1p(np.exp(-4)))
 
 
+LIMITS = CopyBounds(0.001, 0.1)
+
+
+def marks_of(picks: list[int], features: list[list[float]] | None = None) -> Marks:
+    """Returns the thumbnails of phantoms and given features; without any, features that differ."""
+    there = np.arange(len(picks) * 2).reshape(-1, 2) if features is None else features
+    return Marks(signatures(PHANTOMS[picks]), np.array(there, dtype=np.float16), np.ones(len(picks), dtype=bool))
+
+
 def test_the_first_of_two_copies_stays() -> None:
     verdicts = [Verdict() for _ in range(3)]
-    reject_copies(verdicts, list(signatures(PHANTOMS[[0, 1, 0]])), 0.001)
+    reject_copies(verdicts, marks_of([0, 1, 0]), LIMITS)
     assert [verdict.accepted for verdict in verdicts] == [True, True, False]
 
 
 def test_a_copy_of_an_image_that_was_rejected_stays() -> None:
     verdicts = [Verdict(reasons=["agreement:low"]), Verdict(), Verdict()]
-    reject_copies(verdicts, list(signatures(PHANTOMS[[0, 0, 0]])), 0.001)
+    reject_copies(verdicts, marks_of([0, 0, 0]), LIMITS)
     assert [verdict.reasons for verdict in verdicts] == [["agreement:low"], [], ["duplicate:release"]]
-    reject_copies([Verdict(reasons=["degenerate:blank"])], list(signatures(PHANTOMS[:1])), 0.001)
+    nothing = Marks(signatures(PHANTOMS[:1]), np.zeros((0, 0), dtype=np.float16), np.zeros(1, dtype=bool))
+    reject_copies([Verdict(reasons=["degenerate:blank"])], nothing, LIMITS)
+
+
+def test_what_looks_alike_to_the_judge_is_a_copy_too() -> None:
+    verdicts = [Verdict() for _ in range(5)]
+    features = [[0.0, 0.0], [0.05, 0.0], [0.0, 0.0], [9.0, 0.0], [9.3, 0.0]]
+    reject_copies(verdicts, marks_of([0, 1, 0, 3, 4], features), LIMITS)
+    assert [verdict.reasons for verdict in verdicts] == [[], ["duplicate:alike"], ["duplicate:release"], [], []]
+    assert "score_release_features" not in verdicts[0].scores, "there is none before it"
+    assert verdicts[1].scores["score_release_features"] == pytest.approx(0.05 / np.sqrt(2), rel=0.01)
+    assert verdicts[4].scores["score_release_features"] == pytest.approx(0.3 / np.sqrt(2), rel=0.05)
+
+
+def test_a_release_is_searched_as_its_shards_are() -> None:
+    marks = marks_of([0, 1, 0, 3, 4], [[0.0, 0.0], [0.05, 0.0], [0.0, 0.0], [9.0, 0.0], [9.0, 0.1]])
+    found = release_copies(marks, LIMITS, 0)
+    assert {row: copy.reason for row, copy in found.items()} == {
+        1: "duplicate:alike",
+        2: "duplicate:release",
+        4: "duplicate:alike",
+    }
+    assert set(release_copies(marks, LIMITS, 2)) == {2, 4}, "the first two are the parent's, and stay"
+    without = Marks(marks.thumbnails, marks.features[3:], np.array([False, False, False, True, True]))
+    assert set(release_copies(without, LIMITS, 0)) == {2, 4}, "an older parent's images have no features"
+
+
+@given(seed=st.integers(0, 10_000), bound=st.sampled_from([0.0, 0.1, 0.5, 3.0]), n_kept=st.sampled_from([0, 7]))
+@settings(max_examples=30, deadline=None)
+def test_features_are_searched_greedily(seed: int, bound: float, n_kept: int) -> None:
+    random = np.random.default_rng(seed)
+    features = (random.integers(0, 5, (60, 3)) + random.normal(0, 0.05, (60, 3))).astype(np.float16)
+    kept, expected = list(range(n_kept)), set()
+    for row in range(n_kept, 60):
+        distances = np.sqrt(np.square(features[kept].astype(float) - features[row]).mean(1))
+        if (np.abs(distances - bound) < 1e-3).any():
+            return
+        if (distances <= bound).any():
+            expected.add(row)
+        else:
+            kept.append(row)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicate, "_SETTLED_AT_ONCE", 16)
+        patch.setattr(alike, "_ROWS_A_BLOCK", 5)
+        copied, _ = first_of_alike(features, bound, n_kept)
+    assert set(np.flatnonzero(copied).tolist()) == expected
 
 
 def test_distance_is_zero_to_itself_and_one_without_reference() -> None:

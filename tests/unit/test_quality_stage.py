@@ -30,6 +30,11 @@ def image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (16, 16), dtype=np.uint8)
 
 
+def looks(seed: int) -> bytes:
+    """What the judge is made to see in an image."""
+    return np.random.default_rng([seed, 1]).normal(size=4).astype(np.float16).tobytes()
+
+
 def make_shard(store: LocalStore, shard: int, seeds: list[int], n_shards: int) -> CompletionRecord:
     """Uploads a shard of accepted images, one a seed, and one rejected before."""
     writer, rows, name = ShardWriter(), [], f"shards/shard-{shard:05d}.tar"
@@ -38,6 +43,7 @@ def make_shard(store: LocalStore, shard: int, seeds: list[int], n_shards: int) -
         identity = f"{shard}-{number}"
         writer.add(identity, png, {"prompt": "made up"})
         row = {"image_id": identity, "size": len(png), "sha256": hashlib.sha256(png).hexdigest()}
+        row |= {"features": looks(seed % 100), "llm_sha256": "l"}
         row |= {"signature": signatures(image(seed)[None])[0].tobytes(), "score_release_distance": 0.5}
         rows.append(row | {"verdict": "accepted", "reasons": []})
     tar, places = writer.finish()
@@ -63,8 +69,8 @@ def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tupl
         spec_hash="s",
         run_ids=("run",),
         parent=None,
-        model_digests={},
-        bounds={"copy": 0.01},
+        model_digests={"llm": "l"},
+        bounds={"copy": 0.01, "copy_features": 0.5},
         shards=tuple(records),
         counts=total,
     )
@@ -91,6 +97,15 @@ def test_a_copy_across_shards_goes_and_its_row_stays(tmp_path: Path) -> None:
         "rejected",
         0,
     )
+
+
+def test_an_image_that_only_looks_alike_goes_by_that_reason(tmp_path: Path) -> None:
+    result, _ = judged(tmp_path, [[1, 2], [101, 3]])
+    assert result.counts.rejected == {"degenerate:blank": 2, "duplicate:alike": 1}
+    (lost, _) = read_parquet(get_content(LocalStore(tmp_path / "store"), result.shards[1].rejected)).to_pylist()
+    assert (lost["image_id"], lost["reasons"]) == ("1-0", ["duplicate:alike"])
+    assert lost["score_release_features"] < 0.01
+    assert lost["score_release_distance"] == 0.5, "that of its shard"
 
 
 def test_what_stays_is_found_at_its_offset_with_its_hash(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ _FILTER_SETTINGS = {
 }
 _FILTER_OF = {"clipped": "degenerate", "copy": "duplicate", "training_copy": "duplicate"}
 """The filter of a quantile that isn't called like it."""
-_FILTER_BOUNDS = {"degenerate": ("clipped",), "duplicate": ("training_copy", "copy")}
+_FILTER_BOUNDS = {"degenerate": ("clipped",), "duplicate": ("training_copy", "copy", "copy_features")}
 
 
 @dataclass(frozen=True)

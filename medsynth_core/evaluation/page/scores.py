@@ -26,6 +26,7 @@ SCORES = (
     Score("score_agreement", "agreement with the prompt", "agreement"),
     Score("score_training_distance", "distance to the nearest training image", "training_copy", 3),
     Score("score_release_distance", "distance to the nearest earlier image here", "copy", 3),
+    Score("score_release_features", "distance to the nearest earlier image here by the judge", "copy_features"),
     Score("score_labels", "improbability of the labels", "labels"),
     Score("score_anatomy", "unusual anatomy", "anatomy"),
     Score("score_organs", "unusual lungs or heart", "organs"),
@@ -41,6 +42,7 @@ _COLUMNS = {
     "degenerate:saturated": "score_clipped",
     "duplicate:training": "score_training_distance",
     "duplicate:release": "score_release_distance",
+    "duplicate:alike": "score_release_features",
 }
 _REASONS = {
     "degenerate:blank": "almost one grey",
@@ -57,6 +59,7 @@ _REASONS = {
     "agreement:low": "at odds with its prompt",
     "duplicate:training": "copy of a training image",
     "duplicate:release": "copy of an image of the release",
+    "duplicate:alike": "looks to the judge like an image of the release",
 }
 
 
