@@ -32,6 +32,7 @@ from medsynth_core.synthesis.worker import encode_png
 PATHOLOGIES = ("pleural effusion", "cardiomegaly", "lung nodule", "pneumothorax")
 SIDES = ("left", "right")
 DIGESTS = {"vqgan": "0" * 64, "alignment": "1" * 64, "llm": "2" * 64}
+_FEATURES = 96
 _GREY = 64
 """Number of grey levels drawn: with noise of all 256, PNG saves nothing."""
 
@@ -73,6 +74,7 @@ def made_images(run: str, shard: int, n: int, side: int) -> Iterator[Image]:
             "score_clipped": 0.0,
             "score_agreement": float(draw.random()),
             "signature": signatures(pixels[None])[0].tobytes(),
+            "features": draw.normal(size=_FEATURES).astype(np.float16).tobytes(),
             "synthetic": True,
             "generator": "medsynth",
             "generator_version": __version__,

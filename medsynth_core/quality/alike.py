@@ -121,16 +121,29 @@ def _alike(distance: np.float32) -> Copy:
 
 
 def _to_nearest(query_BF: Features | Floats, reference_RF: Features | Floats, rows: npt.NDArray[np.int64]) -> Floats:
-    nearest = np.full(len(query_BF), np.inf, dtype=np.float32)
+    query = query_BF.astype(np.float32)
+    nearest = np.full(len(query), np.inf, dtype=np.float32)
     for start in range(0, len(rows), _ROWS_A_BLOCK):
-        block_BK = _distances(query_BF, reference_RF[rows[start : start + _ROWS_A_BLOCK]])
-        np.minimum(nearest, block_BK.min(1), out=nearest)
-    return nearest
+        block = _beyond_own(query, reference_RF[rows[start : start + _ROWS_A_BLOCK]])
+        np.minimum(nearest, block.min(1), out=nearest)
+    return _root_mean(query, nearest)
 
 
-def _distances(a_AF: Features | Floats, b_BF: Features | Floats) -> Floats:
+def _distances(a_AF: Features, b_BF: Features) -> Floats:
     """Returns root mean squared differences, float32 [A, B]; exact zeros may come out as some 1e-3."""
-    a, b = a_AF.astype(np.float32), b_BF.astype(np.float32)
-    squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * (a @ b.T)
-    distances: Floats = np.sqrt(squares.clip(min=0) / max(1, a.shape[1]))
+    a = a_AF.astype(np.float32)
+    return _root_mean(a, _beyond_own(a, b_BF).T).T
+
+
+def _beyond_own(a_AF: Floats, b_BF: Features | Floats) -> Floats:
+    """Returns squared distances less the first one's own squared length, float32 [A, B]."""
+    b = b_BF.astype(np.float32)
+    squares: Floats = (-2 * a_AF) @ b.T
+    squares += np.square(b).sum(1)
+    return squares
+
+
+def _root_mean(a_AF: Floats, squares: Floats) -> Floats:
+    """Returns the distances that ``_beyond_own`` says, [..., A]."""
+    distances: Floats = np.sqrt((squares + np.square(a_AF).sum(1)).clip(min=0) / max(1, a_AF.shape[1]))
     return distances
