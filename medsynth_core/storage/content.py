@@ -48,7 +48,8 @@ def put_content(store: ObjectStore, relpath: str, data: bytes) -> ObjectRef:
     """Uploads ``data`` to its final place and returns its reference; to repeat it changes nothing."""
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     key = content_key(md5)
-    if len(data) < _ASKED_FOR_FIRST or store.size(key) != len(data):
+    put = len(data) < _ASKED_FOR_FIRST and store.put(key, data, if_absent=True)
+    if not put and store.size(key) != len(data):
         store.put(key, data)
     return ObjectRef(relpath=relpath, md5=md5, size=len(data))
 
