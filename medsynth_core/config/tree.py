@@ -418,7 +418,8 @@ class QualityConfig(Section):
     anatomy_quantile: Fraction = 0.005
     """Anatomy: distance of the thumbnail from the usual one; shifted, inverted, framed, an organ missing."""
     organs_quantile: Fraction = 0.02
-    """Organs: distance of both lungs and heart from their usual size, shape and place; where the corpus has masks."""
+    """Organs: distance of both lungs and heart from their usual size, shape and place; of frontal images, where the
+    corpus has masks."""
     niqe_quantile: Fraction = 0.005
     """NIQE against the corpus' own statistics."""
     labels_quantile: Fraction = 0.03

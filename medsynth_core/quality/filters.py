@@ -27,6 +27,10 @@ class Prompt(Protocol):
     def query(self) -> str:
         """The findings in words."""
 
+    @property
+    def view(self) -> str:
+        """frontal or lateral."""
+
 
 @dataclass(frozen=True)
 class Judgement:

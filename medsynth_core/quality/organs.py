@@ -119,7 +119,7 @@ class UsualOrgans:
 
 
 class OrganFilter:
-    """Rejects images whose lungs and heart are farther from the usual ones than almost all real held-out images'."""
+    """Rejects frontal images whose lungs and heart are farther from the usual than almost all real held-out images'."""
 
     name = "organs"
 
@@ -130,12 +130,15 @@ class OrganFilter:
         self._bound = bound
 
     def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
-        """Score: ``UsualOrgans.scores``."""
-        found = measures(self._segment(images_u8))
-        return [
-            Judgement({"score_organs": float(score)}, None if score <= self._bound else f"organs:{organ}")
-            for score, organ in zip(self._usual.scores(found), self._usual.strangest(found), strict=True)
-        ]
+        """Score: ``UsualOrgans.scores``; a lateral image has none."""
+        judgements = [Judgement({}) for _ in prompts]
+        frontal = [row for row, prompt in enumerate(prompts) if prompt.view != "lateral"]
+        if frontal:
+            found = measures(self._segment(images_u8[frontal]))
+            for row, score, organ in zip(frontal, self._usual.scores(found), self._usual.strangest(found), strict=True):
+                reason = None if score <= self._bound else f"organs:{organ}"
+                judgements[row] = Judgement({"score_organs": float(score)}, reason)
+        return judgements
 
 
 def _standard(measures_NOM: Floats, mean_OM: Floats, deviation_OM: Floats) -> Floats:

@@ -7,11 +7,11 @@ generator may have memorised, and the usual anatomy and texture.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from medsynth_core.corpus.images import to_pixels, to_u8
@@ -30,6 +30,7 @@ from medsynth_core.quality.noise import noise
 from medsynth_core.quality.organs import UsualOrgans, measures, organ_cells
 from medsynth_core.quality.registration import Registration
 from medsynth_core.quality.sharpness import sharpness
+from medsynth_core.training.pairs import Pairs
 
 _BATCH = 32
 _NATURAL = 512
@@ -42,13 +43,13 @@ def calibrate_filters(
     judge: Judge,
     training_NT: torch.Tensor,
     held_out_NT: torch.Tensor,
-    findings: Sequence[Sequence[Mapping[str, Any]]],
+    training: Pairs,
+    held_out: Pairs,
 ) -> None:
     """Writes into a model's folder what the filters compare with, and what held-out images score.
 
     Args:
-        training_NT, held_out_NT: codes, int64.
-        findings: of each held-out image.
+        training_NT, held_out_NT: codes of ``training`` and of ``held_out``, int64.
     """
     marks_of, features_of, organs_of = [], [], []
     for images in rendered(vqgan, training_NT):
@@ -56,19 +57,19 @@ def calibrate_filters(
         features_of.append(embed(judge, images))
         if judge.segmenter is not None:
             organs_of.append(measures(organ_cells(judge.segmenter, images)))
-    training = np.concatenate(marks_of)
+    training_marks = np.concatenate(marks_of)
     spread = np.linspace(0, len(training_NT) - 1, min(_NATURAL, len(training_NT))).astype(int)
     natural = NaturalnessModel.fit(np.concatenate(list(rendered(vqgan, training_NT[spread]))))
     features_RF = np.concatenate(features_of)
     look = Embedding(judge, features_RF)
-    usual = UsualOrgans.fit(np.concatenate(organs_of)) if organs_of else None
-    anatomy, registration = Anatomy(training), Registration(training)
+    usual = UsualOrgans.fit(np.concatenate(organs_of)[_frontal(training)]) if organs_of else None
+    anatomy, registration = Anatomy(training_marks), Registration(training_marks)
     scores: dict[str, list[float]] = defaultdict(list, organs=[])
     done = 0
     for images in rendered(vqgan, held_out_NT):
         marks = signatures(images)
         logits_NL = finding_logits(judge, images)
-        costs_NL = label_costs(logits_NL, judge.labels, findings[done : done + len(images)])
+        costs_NL = label_costs(logits_NL, judge.labels, held_out.findings[done : done + len(images)])
         for name, values in {
             "clipped": clipped(images),
             "sharpness": sharpness(images),
@@ -76,21 +77,28 @@ def calibrate_filters(
             "anatomy": anatomy.scores(marks),
             "niqe": natural.scores(images),
             "training_copy": registration.distances(images),
-            "copy": nearest(marks, training)[0],
+            "copy": nearest(marks, training_marks)[0],
             "copy_features": nearest_features(look(images), look.training_RF),
             "labels": costs_NL.sum(1),
         }.items():
             scores[name] += values.tolist()
         if judge.segmenter is not None and usual is not None:
-            scores["organs"] += usual.scores(measures(organ_cells(judge.segmenter, images))).tolist()
+            frontal = images[_frontal(held_out)[done : done + len(images)]]
+            if len(frontal):
+                scores["organs"] += usual.scores(measures(organ_cells(judge.segmenter, frontal))).tolist()
         done += len(images)
-    save_reference(folder, training)
+    save_reference(folder, training_marks)
     save_features(folder, features_RF)
     natural.save(folder)
     if usual is not None:
         usual.save(folder)
     judge.save(folder / JUDGE)
     save_scores(folder, scores)
+
+
+def _frontal(pairs: Pairs) -> npt.NDArray[np.bool_]:
+    """Returns which images show organs where a segmenter of frontal films looks for them, bool [N]."""
+    return np.array([view != "lateral" for view in pairs.views])
 
 
 @torch.inference_mode()

@@ -87,7 +87,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
 
     def save(folder: Path) -> None:
         model.save(folder)
-        calibrate_filters(folder, vqgan, judge, examples.codes_NT, held_out.codes_NT, held_out_pairs.findings)
+        calibrate_filters(folder, vqgan, judge, examples.codes_NT, held_out.codes_NT, pairs, held_out_pairs)
 
     return finish("llm", save, paths, trained, metrics, accelerator)
 

@@ -226,7 +226,9 @@ def test_a_card_claims_no_more_than_the_run_did(about: dict[str, Any]) -> None:
     assert "they were given" in card(given)
     assert "No patient's data was used" not in card(given), "a phantom's prompts may be drawn by a hospital's models"
     about["quality"]["enabled"] = ["degenerate"]
-    assert "Filters that did not run: sharpness, noise, anatomy, organs, niqe, duplicate, labels, agreement." in card(about)
+    assert "Filters that did not run: sharpness, noise, anatomy, organs, niqe, duplicate, labels, agreement." in card(
+        about
+    )
     assert "Near-duplicates were rejected" not in card(about)
 
 

@@ -28,7 +28,8 @@ from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import read_pairs
 
 RIGHT, LEFT, HEART = range(1, 4)
-PROMPT = PromptRow("p0", "The lungs are clear.", (), "frontal")
+PROMPT, LATERAL = (PromptRow("p0", "The lungs are clear.", (), view) for view in ("frontal", "lateral"))
+BLANK: Images = np.zeros((100, 8, 8), dtype=np.uint8)
 
 
 def masks_of(seed: int, n: int, size: int = CELLS) -> np.ndarray:
@@ -73,12 +74,14 @@ def test_organs_that_are_missing_or_misplaced_are_named(tmp_path: Path) -> None:
 
     def reasons(cells: np.ndarray) -> list[str | None]:
         judge = OrganFilter(lambda images: cells, UsualOrgans.load(tmp_path), bound)
-        return [judgement.reason for judgement in judge.judge(np.empty(0, np.uint8), [PROMPT] * len(cells))]
+        return [judgement.reason for judgement in judge.judge(BLANK[: len(cells)], [PROMPT] * len(cells))]
 
     assert set(reasons(good)) == {None}
     assert set(reasons(no_left)) == {"organs:left lung"}
     assert set(reasons(no_heart)) == {"organs:heart"}
     assert np.mean([reason is not None for reason in reasons(swapped)]) > 0.9, "a heart on the right"
+    lateral = OrganFilter(lambda images: no_heart[: len(images)], usual, bound).judge(BLANK[:2], [LATERAL, PROMPT])
+    assert [(judgement.reason, len(judgement.scores)) for judgement in lateral] == [(None, 0), ("organs:heart", 1)]
     (tmp_path / "organs.json").write_text("{}")
     with pytest.raises(InputError, match=r"organs\.json: no usual organs there; retrain"):
         UsualOrgans.load(tmp_path)
