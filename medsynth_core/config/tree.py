@@ -217,6 +217,12 @@ class OptimiserConfig(Section):
     """Stop when this many checkpoints in a row didn't lower the held-out loss; 0 never stops early."""
 
 
+def _check_eights(channels: tuple[int, ...]) -> None:
+    bad = [c for c in channels if c % 8]
+    if bad:
+        raise ValueError(f"channels {bad} aren't multiples of 8")
+
+
 class ClassifierConfig(Section):
     """A finding classifier, trained on labels mined from the reports: as ``models.classifier`` its features guide the
     VQ-GAN, as ``models.judge`` it learns from other patients and judges what was made."""
@@ -229,9 +235,7 @@ class ClassifierConfig(Section):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ClassifierConfig:
-        bad = [c for c in self.channels if c % 8]
-        if bad:
-            raise ValueError(f"channels {bad} aren't multiples of 8")
+        _check_eights(self.channels)
         return self
 
 
@@ -244,9 +248,7 @@ class SegmenterConfig(Section):
 
     @model_validator(mode="after")
     def _levels_fit(self) -> SegmenterConfig:
-        bad = [c for c in self.channels if c % 8]
-        if bad:
-            raise ValueError(f"channels {bad} aren't multiples of 8")
+        _check_eights(self.channels)
         if not 1 <= len(self.channels) <= 5:
             raise ValueError(f"{len(self.channels)} levels; 32 cells can be halved at most four times")
         return self

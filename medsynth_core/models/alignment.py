@@ -18,7 +18,7 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel, PreT
 
 from medsynth_core.config.tree import AlignmentConfig
 from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import load_weights, save_weights
+from medsynth_core.models.artifact import load_weights, restore, save_weights
 from medsynth_core.models.text import SILENT_WORDS, load_tokenizer
 
 
@@ -201,10 +201,7 @@ class AlignmentModel(nn.Module):
             text_config = dict(saved["text"])
             text = AutoModel.from_config(_auto_config(text_config.pop("model_type"), text_config))
         model = cls(config, saved["side"], tokenizer, text)
-        try:
-            model.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights don't fit config.json: {str(error).splitlines()[0]}") from error
+        restore(model, state, folder)
         return model.eval()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import InputError
@@ -50,6 +50,18 @@ def load_weights(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, 
     if config.get("kind") != kind:
         raise InputError(f"{folder}: expected a {kind} model, found {config.get('kind')!r}")
     return state, config
+
+
+def restore(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Puts the tensors of a saved model in their places.
+
+    Raises:
+        InputError: they don't fit.
+    """
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{folder}: weights don't fit config.json: {str(error).splitlines()[0]}") from error
 
 
 def write_card(folder: Path, metrics: Mapping[str, float]) -> None:

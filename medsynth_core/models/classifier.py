@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsynth_core.config.tree import ClassifierConfig
-from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import load_weights, save_weights
+from medsynth_core.models.artifact import load_weights, restore, save_weights
 
 _GRID = 8
 """Cells a side on which the head still sees where a finding is."""
@@ -80,10 +79,7 @@ class FindingClassifier(nn.Module):
         """
         state, saved = load_weights(folder, "classifier")
         model = cls(ClassifierConfig.model_validate(saved["classifier"]), [tuple(pair) for pair in saved["labels"]])
-        try:
-            model.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights don't fit config.json: {str(error).splitlines()[0]}") from error
+        restore(model, state, folder)
         return model.eval()
 
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from medsynth_core.config.tree import SegmenterConfig
 from medsynth_core.corpus.records import ORGANS
-from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import load_weights, save_weights
+from medsynth_core.models.artifact import load_weights, restore, save_weights
 
 CELLS = 32
 """Cells a side that are told apart."""
@@ -68,10 +67,7 @@ class OrganSegmenter(nn.Module):
         """
         state, saved = load_weights(folder, "segmenter")
         model = cls(SegmenterConfig.model_validate(saved["segmenter"]))
-        try:
-            model.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights don't fit config.json: {str(error).splitlines()[0]}") from error
+        restore(model, state, folder)
         return model.eval().to(memory_format=torch.channels_last)  # two thirds of the time on a CPU
 
 

@@ -14,8 +14,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from medsynth_core.config.tree import VQGANConfig
-from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import load_weights, save_weights
+from medsynth_core.models.artifact import load_weights, restore, save_weights
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,7 @@ class VQGAN(nn.Module):
         """
         state, saved = load_weights(folder, "vqgan")
         model = cls(VQGANConfig.model_validate(saved["vqgan"]))
-        try:
-            model.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights don't fit config.json: {str(error).splitlines()[0]}") from error
+        restore(model, state, folder)
         return model.eval()
 
 
