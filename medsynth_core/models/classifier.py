@@ -51,9 +51,7 @@ class FindingClassifier(nn.Module):
         Args:
             pixels_B1HW: images in [-1, 1].
         """
-        mean = pixels_B1HW.mean((1, 2, 3), keepdim=True)
-        spread = pixels_B1HW.std((1, 2, 3), keepdim=True)
-        grid = (pixels_B1HW - mean) / (spread + 0.01)
+        grid = without_exposure(pixels_B1HW)
         outputs = []
         for stage in self.stages:
             grid = stage(grid)
@@ -92,6 +90,13 @@ class _Stage(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         grid = self.down(grid)
         return grid + self.refine(grid)  # type: ignore[no-any-return]
+
+
+def without_exposure(pixels_B1HW: Tensor) -> Tensor:
+    """Returns images with mean 0 and deviation 1."""
+    mean = pixels_B1HW.mean((1, 2, 3), keepdim=True)
+    spread = pixels_B1HW.std((1, 2, 3), keepdim=True)
+    return (pixels_B1HW - mean) / (spread + 0.01)
 
 
 def worn(pixels_B1HW: Tensor, softness_B111: Tensor, noise_B1HW: Tensor) -> Tensor:

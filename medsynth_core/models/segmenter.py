@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medsynth_core.config.tree import SegmenterConfig
 from medsynth_core.corpus.records import ORGANS
 from medsynth_core.models.artifact import load_weights, restore, save_weights
+from medsynth_core.models.classifier import without_exposure
 
 CELLS = 32
 """Cells a side that are told apart."""
@@ -42,9 +43,7 @@ class OrganSegmenter(nn.Module):
         """Returns logits [B, 4, G, G], of no organ first, of images in [-1, 1], exposure taken out."""
         if pixels_B1HW.shape[-1] != 2 * CELLS:
             pixels_B1HW = F.interpolate(pixels_B1HW, size=2 * CELLS, mode="bilinear", antialias=True)
-        mean = pixels_B1HW.mean((1, 2, 3), keepdim=True)
-        spread = pixels_B1HW.std((1, 2, 3), keepdim=True)
-        grids = [self.entry((pixels_B1HW - mean) / (spread + 0.01))]
+        grids = [self.entry(without_exposure(pixels_B1HW))]
         for level in self.down:
             grids.append(level(grids[-1]))
         grid = grids.pop()

@@ -72,14 +72,15 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         InputError: prompts or models are missing.
     """
     synthesiser = Synthesiser.load(config, paths)
+    judge = load_judge(config, paths, synthesiser)
     return ShardWorker(
         config,
         read_prompts(paths.prompts),
         synthesiser,
         model_digests(config, paths),
-        load_filters(config, paths, synthesiser, bounds(config, paths)),
+        load_filters(config, paths, synthesiser, judge, bounds(config, paths)),
         _copy_bounds(config, paths),
-        partial(synthesiser.features, embedding(config, paths, synthesiser)),
+        partial(synthesiser.features, Embedding.load(models_folder(config, paths) / "llm", judge)),
         store,
     )
 
@@ -151,17 +152,18 @@ def _copy_bounds(config: Config, paths: Paths) -> CopyBounds | None:
     return CopyBounds.of(bounds(config, paths)) if "duplicate" in config.quality.enabled else None
 
 
-def embedding(config: Config, paths: Paths, synthesiser: Synthesiser) -> Embedding:
-    """Returns what the labelling judge sees in images.
+def load_judge(config: Config, paths: Paths, synthesiser: Synthesiser) -> Judge:
+    """Returns the labelling judge that the language model brings along, on its device.
 
     Raises:
-        InputError: the judge, or what it sees in training images, isn't stored with the language model.
+        InputError: it isn't there.
     """
-    folder = models_folder(config, paths) / "llm"
-    return Embedding.load(folder, Judge.load(folder / JUDGE).to(synthesiser.llm.device))
+    return Judge.load(models_folder(config, paths) / "llm" / JUDGE).to(synthesiser.llm.device)
 
 
-def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits: Mapping[str, float]) -> list[Filter]:
+def load_filters(
+    config: Config, paths: Paths, synthesiser: Synthesiser, judge: Judge, limits: Mapping[str, float]
+) -> list[Filter]:
     """Returns the enabled filters, cheap ones first, with their bounds ``limits``.
 
     Raises:
@@ -169,7 +171,6 @@ def load_filters(config: Config, paths: Paths, synthesiser: Synthesiser, limits:
     """
     folder = models_folder(config, paths) / "llm"
     training = load_reference(folder)
-    judge = Judge.load(folder / JUDGE).to(synthesiser.llm.device)
     organs = []
     if judge.segmenter is not None:
         segment = partial(synthesiser.organs, judge.segmenter)
