@@ -28,9 +28,10 @@ from transformers import GPTNeoXConfig, LlamaConfig, LogitsProcessor, LogitsProc
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from medsynth_core.config.tree import LLMConfig, SynthesisConfig
+from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.models.llm import ImageLanguageModel, Prefix, TokenLayout
 from medsynth_core.synthesis.engine import Engine
-from medsynth_core.synthesis.packed import PackedLinear, pack
+from medsynth_core.synthesis.packed import PackedLinear, can_pack, pack
 
 VOCABULARY = 50_281 + 1_024
 CODES = 1_024
@@ -96,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {TABLES}; all where none is named")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"], choices=SIZES)
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bf16"], help="of both sides")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--samples", type=int, default=8)
@@ -105,7 +107,7 @@ def main() -> None:
         parser.error(f"no table {unknown}; there are {TABLES}")
     work = Work(images=arguments.images, samples=arguments.samples)
     console = Console(width=140)
-    machine = measure_machine()
+    machine = measure_machine(arguments.precision)
     console.print(str(machine))
     if "generate" in tables:
         for name in arguments.sizes:
@@ -137,14 +139,14 @@ class Machine:
         return max(flops / self.flops, moved / self.bytes)
 
 
-def measure_machine() -> Machine:
+def measure_machine(precision: str) -> Machine:
     """Returns the best rates seen, of large products and of reading more than any cache holds."""
-    cuda = torch.cuda.is_available()
-    device, dtype = (torch.device("cuda"), torch.bfloat16) if cuda else (torch.device("cpu"), torch.float32)
+    device = pick_device("auto")
+    cuda, dtype = device.type == "cuda", pick_dtype(precision, device)
     side = 8192 if cuda else 2048
     square = torch.randn(side, side, device=device, dtype=dtype)
     layers: list[nn.Module] = [nn.Linear(side, side, bias=False).to(device, dtype).requires_grad_(False)]
-    if not cuda and torch.backends.mkldnn.is_available():
+    if not cuda and can_pack(dtype):
         layers.append(PackedLinear(layers[0].weight, None))
     rate = max(2 * side**3 / fastest(lambda each=each: each(square), device) for each in layers)
     large = torch.ones(2**30 if cuda else 2**26, device=device)

@@ -14,7 +14,7 @@ from medsynth_core.models.llm import ImageLanguageModel
 
 
 class PackedLinear(nn.Module):
-    """``nn.Linear`` in float32 on a CPU, for inference alone; holds [out, in] weights in oneDNN's layout."""
+    """``nn.Linear`` on a CPU, for inference alone; holds [out, in] weights, float32 or bf16, in oneDNN's layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -28,17 +28,24 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: ImageLanguageModel) -> bool:
-    """Packs a model's linear layers and its head over the image codes, where that can be done: on a CPU, in float32,
-    with a torch that has oneDNN. Returns whether it was; the model can't be trained or saved after that."""
+    """Packs a model's linear layers and its head over the image codes, where that can be done. Returns whether it was;
+    the model can't be trained or saved after that."""
     first = next(model.parameters())
-    has_ops = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    if first.device.type != "cpu" or first.dtype != torch.float32 or not has_ops:
+    if first.device.type != "cpu" or not can_pack(first.dtype):
         return False
     head = model.lm.get_output_embeddings()
     codes = slice(model.layout.first_code, model.layout.first_code + model.layout.codes)
     model.image_head = PackedLinear(head.weight[codes], None if head.bias is None else head.bias[codes])
     pack_linears(model.lm.base_model)
     return True
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Returns whether this torch has oneDNN, and oneDNN multiplies that type on this CPU."""
+    ops = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(ops, "_reorder_linear_weight"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
 def pack_linears(module: nn.Module) -> None:

@@ -31,7 +31,7 @@ from medsynth_core.training.pairs import Pairs
 log = logging.getLogger(__name__)
 
 _FEWEST = 50
-"""Images with masks that a segmenter is trained on."""
+"""Frontal images with masks that a segmenter is trained on."""
 _ANGLE, _LOG_SCALE, _MOVE = np.pi / 9, 0.3, 0.2
 """Largest turn in radians, scaling up or down as a logarithm, and shift in halves of the side."""
 _PAINTED_OVER = 0.2
@@ -60,7 +60,7 @@ def fit(
     """
     rows, held_out_rows = _masked_rows(pairs), _masked_rows(held_out)
     if len(rows) < _FEWEST:
-        log.info("segmenter: %d images have a mask of their organs, fewer than %d: none is trained", len(rows), _FEWEST)
+        log.info("segmenter: %d frontal images have a mask, fewer than %d: none is trained", len(rows), _FEWEST)
         return None
     settings = config.models.segmenter
     torch.manual_seed(config.seed)
@@ -107,10 +107,11 @@ def dice(logits_B4GG: Tensor, masks_BGG: Tensor) -> dict[str, float]:
 
 
 def _masked_rows(pairs: Pairs) -> np.ndarray:
-    """Returns the places, of a split's pairs, whose images have a mask."""
+    """Returns the places, of a split's pairs, of frontal images that have a mask; others aren't judged by it."""
     starts = range(0, len(pairs), 1024)
     parts = [pairs.corpus.masks(pairs.rows[start : start + 1024])[:, 0, 0] != UNMASKED for start in starts]
-    return np.flatnonzero(np.concatenate(parts))
+    frontal = np.array([view != "lateral" for view in pairs.views])
+    return np.flatnonzero(np.concatenate(parts) & frontal)
 
 
 def _batch(pairs: Pairs, picks: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:

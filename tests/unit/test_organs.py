@@ -1,5 +1,6 @@
 """Masks of lungs and heart, the segmenter that learns them, and the filter that asks whether they are usual."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,8 @@ def test_the_segmenter_learns_where_organs_are(tmp_path: Path) -> None:
     loaded = OrganSegmenter.load(tmp_path / "saved")
     np.testing.assert_array_equal(organ_cells(loaded, images), organ_cells(model, images))
     assert organ_cells(loaded, np.kron(images[:2], np.ones((1, 8, 8), dtype=np.uint8))).shape == (2, CELLS, CELLS)
+    lateral = replace(pairs, views=["lateral"] * len(pairs))
+    assert segmenter.fit(1, lateral, held_out, config, paths, make_accelerator(config), silent) is None
 
 
 def prepared(config: Config, root: Path) -> Paths:

@@ -37,7 +37,7 @@ from medsynth_core.synthesis.attention import Buffers
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
-from medsynth_core.synthesis.packed import pack_linears
+from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
@@ -317,15 +317,18 @@ def test_a_draw_is_one_of_the_best_codes(seed: int, top_k: int, top_p: float, dr
     assert float(best[:rank].sum()) < top_p + 1e-6
 
 
-def test_packed_layers_compute_what_plain_ones_do_whatever_is_beside_a_row() -> None:
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_packed_layers_compute_what_plain_ones_do_whatever_is_beside_a_row(dtype: torch.dtype, off: float) -> None:
+    if not can_pack(dtype):
+        pytest.skip(f"oneDNN doesn't multiply {dtype} on this CPU")
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(48, 96), nn.Sequential(nn.Linear(96, 64, bias=False)), Conv1D(32, 64))
-    inputs = torch.randn(33, 48)
+    plain = nn.Sequential(nn.Linear(48, 96), nn.Sequential(nn.Linear(96, 64, bias=False)), Conv1D(32, 64)).to(dtype)
+    inputs = torch.randn(33, 48, dtype=dtype)
     with torch.inference_mode():
         want = plain(inputs)
         pack_linears(plain)
         got = plain(inputs)
-        assert torch.allclose(got, want, atol=1e-5)
+        assert torch.allclose(got, want, atol=off)
         assert torch.equal(plain(inputs[4:7]), got[4:7])
     assert not list(plain.parameters())
 
