@@ -32,14 +32,13 @@ from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
 from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
-from medsynth_core.models.artifact import models_folder
 from medsynth_core.quality.alike import CopyBounds, Marks, first_of_alike, reject_copies
 from medsynth_core.quality.duplicate import first_of_copies, signatures
 from medsynth_core.quality.embedding import Embedding
 from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
-from medsynth_core.synthesis.stage import bounds, load_filters, load_judge
+from medsynth_core.synthesis.stage import bounds, load_embedding, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.calibration import as_rendered, rendered
 from medsynth_core.training.pairs import Pairs, read_pairs
@@ -86,9 +85,8 @@ def planted(
         quality = config.quality.model_copy(update={"enabled": get_args(FilterName)})
         config = config.model_copy(update={"quality": quality})
     synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
-    judge = load_judge(config, paths, synthesiser)
-    filters = load_filters(config, paths, synthesiser, judge, limits)
-    look = Embedding.load(models_folder(config, paths) / "llm", judge)
+    look = load_embedding(config, paths, synthesiser)
+    filters = load_filters(config, paths, synthesiser, look, limits)
     began = _clocks()
     made = _made(paths, synthesiser, samples, seed)
     synthesis_ms = _spent(began, len(made.prompts))
@@ -113,7 +111,7 @@ def anatomy(
     prompt is always what mining reads in the report."""
     config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
     synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
-    filters = load_filters(config, paths, synthesiser, load_judge(config, paths, synthesiser), limits)
+    filters = load_filters(config, paths, synthesiser, load_embedding(config, paths, synthesiser), limits)
     right = _fresh(synthesiser, each)
     names = [filter_.name for filter_ in filters]
     print(f"| anatomy | all | {' | '.join(f'{name} alone' for name in names)} |")
@@ -133,7 +131,7 @@ def duplicates(
     copies of each other."""
     config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
     synthesiser, limits = Synthesiser.load(config, paths), CopyBounds.of(bounds(config, paths))
-    look = Embedding.load(models_folder(config, paths) / "llm", load_judge(config, paths, synthesiser))
+    look = load_embedding(config, paths, synthesiser)
     made = _made(paths, synthesiser, samples, 3).images_u8
     first, alike = (
         first_of_copies(signatures(made), limits.thumbnails)[0],

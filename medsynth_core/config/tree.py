@@ -392,8 +392,8 @@ class SynthesisConfig(Section):
     batch_size: PositiveInt | None = None
     """Images decoded together at most; changes no image but by rounding. null: as many as memory holds."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the language model. auto: bf16 on a GPU that has it, else float32. A CPU that multiplies bf16 itself
-    (AVX512-BF16, AMX) decodes a large model some 1.5 times as fast with it."""
+    """Arithmetic of the language model. auto: bf16 on a GPU that has it, else float32. A CPU that multiplies bf16
+    itself (AVX512-BF16, AMX) decodes a large model some 1.5 times as fast with it."""
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
     top_k: Count = 0

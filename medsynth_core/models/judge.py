@@ -35,14 +35,14 @@ class Judge(nn.Module):
         self.labels = net.labels
         self.segmenter = segmenter
 
-    def features(self, pixels_B1HW: Tensor) -> list[Tensor]:
-        """Returns the output of every stage of the classifier."""
-        return self.net.features(pixels_B1HW)
-
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns calibrated logits [B, L] of images in [-1, 1]."""
-        logits: Tensor = self.net(pixels_B1HW).float() / self.temperature
-        return logits
+        return self.see(pixels_B1HW)[0]
+
+    def see(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns calibrated logits [B, L] of images in [-1, 1] and the output of the classifier's last stage."""
+        grid = self.net.features(pixels_B1HW)[-1]
+        return self.net.head(grid).float() / self.temperature, grid
 
     def save(self, folder: Path) -> None:
         """Writes classifier, temperature and segmenter into ``folder``."""

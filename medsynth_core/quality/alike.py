@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medsynth_core.quality.duplicate import Signatures, find_copies, first_of_copies, settle
-from medsynth_core.quality.filters import Verdict
+from medsynth_core.quality.filters import Features, Verdict
 
-Features = npt.NDArray[np.float16]
-"""float16 [N, F]."""
 Floats = npt.NDArray[np.float32]
 _ROWS_A_BLOCK = 8192
 

@@ -24,12 +24,12 @@ _REFERENCE = "training_features.npy"
 
 
 @torch.inference_mode()
-def embed(judge: Judge, images_u8: Images) -> npt.NDArray[np.float32]:
-    """Returns the features of images uint8 [N, H, W], float32 [N, F]."""
+def see(judge: Judge, images_u8: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns the judge's calibrated logits, float32 [N, L], and the features, float32 [N, F], of images uint8
+    [N, H, W]."""
     device = next(judge.parameters()).device
-    grid = judge.features(torch.from_numpy(to_pixels(images_u8))[:, None].to(device))[-1]
-    features: npt.NDArray[np.float32] = grid.mean((2, 3)).float().cpu().numpy()
-    return features
+    logits, grid = judge.see(torch.from_numpy(to_pixels(images_u8))[:, None].to(device))
+    return logits.cpu().numpy(), grid.mean((2, 3)).float().cpu().numpy()
 
 
 def save_features(folder: Path, training_RF: Floats) -> None:
@@ -41,12 +41,13 @@ class Embedding:
     """Training images in the judge's features.
 
     Attributes:
+        judge: whose features they are.
         training_RF: float32, standardised.
     """
 
     def __init__(self, judge: Judge, training_RF: Floats) -> None:
-        """Takes the features of the training images as ``embed`` gives them; one or more."""
-        self._judge = judge
+        """Takes the features of the training images as ``see`` gives them; one or more."""
+        self.judge = judge
         raw_RF = training_RF.astype(np.float32)
         self._mean_F = raw_RF.mean(0)
         self._deviation_F = raw_RF.std(0) + np.float32(1e-6)
@@ -72,7 +73,12 @@ class Embedding:
 
     def __call__(self, images_u8: Images) -> npt.NDArray[np.float32]:
         """Returns the standardised features of images uint8 [N, H, W], float32 [N, F]."""
-        return self._standardised(embed(self._judge, images_u8))
+        return self.see(images_u8)[1]
+
+    def see(self, images_u8: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Returns the judge's logits, float32 [N, L], and the standardised features, both of one pass."""
+        logits_NL, raw_NF = see(self.judge, images_u8)
+        return logits_NL, self._standardised(raw_NF)
 
     def _standardised(self, raw_NF: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         standard: npt.NDArray[np.float32] = (raw_NF - self._mean_F) / self._deviation_F

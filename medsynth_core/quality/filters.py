@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 """uint8 [N, H, W]."""
+Features = npt.NDArray[np.float16]
+"""What the labelling judge sees in images (``embedding``), float16 [N, F] or [F] of one."""
 
 
 class Prompt(Protocol):
@@ -39,10 +41,12 @@ class Judgement:
     Attributes:
         scores: by manifest column.
         reason: ``filter:what`` when rejected, None when accepted.
+        features: of a filter that asks the labelling judge.
     """
 
     scores: Mapping[str, float]
     reason: str | None = None
+    features: Features | None = None
 
 
 class Filter(Protocol):
@@ -55,10 +59,11 @@ class Filter(Protocol):
 
 @dataclass
 class Verdict:
-    """All scores of an image and why it was rejected (no reasons: accepted)."""
+    """All scores of an image, why it was rejected (no reasons: accepted), and its features if a filter saw them."""
 
     scores: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    features: Features | None = None
 
     @property
     def accepted(self) -> bool:
@@ -75,6 +80,8 @@ def judge_images(filters: Sequence[Filter], images_u8: Images, prompts: Sequence
         judgements = each.judge(images_u8[alive], [prompts[index] for index in alive])
         for index, judgement in zip(alive, judgements, strict=True):
             verdicts[index].scores.update(judgement.scores)
+            if judgement.features is not None:
+                verdicts[index].features = judgement.features
             if judgement.reason is not None:
                 verdicts[index].reasons.append(judgement.reason)
     return verdicts

@@ -10,24 +10,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from medsynth_core.corpus.images import to_pixels
-from medsynth_core.quality.filters import Images, Judgement, Prompt
+from medsynth_core.quality.filters import Features, Images, Judgement, Prompt
 from medsynth_core.vocabulary.labels import Findings, Label, label_matrix
 
 Floats = npt.NDArray[np.float32]
 JUDGE = "judge"
 """Folder of the judge in that of the language model, beside its scores: who takes one along has both."""
-
-
-@torch.inference_mode()
-def finding_logits(judge: nn.Module, images_u8: Images) -> Floats:
-    """Returns the judge's logits, float32 [N, L]."""
-    device = next(judge.parameters()).device
-    logits: Floats = judge(torch.from_numpy(to_pixels(images_u8))[:, None].to(device)).float().cpu().numpy()
-    return logits
 
 
 def label_costs(logits_NL: Floats, labels: Sequence[Label], findings: Sequence[Findings]) -> Floats:
@@ -42,17 +31,19 @@ class LabelFilter:
 
     name = "labels"
 
-    def __init__(self, scorer: Callable[[Images], Floats], labels: Sequence[Label], bound: float) -> None:
-        """Takes what returns logits, float32 [N, L], of ``labels``, and the bound in nats."""
-        self._scorer = scorer
+    def __init__(
+        self, look: Callable[[Images], tuple[Floats, Features]], labels: Sequence[Label], bound: float
+    ) -> None:
+        """Takes what returns logits, float32 [N, L], of ``labels``, and features, and the bound in nats."""
+        self._look = look
         self._labels = labels
         self._bound = bound
 
     def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
         """Score: cross-entropy of the prompted labels, nats, summed."""
-        findings = [prompt.findings for prompt in prompts]
-        costs_NL = label_costs(self._scorer(images_u8), self._labels, findings)
+        logits_NL, features_NF = self._look(images_u8)
+        costs_NL = label_costs(logits_NL, self._labels, [prompt.findings for prompt in prompts])
         return [
-            Judgement({"score_labels": float(cost)}, None if cost <= self._bound else "labels:differ")
-            for cost in costs_NL.sum(1)
+            Judgement({"score_labels": float(cost)}, None if cost <= self._bound else "labels:differ", features)
+            for cost, features in zip(costs_NL.sum(1), features_NF, strict=True)
         ]

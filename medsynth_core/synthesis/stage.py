@@ -9,6 +9,7 @@ from functools import partial, reduce
 from operator import add
 
 import numpy as np
+import torch
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.errors import IncompleteRunError
@@ -72,15 +73,15 @@ def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker
         InputError: prompts or models are missing.
     """
     synthesiser = Synthesiser.load(config, paths)
-    judge = load_judge(config, paths, synthesiser)
+    embedding = load_embedding(config, paths, synthesiser)
     return ShardWorker(
         config,
         read_prompts(paths.prompts),
         synthesiser,
         model_digests(config, paths),
-        load_filters(config, paths, synthesiser, judge, bounds(config, paths)),
+        load_filters(config, paths, synthesiser, embedding, bounds(config, paths)),
         _copy_bounds(config, paths),
-        partial(synthesiser.features, Embedding.load(models_folder(config, paths) / "llm", judge)),
+        embedding,
         store,
     )
 
@@ -152,17 +153,20 @@ def _copy_bounds(config: Config, paths: Paths) -> CopyBounds | None:
     return CopyBounds.of(bounds(config, paths)) if "duplicate" in config.quality.enabled else None
 
 
-def load_judge(config: Config, paths: Paths, synthesiser: Synthesiser) -> Judge:
-    """Returns the labelling judge that the language model brings along, on its device.
+def load_embedding(config: Config, paths: Paths, synthesiser: Synthesiser) -> Embedding:
+    """Returns the labelling judge that the language model brings along, on its device, and what it saw in training
+    images.
 
     Raises:
-        InputError: it isn't there.
+        InputError: they aren't there.
     """
-    return Judge.load(models_folder(config, paths) / "llm" / JUDGE).to(synthesiser.llm.device)
+    folder = models_folder(config, paths) / "llm"
+    judge = Judge.load(folder / JUDGE).to(synthesiser.llm.device, memory_format=torch.channels_last)
+    return Embedding.load(folder, judge)
 
 
 def load_filters(
-    config: Config, paths: Paths, synthesiser: Synthesiser, judge: Judge, limits: Mapping[str, float]
+    config: Config, paths: Paths, synthesiser: Synthesiser, embedding: Embedding, limits: Mapping[str, float]
 ) -> list[Filter]:
     """Returns the enabled filters, cheap ones first, with their bounds ``limits``.
 
@@ -171,7 +175,7 @@ def load_filters(
     """
     folder = models_folder(config, paths) / "llm"
     training = load_reference(folder)
-    organs = []
+    judge, organs = embedding.judge, []
     if judge.segmenter is not None:
         segment = partial(synthesiser.organs, judge.segmenter)
         organs = [OrganFilter(segment, UsualOrgans.load(folder), limits["organs"])]
@@ -182,7 +186,7 @@ def load_filters(
         AnatomyFilter(Anatomy(training), limits["anatomy"]),
         *organs,
         NaturalnessFilter(NaturalnessModel.load(folder), limits["niqe"]),
-        LabelFilter(partial(synthesiser.logits, judge), judge.labels, limits["labels"]),
+        LabelFilter(partial(synthesiser.look, embedding), judge.labels, limits["labels"]),
         AgreementFilter(synthesiser.agreement, limits["agreement"]),
         TrainingCopyFilter(Registration(training), limits["training_copy"]),
     )

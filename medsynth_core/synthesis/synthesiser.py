@@ -21,15 +21,12 @@ from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
-from medsynth_core.models.judge import Judge
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.segmenter import OrganSegmenter
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
-from medsynth_core.quality.alike import Features
 from medsynth_core.quality.embedding import Embedding
-from medsynth_core.quality.filters import Images
-from medsynth_core.quality.labels import finding_logits
+from medsynth_core.quality.filters import Features, Images
 from medsynth_core.quality.organs import organ_cells
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
@@ -38,7 +35,7 @@ from medsynth_core.synthesis.packed import pack
 
 log = logging.getLogger(__name__)
 
-_Number = TypeVar("_Number", bound=np.generic)
+_Found = TypeVar("_Found")
 
 _PIXELS_AT_ONCE = {True: 2**23, False: 2**16}
 """Rendered at once, by whether it is on a GPU: so few on a CPU that activations stay in its caches, a third of the time
@@ -71,7 +68,7 @@ class Synthesiser:
     ) -> None:
         self.config = config
         self.vqgan = vqgan.to(memory_format=torch.channels_last)
-        self.alignment = alignment
+        self.alignment = alignment.to(memory_format=torch.channels_last)
         self.codebook = codebook
         self.llm = llm
         pack(llm)
@@ -193,22 +190,19 @@ class Synthesiser:
                 scores.append(self.alignment.agreement(pixels, texts[part]).cpu().numpy())
         return np.concatenate(scores)
 
-    def logits(self, judge: Judge, images_u8: Images) -> npt.NDArray[np.float32]:
-        """Returns the labelling judge's logits, float32 [N, L]."""
-        return self._in_parts(partial(finding_logits, judge), images_u8)
+    def look(self, embedding: Embedding, images_u8: Images) -> tuple[npt.NDArray[np.float32], Features]:
+        """Returns the labelling judge's logits, float32 [N, L], and what it sees, float16 [N, F]."""
+        logits, features = zip(*self._in_parts(embedding.see, images_u8), strict=True)
+        return np.concatenate(logits), np.concatenate(features).astype(np.float16)
 
     def organs(self, segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
         """Returns the organ in each cell, int64 [N, G, G]."""
-        return self._in_parts(partial(organ_cells, segmenter), images_u8)
+        return np.concatenate(self._in_parts(partial(organ_cells, segmenter), images_u8))
 
-    def features(self, embedding: Embedding, images_u8: Images) -> Features:
-        """Returns what the labelling judge sees, float16 [N, F]."""
-        return self._in_parts(embedding, images_u8).astype(np.float16)
-
-    def _in_parts(self, judge: Callable[[Images], npt.NDArray[_Number]], images_u8: Images) -> npt.NDArray[_Number]:
+    def _in_parts(self, judge: Callable[[Images], _Found], images_u8: Images) -> list[_Found]:
         with torch.cuda.stream(self._beside):
             many = 16 * self._at_once
-            return np.concatenate([judge(images_u8[start : start + many]) for start in range(0, len(images_u8), many)])
+            return [judge(images_u8[start : start + many]) for start in range(0, len(images_u8), many)]
 
     @property
     def _at_once(self) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,10 @@ from medsynth_core import __version__
 from medsynth_core.config import Config
 from medsynth_core.errors import ConfigError
 from medsynth_core.models.codebook import Keypatch
-from medsynth_core.quality.alike import CopyBounds, Features, Marks, reject_copies
+from medsynth_core.quality.alike import CopyBounds, Marks, reject_copies
 from medsynth_core.quality.duplicate import signatures
-from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
+from medsynth_core.quality.embedding import Embedding
+from medsynth_core.quality.filters import Filter, Verdict, judge_images
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
 from medsynth_core.storage.manifest import parquet_bytes, table_of
@@ -62,7 +63,7 @@ class ShardWorker:
 
     Attributes:
         copy_bounds: distances at which an image is a copy of an earlier one of its shard; None lets copies pass.
-        look: returns what the labelling judge sees in images, float16 [N, F].
+        embedding: the labelling judge, whose features every accepted image gets.
     """
 
     config: Config
@@ -71,7 +72,7 @@ class ShardWorker:
     digests: dict[str, str]
     filters: Sequence[Filter]
     copy_bounds: CopyBounds | None
-    look: Callable[[Images], Features]
+    embedding: Embedding
     store: ObjectStore
 
     def make(self, plan: ShardPlan, shard: int) -> CompletionRecord:
@@ -131,10 +132,13 @@ class ShardWorker:
             pixels = self.synthesiser.render(batch)
             pngs = _encoders.map(encode_png, pixels)
             verdicts = judge_images(self.filters, pixels, [prompts[place] for place in batch.places])
-            good = [row for row, verdict in enumerate(verdicts) if verdict.accepted]
-            seen = dict(zip(good, self.look(pixels[good]), strict=True)) if good else {}
-            for row, (place, mark, png) in enumerate(zip(batch.places, signatures(pixels), pngs, strict=True)):
-                done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, seen.get(row), verdicts[row])
+            unseen = [row for row, verdict in enumerate(verdicts) if verdict.accepted and verdict.features is None]
+            if unseen:
+                for row, features in zip(unseen, self.synthesiser.look(self.embedding, pixels[unseen])[1], strict=True):
+                    verdicts[row].features = features
+            for place, mark, png, verdict in zip(batch.places, signatures(pixels), pngs, verdicts, strict=True):
+                features = verdict.features if verdict.accepted else None
+                done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, features, verdict)
         return [done[place] for place in range(len(prompts))]
 
     def _keypatches(self, requests: Sequence[ImageRequest]) -> list[list[Keypatch]]:

@@ -22,9 +22,9 @@ from medsynth_core.quality.anatomy import Anatomy
 from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.degenerate import clipped
 from medsynth_core.quality.duplicate import nearest, save_reference, signatures
-from medsynth_core.quality.embedding import Embedding, embed, save_features
+from medsynth_core.quality.embedding import Embedding, save_features, see
 from medsynth_core.quality.filters import Images
-from medsynth_core.quality.labels import JUDGE, finding_logits, label_costs
+from medsynth_core.quality.labels import JUDGE, label_costs
 from medsynth_core.quality.niqe import NaturalnessModel
 from medsynth_core.quality.noise import noise
 from medsynth_core.quality.organs import UsualOrgans, measures, organ_cells
@@ -54,7 +54,7 @@ def calibrate_filters(
     marks_of, features_of, organs_of = [], [], []
     for images in rendered(vqgan, training_NT):
         marks_of.append(signatures(images))
-        features_of.append(embed(judge, images))
+        features_of.append(see(judge, images)[1])
         if judge.segmenter is not None:
             organs_of.append(measures(organ_cells(judge.segmenter, images)))
     training_marks = np.concatenate(marks_of)
@@ -68,7 +68,7 @@ def calibrate_filters(
     done = 0
     for images in rendered(vqgan, held_out_NT):
         marks = signatures(images)
-        logits_NL = finding_logits(judge, images)
+        logits_NL, features_NF = look.see(images)
         costs_NL = label_costs(logits_NL, judge.labels, held_out.findings[done : done + len(images)])
         for name, values in {
             "clipped": clipped(images),
@@ -78,7 +78,7 @@ def calibrate_filters(
             "niqe": natural.scores(images),
             "training_copy": registration.distances(images),
             "copy": nearest(marks, training_marks)[0],
-            "copy_features": nearest_features(look(images), look.training_RF),
+            "copy_features": nearest_features(features_NF, look.training_RF),
             "labels": costs_NL.sum(1),
         }.items():
             scores[name] += values.tolist()

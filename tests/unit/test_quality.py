@@ -123,10 +123,13 @@ def test_bad_images_are_rejected_and_good_ones_pass(reason: str) -> None:
 def test_a_missing_a_contralateral_and_an_unprompted_finding_are_rejected() -> None:
     labels = [("pleural effusion", "left"), ("pleural effusion", "right"), ("lung nodule", "left")]
     logits = np.array([[4, -4, -4], [-4, -4, -4], [-4, 4, -4], [4, -4, 4]], dtype=np.float32)
-    judge = LabelFilter(lambda images: logits, labels, 2.0)
+    features = np.arange(8, dtype=np.float16).reshape(4, 2)
+    judge = LabelFilter(lambda images: (logits, features), labels, 2.0)
     judgements = judge.judge(PHANTOMS[:4], [EFFUSION] * 4)
     assert [judgement.reason for judgement in judgements] == [None, *["labels:differ"] * 3]
     assert judgements[0].scores["score_labels"] == pytest.approx(3 * np.log1p(np.exp(-4)))
+    verdicts = judge_images([judge], PHANTOMS[:4], [EFFUSION] * 4)
+    assert [list(verdict.features) for verdict in verdicts if verdict.features is not None] == features.tolist()
 
 
 LIMITS = CopyBounds(0.001, 0.1)
