@@ -75,16 +75,17 @@ def publish(
     shard_images: ShardImages = 500,
     side: Side = 64,
     rounds: Rounds = 3,
+    rejected: Annotated[int, typer.Option(help="Images of each shard that were rejected.")] = 0,
     with_dvc: Annotated[bool, typer.Option("--dvc/--no-dvc", help="Also add and push by DVC, once.")] = True,
 ) -> None:
     """To a claimed version, from encoded images and from packed shards, beside bare puts of the same objects and beside
     DVC, whose own start counts."""
     shards = make_shards(images, shard_images, side)
-    packed = [pack_shard(RUN, number, shard) for number, shard in enumerate(shards)]
 
     def pack(number: int) -> Packed:
-        return pack_shard(RUN, number, shards[number])
+        return pack_shard(RUN, number, shards[number], rejected)
 
+    packed = [pack(number) for number in range(len(shards))]
     with server(out) as endpoint:
         first, again = CountingStore(endpoint, "warm-up"), CountingStore(endpoint, "warm-up")
         publish_all(first, pack, len(shards), out / "warm-up")
@@ -108,13 +109,18 @@ def publish(
         if with_dvc:
             tars, bytes_of = files_of(first, endpoint, "shards/"), dict(objects)
             contents = {
-                "dvc, a file an image": {f"{identity}.png": png for shard in shards for identity, png, _ in shard},
+                "dvc, a file an image": {
+                    f"{identity}.png": png for shard in shards for identity, png, _ in shard[rejected:]
+                },
                 "dvc, shards": {Path(path).name: bytes_of[key] for path, key in tars.items()},
             }
             for number, (name, files) in enumerate(contents.items()):
                 times[name] = [push_by_dvc(endpoint, out / f"dvc{number}", files)] * rounds
         size = sum(len(data) for _, data in objects)
-        title = f"publish: {images} images of {side} x {side}, {len(objects)} objects, {size / 1e6:.0f} MB"
+        title = (
+            f"publish: {images} images of {side} x {side}, {rejected} of {shard_images} rejected, "
+            f"{len(objects)} objects, {size / 1e6:.0f} MB"
+        )
         print_rates(title, images, times)
         repeated = again.n_bytes() / rounds
         print(f"the same again sent {repeated:.0f} bytes, {repeated / first.n_bytes():.3%} of the first time's")

@@ -48,7 +48,10 @@ _IN_PARTS = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=3
 
 
 class S3Store:
-    """Objects of one bucket; each put, or each part of a large one, carries a SHA-256 that the server checks."""
+    """Objects of one bucket; each put, or each part of a large one, carries a SHA-256 that the server checks.
+
+    That checksum is among the signed headers, so the body isn't hashed a second time for its signature.
+    """
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, region: str | None) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -78,6 +81,7 @@ class S3Store:
                     connect_timeout=10,
                     read_timeout=60,
                     max_pool_connections=32,
+                    s3={"payload_signing_enabled": False},
                 ),
             )
         return self._clients[process]

@@ -210,6 +210,7 @@ def test_bytes_that_change_on_the_way_are_refused(
     client: Any = store._client  # type: ignore[attr-defined]
 
     def flip(request: Any, **_: Any) -> None:
+        assert "x-amz-checksum-sha256" in str(request.headers["Authorization"]), "what is checked isn't signed"
         body = request.body if isinstance(request.body, bytes) else request.body.read()
         request.body = body[:100] + bytes([body[100] ^ 1]) + body[101:]
 
