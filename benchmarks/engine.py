@@ -239,7 +239,7 @@ class Sides:
         theirs = language_model(size, machine, work.tokens)
         ours = copy.deepcopy(theirs)
         pack(ours)
-        engine = Engine(ours, compiled=machine.device.type == "cuda")
+        engine = Engine(ours, recorded=machine.device.type == "cuda")
         asked = prefixes(work, theirs.layout)
         uniforms = torch.rand(work.images, work.tokens)
         self._lm = theirs.lm

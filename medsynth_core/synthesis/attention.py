@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 IMPLEMENTATION = "medsynth"
+GRAIN = 32
+"""Tokens by which the part of a buffer in use grows."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,15 @@ class PrefixBlock:
 class Buffers:
     """Memory for what sequences write, kept from batch to batch: taking it anew costs as much as a token in ten.
 
-    Args:
-        static: a buffer is a slice of a larger one and never moves, as recorded graphs need it. Otherwise it is kept
-            contiguous, which a CPU reads up to twice as fast, and rearranged when it grows.
-        grain: tokens by which the part in use grows.
+    A buffer is contiguous, which a CPU reads up to twice as fast as a slice of a larger one, and moves when it grows.
     """
 
-    def __init__(self, static: bool, grain: int) -> None:
-        self.static = static
-        self.grain = grain
+    def __init__(self) -> None:
         self._memory: list[Tensor] = []
 
     def reserve(self, like: Tensor, buffers: int, size: int) -> None:
         """Makes sure of memory for that many buffers of ``size`` numbers each."""
-        pieces = buffers + (not self.static)
+        pieces = buffers + 1
         if len(self._memory) != pieces or self._memory[0].numel() < size or self._memory[0].dtype != like.dtype:
             self._memory = []
             self._memory = [like.new_empty(size) for _ in range(pieces)]
@@ -90,13 +87,9 @@ class Buffers:
         """Gives the memory back."""
         self._memory = []
 
-    def zeros(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Returns zeroed buffers of these shapes."""
-        views = [memory[: prod(shape)].view(shape).zero_() for memory, shape in zip(self._memory, shapes, strict=False)]
-        if self.static:  # a recorded graph writes to them; it would copy them in and out at each token otherwise
-            for view in views:
-                torch._dynamo.mark_static_address(view, guard=False)
-        return views
+    def empty(self, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Returns buffers [R G, 0, D] of these rows and widths."""
+        return [memory[:0].view(rows, 0, width) for memory, (rows, width) in zip(self._memory, shapes, strict=False)]
 
     def grown(self, buffers: Sequence[Tensor], length: int) -> list[Tensor]:
         """Returns the buffers [R G, n, D] with a greater n, zero beyond what they had: each moves into the memory that
@@ -131,11 +124,9 @@ class SharedPrefixCache(Cache):
         self._buffers = buffers
         self._slot = 0
         rows = self._groups * sum(block.rows for block in blocks)
-        length = capacity if buffers.static else 0
         widths = [*(keys.shape[1] for keys in first.keys), *(values.shape[2] for values in first.values)]
         buffers.reserve(first.keys[0], len(widths), rows * capacity * max(widths))
-        self._written = buffers.zeros([(rows, length, width) for width in widths])
-        self._slot_at = torch.zeros(1, dtype=torch.int64, device=first.keys[0].device)
+        self._written = buffers.empty([(rows, width) for width in widths])
         self._bias = first.keys[0].new_full((1, 1, 1, capacity), -torch.inf)
 
     @property
@@ -146,11 +137,9 @@ class SharedPrefixCache(Cache):
     def open_slot(self, slot: int) -> None:
         """Makes room for the token number ``slot`` and lets it be attended to."""
         if slot >= self.length:
-            self.length = min(self.length + self._buffers.grain, self._bias.shape[-1])
-            if not self._buffers.static:
-                self._written = self._buffers.grown(self._written, self.length)
+            self.length = min(self.length + GRAIN, self._bias.shape[-1])
+            self._written = self._buffers.grown(self._written, self.length)
         self._slot = slot
-        self._slot_at.fill_(slot)
         self._bias[..., slot] = 0.0
 
     def update(
@@ -159,13 +148,35 @@ class SharedPrefixCache(Cache):
         """Writes keys and values [R, G, 1, D] into the open slot; returns what is in use, [R G, n, D]."""
         keys, values = self._written[layer_idx], self._written[layer_idx + len(self._written) // 2]
         new_keys, new_values = self.flat(key_states), self.flat(value_states)
-        if self._buffers.static:
-            keys.index_copy_(1, self._slot_at, new_keys)
-            values.index_copy_(1, self._slot_at, new_values)
-            return keys[:, : self.length], values[:, : self.length]
         keys[:, self._slot] = new_keys[:, 0]
         values[:, self._slot] = new_values[:, 0]
         return keys, values
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
+        """Returns what each sequence reads from its prefix and from what it wrote, [R, 1, G g, D].
+
+        Args:
+            query: [R, G g, 1, D].
+            key, value: what the sequences wrote, in flat order, [R G, n, D].
+        """
+        queries = self.flat(query) * scale
+        own = torch.baddbmm(self.bias[0], queries, key.transpose(1, 2))
+        start, outputs = 0, []
+        for block in self.blocks:
+            keys, values = block.keys[layer], block.values[layer]
+            stop = start + len(keys) * block.count
+            together = (len(keys), -1, queries.shape[-1])
+            before = queries[start:stop].view(together) @ keys
+            tokens = before.shape[-1]
+            if block.bias is not None:
+                before = (before.view(block.prefixes, -1, before.shape[1], tokens) + block.bias).view(before.shape)
+            scores = torch.cat([before.view(stop - start, -1, tokens), own[start:stop]], -1)
+            weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+            read = weights[..., :tokens].view(len(keys), -1, tokens) @ values
+            read = read.view(stop - start, -1, value.shape[-1])
+            outputs.append(torch.baddbmm(read, weights[..., tokens:], value[start:stop]))
+            start = stop
+        return self.unflat(outputs)
 
     def flat(self, states: Tensor) -> Tensor:
         """Returns states [R, G g, 1, D] in flat order, [R G, g, D]."""
@@ -196,6 +207,14 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+class Attends(Protocol):
+    """A cache that attention is left to."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
+        """Returns [R, 1, G g, D]; ``key`` and ``value`` are what the cache's own ``update`` returned."""
+        ...
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -203,16 +222,16 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    shared: SharedPrefixCache | None = None,
+    shared: Attends | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention of one token a sequence, as transformers calls it; without ``shared`` plain SDPA.
 
     Args:
         query: [R, G g, 1, D].
-        key, value: what the sequences wrote, in flat order, [R G, n, D].
-        attention_mask: over the n, [1, 1, 1, n], 0 or -inf.
-        shared: where the prefixes are.
+        key, value: as the cache returned them.
+        attention_mask: of plain SDPA.
+        shared: where the prefixes are, and what was written.
 
     Returns:
         [R, 1, G g, D].
@@ -220,27 +239,8 @@ def attend(
     if shared is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
-    assert attention_mask is not None
-    layer = module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    queries = shared.flat(query) * scale
-    own = torch.baddbmm(attention_mask[0], queries, key.transpose(1, 2))
-    start, outputs = 0, []
-    for block in shared.blocks:
-        keys, values = block.keys[layer], block.values[layer]
-        stop = start + len(keys) * block.count
-        together = (len(keys), -1, queries.shape[-1])
-        before = queries[start:stop].view(together) @ keys
-        tokens = before.shape[-1]
-        if block.bias is not None:
-            before = (before.view(block.prefixes, -1, before.shape[1], tokens) + block.bias).view(before.shape)
-        scores = torch.cat([before.view(stop - start, -1, tokens), own[start:stop]], -1)
-        weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
-        read = weights[..., :tokens].view(len(keys), -1, tokens) @ values
-        read = read.view(stop - start, -1, value.shape[-1])
-        outputs.append(torch.baddbmm(read, weights[..., tokens:], value[start:stop]))
-        start = stop
-    return shared.unflat(outputs), None
+    return shared.attend(query, key, value, module.layer_idx, scale), None
 
 
 def can_attend(lm: PreTrainedModel, tokens: int) -> bool:

@@ -72,7 +72,7 @@ class Synthesiser:
         self.codebook = codebook
         self.llm = llm
         pack(llm)
-        self.engine = Engine(llm, compiled=llm.device.type == "cuda")
+        self.engine = Engine(llm, recorded=llm.device.type == "cuda")
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
         # record the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -145,7 +145,7 @@ class Synthesiser:
                         self.config.synthesis,
                     )
                     if codes_BT.is_cuda:
-                        torch.cuda.synchronize()
+                        torch.cuda.current_stream().synchronize()
                     del waiting[: len(places)]
                     return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
                 except RuntimeError as error:

@@ -33,7 +33,6 @@ from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
 from medsynth_core.quality.registration import Registration
-from medsynth_core.synthesis.attention import Buffers
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
@@ -41,6 +40,7 @@ from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.synthesis.writers import Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
 
@@ -245,32 +245,52 @@ def test_each_prefix_is_encoded_once_and_their_common_head_once_for_all(
     assert shapes == [(1, head), (2, max(lengths) - head), (10, 1), (10, 1)]
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpus_buffers_give_the_same_tokens(compiled: bool, trained: tuple[Config, Paths], tmp_path: Path) -> None:
-    """They stand still and are longer than what is written; the step compiles whole."""
-    model = language_model("qwen", trained, tmp_path)
-    prefixes, draws = a_batch(model), torch.rand(9, 16)
-    sampling = SynthesisConfig(top_p=0.9, guidance=1.0)
-    want = Engine(model).decode(prefixes, [], draws, sampling)
-    engine = Engine(model)
-    engine._buffers = Buffers(static=True, grain=6)
+@pytest.mark.parametrize(
+    ("name", "guidance", "compiled"), [("gpt-neox", 1.0, True), ("llama", 2.5, False), ("qwen", 1.0, False)]
+)
+def test_a_gpus_step_gives_the_same_tokens(
+    name: str, guidance: float, compiled: bool, trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    """Its kernels, interpreted where there is no GPU; batches of another size and with other prefixes follow."""
+    model = language_model(name, trained, tmp_path)
+    prefixes, draws = a_batch(model), torch.rand(9, 5)
+    bare = [model.empty_prefix("frontal")] * 9
+    sampling = SynthesisConfig(top_p=0.9, guidance=guidance)
+    want = Engine(model).decode(prefixes, bare, draws, sampling)
+    engine = Engine(model, recorded=True)
+    assert engine._recorder is not None
     if compiled:
-        engine._advance = torch.compile(engine._advance, backend="eager", fullgraph=True, dynamic=False)
-    assert torch.equal(engine.decode(prefixes, [], draws, sampling), want)
-    assert torch.equal(engine.decode(prefixes, [], draws, sampling), want), "in the memory of another batch"
+        torch._dynamo.reset()
+        engine._recorder._codes = torch.compile(Writer.codes, backend="eager", fullgraph=True, dynamic=False)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for part in (slice(0, 9), slice(2, 7), slice(5, 9)):
+            assert torch.equal(engine.decode(prefixes[part], bare[part], draws[part], sampling), want[part])
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_family_with_attention_of_its_own_is_not_recorded(
+    name: str, trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    engine = Engine(language_model(name, trained, tmp_path), recorded=True)
+    assert engine._recorder is None
+    assert not engine.shares_prefixes
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_tokens_of_the_plain_forward_pass(trained: tuple[Config, Paths], tmp_path: Path) -> None:
-    """In float32, compiled, twice: the second batch replays the first one's graphs."""
-    model = language_model("llama", trained, tmp_path)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gpu_gives_the_tokens_of_the_plain_forward_pass(
+    name: str, trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    """In float32, compiled, three times: later batches replay what the first one recorded, in other arrangements."""
+    model = language_model(name, trained, tmp_path)
     prefixes = a_batch(model)
     want = {id(prefix): uncached_codes(model, prefix, 16) for prefix in prefixes}
-    engine = Engine(model.cuda(), compiled=True)
-    for _ in range(2):
-        codes = engine.decode(prefixes, [], torch.full((9, 16), 0.5), GREEDY)
-        assert codes.tolist() == [want[id(prefix)] for prefix in prefixes]
+    engine = Engine(model.cuda(), recorded=True)
+    assert engine._recorder is not None
+    for batch in (prefixes, prefixes[::-1], prefixes[3:8]):
+        codes = engine.decode(batch, [], torch.full((len(batch), 16), 0.5), GREEDY)
+        assert codes.tolist() == [want[id(prefix)] for prefix in batch]
 
 
 def test_sampled_codes_follow_the_models_distribution(trained: tuple[Config, Paths], tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""Attention of one token a sequence on a GPU, in Triton: what prefixes share is read once for several sequences, and
+of what a sequence wrote itself exactly as much as there is.
+
+Shapes: R sequences, G key-value heads, g query heads a key-value head, D head width, P tokens of all prefixes,
+T tokens that a sequence may write.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_LEAST_ROWS = 16
+"""Of a product in Triton."""
+_LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _read_prefixes(
+    queries,
+    keys,
+    values,
+    tiles,
+    count,
+    read,
+    weight,
+    tokens,
+    scale,
+    GROUPS: tl.constexpr,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    LANES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    group = tl.program_id(1)
+    row, token, lane = tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, LANES)
+    for tile in range(tl.program_id(0), tl.load(count), tl.num_programs(0)):
+        start = tl.load(tiles + 4 * tile)
+        length = tl.load(tiles + 4 * tile + 1)
+        first = tl.load(tiles + 4 * tile + 2)
+        used = row < tl.load(tiles + 4 * tile + 3) * HEADS
+        head = (first + row // HEADS) * (GROUPS * HEADS) + group * HEADS + row % HEADS
+        place = head[:, None] * WIDTH + lane[None, :]
+        inside = used[:, None] & (lane < WIDTH)[None, :]
+        query = tl.load(queries + place, mask=inside, other=0.0)
+        most = tl.full([ROWS], -float("inf"), tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        result = tl.zeros([ROWS, LANES], tl.float32)
+        before = (group.to(tl.int64) * tokens + start) * WIDTH
+        for done in range(0, length, TOKENS):
+            here = done + token < length
+            where = before + (done + token)[:, None] * WIDTH + lane[None, :]
+            valid = here[:, None] & (lane < WIDTH)[None, :]
+            key = tl.load(keys + where, mask=valid, other=0.0)
+            score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+            score = tl.where(here[None, :], score, -float("inf"))
+            higher = tl.maximum(most, tl.max(score, 1))
+            share = tl.exp2(score - higher[:, None])
+            faded = tl.exp2(most - higher)
+            total = total * faded + tl.sum(share, 1)
+            value = tl.load(values + where, mask=valid, other=0.0)
+            result = result * faded[:, None] + tl.dot(share.to(value.dtype), value, input_precision=PRECISION)
+            most = higher
+        tl.store(read + place, result / total[:, None], mask=inside)
+        tl.store(weight + head, most + tl.log2(total), mask=used)
+
+
+@triton.jit
+def _read_own(
+    queries,
+    new_keys,
+    new_values,
+    keys,
+    values,
+    written,
+    read,
+    weight,
+    output,
+    capacity,
+    scale,
+    GROUPS: tl.constexpr,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    LANES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    sequence, group = tl.program_id(0), tl.program_id(1)
+    row, token, lane = tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, LANES)
+    own = (sequence * GROUPS + group).to(tl.int64)
+    length = tl.load(written)
+    inside = lane < WIDTH
+    new_key = tl.load(new_keys + own * WIDTH + lane, mask=inside, other=0.0)
+    new_value = tl.load(new_values + own * WIDTH + lane, mask=inside, other=0.0)
+    before = own * capacity * WIDTH
+    tl.store(keys + before + length * WIDTH + lane, new_key, mask=inside)
+    tl.store(values + before + length * WIDTH + lane, new_value, mask=inside)
+    head = own * HEADS + row
+    used = row < HEADS
+    place = head[:, None] * WIDTH + lane[None, :]
+    filled = used[:, None] & inside[None, :]
+    query = tl.load(queries + place, mask=filled, other=0.0)
+    # What the prefix gave, then the new token, then what was written before it.
+    most = tl.load(weight + head, mask=used, other=0.0)
+    score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32)[None, :], 1) * scale
+    higher = tl.maximum(most, score)
+    faded, share = tl.exp2(most - higher), tl.exp2(score - higher)
+    total = faded + share
+    result = tl.load(read + place, mask=filled, other=0.0) * faded[:, None]
+    result += share[:, None] * new_value.to(tl.float32)[None, :]
+    most = higher
+    for done in range(0, length, TOKENS):
+        here = done + token < length
+        where = before + (done + token)[:, None] * WIDTH + lane[None, :]
+        valid = here[:, None] & inside[None, :]
+        key = tl.load(keys + where, mask=valid, other=0.0)
+        value = tl.load(values + where, mask=valid, other=0.0)
+        if ROWS == 1:
+            scores = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)[None, :] * scale
+        else:
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+        scores = tl.where(here[None, :], scores, -float("inf"))
+        higher = tl.maximum(most, tl.max(scores, 1))
+        shares = tl.exp2(scores - higher[:, None])
+        faded = tl.exp2(most - higher)
+        total = total * faded + tl.sum(shares, 1)
+        if ROWS == 1:
+            seen = tl.sum(tl.trans(shares) * value.to(tl.float32), 0)[None, :]
+        else:
+            seen = tl.dot(shares.to(value.dtype), value, input_precision=PRECISION)
+        result = result * faded[:, None] + seen
+        most = higher
+    tl.store(output + place, result / total[:, None], mask=filled)
+
+
+def read_prefixes(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tiles: Tensor,
+    count: Tensor,
+    read: Tensor,
+    weight: Tensor,
+    scale: float,
+) -> None:
+    """Attends to prefixes alone.
+
+    Args:
+        queries: [R, G g, 1, D], contiguous.
+        keys, values: of all prefixes, [G, P, D].
+        tiles: int32 [R, 4], of which ``count``, int32 [1], are read; each its prefix's first token and length, its
+            first sequence and how many it has, at most ``tile_rows``.
+        read: float32 [R, G g, D], is written: what attention reads from the prefix alone.
+        weight: float32 [R, G g], is written: log2 of the sum of the exponentiated scores.
+        scale: of scores.
+    """
+    groups, tokens, width = keys.shape
+    heads = queries.shape[1] // groups
+    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads))
+    _read_prefixes[(-(-len(queries) // tile_rows(heads)), groups)](
+        queries,
+        keys,
+        values,
+        tiles,
+        count,
+        read,
+        weight,
+        tokens,
+        scale * _LOG2_E,
+        groups,
+        heads,
+        width,
+        rows,
+        64,
+        max(16, triton.next_power_of_2(width)),
+        "ieee",
+        num_warps=4,
+    )
+
+
+def tile_rows(heads: int) -> int:
+    """Returns the most sequences of a tile, of ``heads`` query heads a key-value head."""
+    return max(1, _LEAST_ROWS // heads)
+
+
+def read_own(
+    queries: Tensor,
+    new_keys: Tensor,
+    new_values: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    written: Tensor,
+    read: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    scale: float,
+    block: int = 32,
+    warps: int = 1,
+    stages: int = 3,
+    dot: bool = False,
+) -> None:
+    """Writes a token in each sequence and attends to the prefix, by what ``read_prefixes`` gave, and to all written.
+
+    Args:
+        queries: [R, G g, 1, D], contiguous.
+        new_keys, new_values: [R, G, 1, D], contiguous.
+        keys, values: what sequences wrote, [R, G, T, D]; the new ones are put at place ``written``, int32 [1].
+        read, weight: of the prefixes.
+        output: [R, 1, G g, D], is written.
+        scale: of scores.
+    """
+    sequences, groups, capacity, width = keys.shape
+    heads = queries.shape[1] // groups
+    rows = 1 if heads == 1 and not dot else max(_LEAST_ROWS, triton.next_power_of_2(heads))
+    _read_own[(sequences, groups)](
+        queries,
+        new_keys,
+        new_values,
+        keys,
+        values,
+        written,
+        read,
+        weight,
+        output,
+        capacity,
+        scale * _LOG2_E,
+        groups,
+        heads,
+        width,
+        rows,
+        block,
+        max(16, triton.next_power_of_2(width)),
+        "ieee",
+        num_warps=warps,
+        num_stages=stages,
+    )

@@ -1,0 +1,195 @@
+"""Decoding on a GPU: one step is compiled and recorded once and replayed for every token of every batch.
+
+Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes, T image tokens, C hidden width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from medsynth_core.config.tree import SynthesisConfig
+from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.synthesis.standing import StandingCache
+from medsynth_core.synthesis.writers import Writer, encode, identity
+
+log = logging.getLogger(__name__)
+
+_ENCODED_AT_ONCE = 64
+"""Prefixes, so that memory doesn't hold the states of all of them."""
+
+
+def can_record() -> bool:
+    """Returns whether Triton is installed."""
+    return find_spec("triton") is not None
+
+
+class StandingWriter(Writer):
+    """On a GPU: all that a step reads stands where it stood in the batch before, so that a recorded step can be
+    replayed.
+
+    Args:
+        sequences: R, of every batch.
+        tokens: that are written at most.
+        like: a filled cache of the model.
+
+    Raises:
+        ValueError: keys and values have several shapes.
+    """
+
+    def __init__(self, model: ImageLanguageModel, sequences: int, tokens: int, like: DynamicCache) -> None:
+        super().__init__(model, [])
+        self._ends_R1 = torch.zeros((sequences, 1), dtype=torch.int64, device=model.device)
+        self._keys_RT = torch.zeros((sequences, model.layout.cells), dtype=torch.int64, device=model.device)
+        heads = model.lm.config.get_text_config().num_attention_heads // like.layers[0].keys.shape[1]
+        self._cache = StandingCache(like, heads, sequences, tokens - 1)
+
+    def load(self, prefixes: Sequence[Prefix]) -> bool:
+        """Begins a batch of R sequences; those that have the same prefix are best beside each other.
+
+        Returns:
+            Whether memory had to move, so that a recorded step is void.
+        """
+        places: dict[Hashable, int] = {}
+        place_of_row = [places.setdefault(identity(prefix), len(places)) for prefix in prefixes]
+        distinct = [prefixes[place_of_row.index(place)] for place in range(len(places))]
+        moved = self._cache.clear(sum(len(prefix.ids) for prefix in distinct))
+        states = []
+        for start in range(0, len(distinct), _ENCODED_AT_ONCE):
+            cache, mask_US, states_UC = encode(self.model, distinct[start : start + _ENCODED_AT_ONCE])
+            self._cache.add(cache, mask_US)
+            states.append(states_UC)
+        self._cache.share(place_of_row)
+        place_R = torch.tensor(place_of_row, device=self.model.device)
+        ends_U1 = torch.tensor([[len(prefix.ids)] for prefix in distinct], device=self.model.device)
+        self._ends_R1.copy_(ends_U1[place_R])
+        self._keys_RT.copy_(self.model.keys(distinct)[place_R])
+        self.first_states_RC = torch.cat(states)[place_R]
+        self.open(1)
+        return moved
+
+    def open(self, token: int) -> None:
+        super().open(token)
+        self._cache.written.fill_(token - 1)
+
+    def go_on(self) -> None:
+        """Opens the next token, by the device alone."""
+        self._token.add_(1)
+        self._cache.written.add_(1)
+
+    @property
+    def token(self) -> Tensor:
+        """The open token, int64 [1] on the device."""
+        return self._token
+
+    def _attention(self) -> dict[str, object]:
+        return {"attention_mask": self._cache.bias, "past_key_values": self._cache, "shared": self._cache}
+
+
+def standing(model: ImageLanguageModel, prefixes: Sequence[Prefix], tokens: int) -> StandingWriter:
+    """Returns a writer after these prefixes.
+
+    Raises:
+        ValueError: keys and values have several shapes.
+    """
+    like, _, _ = encode(model, [model.empty_prefix("frontal")])
+    writer = StandingWriter(model, len(prefixes), tokens, like)
+    writer.load(prefixes)
+    return writer
+
+
+class Recorder:
+    """Decodes batches of up to as many images as the largest so far; smaller ones are filled up by images that nobody
+    sees, since what is recorded has a fixed size.
+
+    Args:
+        model: in evaluation mode, its attention replaced.
+    """
+
+    def __init__(self, model: ImageLanguageModel) -> None:
+        self._model = model
+        self._step: _Step | None = None
+        self._codes = Writer.codes
+        if model.device.type == "cuda":
+            # Every size of a batch is compiled by itself.
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            self._codes = torch.compile(Writer.codes, fullgraph=True, dynamic=False)
+
+    def release(self) -> None:
+        """Gives back the memory that is kept from batch to batch."""
+        self._step = None
+
+    def decode(
+        self,
+        prefixes: Sequence[Prefix],
+        unconditional: Sequence[Prefix],
+        uniforms_BT: Tensor,
+        settings: SynthesisConfig,
+    ) -> Tensor:
+        """As ``Engine.decode``."""
+        images, tokens = uniforms_BT.shape
+        step = self._step
+        if step is None or step.settings != settings or images > step.images:
+            self._step = step = None  # memory holds one
+            self._step = step = _Step(self._model, self._codes, settings, images)
+        return step.decode(prefixes, unconditional, uniforms_BT)
+
+
+class _Step:
+    """What is recorded, for a size of batch."""
+
+    def __init__(
+        self, model: ImageLanguageModel, codes: Callable[..., Tensor], settings: SynthesisConfig, images: int
+    ) -> None:
+        self.settings = settings
+        self.images = images
+        self._codes = codes
+        tokens = model.layout.cells
+        self._writer = standing(
+            model, [model.empty_prefix("frontal")] * (2 if settings.guidance > 1.0 else 1) * images, tokens
+        )
+        self._uniforms_TB = torch.zeros((tokens, images), device=model.device)
+        self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=model.device)
+        self._codes_B = torch.zeros(images, dtype=torch.int64, device=model.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def decode(self, prefixes: Sequence[Prefix], unconditional: Sequence[Prefix], uniforms_BT: Tensor) -> Tensor:
+        images, tokens = uniforms_BT.shape
+        sides = (prefixes, unconditional) if self.settings.guidance > 1.0 else (prefixes,)
+        missing = self.images - images
+        if self._writer.load([prefix for side in sides for prefix in (*side, *[side[-1]] * missing)]):
+            self._graph = None
+        self._uniforms_TB[:tokens, :images] = uniforms_BT.T.to(self._uniforms_TB.device)
+        replay = self._recorded() if self._codes_B.is_cuda else self._advance
+        self._codes_B.copy_(self._writer.first_codes(self._uniforms_TB[0], self.settings))
+        self._codes_TB[0] = self._codes_B
+        self._writer.open(1)
+        for _ in range(1, tokens):
+            replay()
+        return self._codes_TB[:tokens, :images].T.contiguous()
+
+    def _recorded(self) -> Callable[[], None]:
+        if self._graph is None:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(2):
+                    self._advance()
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            # Other threads use the device meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._advance()
+        return self._graph.replay
+
+    def _advance(self) -> None:
+        token = self._writer.token
+        uniform_B = self._uniforms_TB.index_select(0, token)[0]
+        self._codes_B.copy_(self._codes(self._writer, self._codes_B, uniform_B, self.settings))
+        self._codes_TB.index_copy_(0, token, self._codes_B[None])
+        self._writer.go_on()
