@@ -40,7 +40,7 @@ HEAD_TOKENS = 32
 """Tokens that all prompts begin with: markers and the instruction, as a pretrained model is given."""
 CACHES = ("dynamic", "static")
 """Of ``generate``; on a GPU it compiles with the static one."""
-TABLES = ("generate", "growth", "batches")
+TABLES = ("generate", "alone", "growth", "batches")
 OURS = "medsynth"
 SETTINGS = SynthesisConfig(top_p=0.92, guidance=1.0)
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["small", "large"], choices=SIZES)
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bf16"], help="of both sides")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=32, help="of both sides; 0 (alone): as many as memory holds")
     parser.add_argument("--samples", type=int, default=8)
     arguments = parser.parse_args()
     tables = arguments.tables or TABLES
@@ -112,6 +112,9 @@ def main() -> None:
     if "generate" in tables:
         for name in arguments.sizes:
             console.print(against_generate(name, work, machine, arguments.rounds))
+    if "alone" in tables:
+        for name in arguments.sizes:
+            console.print(alone(name, work, machine, arguments.rounds))
     if "growth" in tables:
         console.print(growth_table(machine))
     if "batches" in tables:
@@ -376,6 +379,37 @@ def against_generate(name: str, work: Work, machine: Machine, rounds: int) -> Ta
         f"{work.images * work.tokens / (encode + decode):.0f}",
         f"{1e3 * decode / (work.tokens - 1):.1f}",
         f"{encode:.2f}",
+    )
+    return table
+
+
+def alone(name: str, work: Work, machine: Machine, rounds: int) -> Table:
+    """Returns what the engine does by itself, with as many images as memory holds where ``work`` says none."""
+    size = SIZES[name]
+    model = language_model(size, machine, work.tokens)
+    pack(model)
+    engine = Engine(model, recorded=machine.device.type == "cuda")
+    work = replace(work, images=work.images or engine.images_that_fit(work.prompt, SETTINGS))
+    asked, uniforms = prefixes(work, model.layout), torch.rand(work.images, work.tokens)
+
+    def call(tokens: int) -> None:
+        engine.decode(asked, [], uniforms[:, :tokens], SETTINGS)
+
+    first = seconds(lambda: call(2), machine.device)
+    with peak_memory(machine.device) as peak:
+        once = statistics.median(seconds(lambda: call(1), machine.device) for _ in range(rounds))
+        total = statistics.median(seconds(lambda: call(work.tokens), machine.device) for _ in range(rounds))
+    encode, decode = ceiling(size, work, machine)
+    table = Table(title=f"{name} alone: {work}, {rounds} rounds; two tokens took {first:.1f} s at first")
+    for column in ("images/s", "tokens/s", "ms/token", "prompts, s", "of ceiling", "peak, MiB"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        f"{work.images / total:.2f}",
+        f"{work.images * work.tokens / total:.0f}",
+        f"{1e3 * (total - once) / (work.tokens - 1):.1f}",
+        f"{once:.2f}",
+        f"{(encode + decode) / total:.0%}",
+        f"{peak():.0f}",
     )
     return table
 

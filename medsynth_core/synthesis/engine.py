@@ -16,6 +16,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -24,8 +26,10 @@ from torch import Tensor
 from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.synthesis.attention import IMPLEMENTATION, Buffers, can_attend
-from medsynth_core.synthesis.recorder import Recorder, can_record, standing
 from medsynth_core.synthesis.writers import CopyingWriter, SharingWriter, Writer, encode
+
+if TYPE_CHECKING:
+    from medsynth_core.synthesis.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Engine:
     def __init__(self, model: ImageLanguageModel, recorded: bool = False) -> None:
         self.model = model
         self._buffers = Buffers()
-        self._recorder = Recorder(model) if recorded and can_record() and _agrees(model, standing) else None
+        self._recorder = _recorder(model) if recorded else None
         self.shares_prefixes = self._recorder is not None or _agrees(model, self._sharing)
         if not self.shares_prefixes:
             log.info("%s: its attention can't be replaced, so prefixes are copied", type(model.lm).__name__)
@@ -117,13 +121,23 @@ class Engine:
 
     def _writer(self, prefixes: Sequence[Prefix], tokens: int) -> Writer:
         if self._recorder is not None:
-            return standing(self.model, prefixes, tokens)
+            return self._recorder.writer(prefixes, tokens)
         if self.shares_prefixes:
-            return self._sharing(self.model, prefixes, tokens)
+            return self._sharing(prefixes, tokens)
         return CopyingWriter(self.model, prefixes, tokens)
 
-    def _sharing(self, model: ImageLanguageModel, prefixes: Sequence[Prefix], tokens: int) -> Writer:
-        return SharingWriter(model, prefixes, tokens, self._buffers)
+    def _sharing(self, prefixes: Sequence[Prefix], tokens: int) -> Writer:
+        return SharingWriter(self.model, prefixes, tokens, self._buffers)
+
+
+def _recorder(model: ImageLanguageModel) -> Recorder | None:
+    """Returns a recorder where Triton is installed and the model's attention can be replaced by it."""
+    if find_spec("triton") is None:
+        return None
+    from medsynth_core.synthesis.recorder import Recorder
+
+    recorder = Recorder(model)
+    return recorder if _agrees(model, recorder.writer) else None
 
 
 @torch.inference_mode()
@@ -136,7 +150,7 @@ def _bytes_a_token(model: ImageLanguageModel) -> float:
 
 
 @torch.inference_mode()
-def _agrees(model: ImageLanguageModel, write: Callable[[ImageLanguageModel, Sequence[Prefix], int], Writer]) -> bool:
+def _agrees(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int], Writer]) -> bool:
     """Returns whether the model's attention could be replaced, by the states of a few tokens either way."""
     lm = model.lm
     longest = model.config.max_text_tokens + model.config.keypatches + model.layout.cells + 64
@@ -148,7 +162,7 @@ def _agrees(model: ImageLanguageModel, write: Callable[[ImageLanguageModel, Sequ
     before = lm.config._attn_implementation
     lm.set_attn_implementation(IMPLEMENTATION)
     try:
-        got = write(model, prefixes, _PROBED_TOKENS).follow(codes)
+        got = write(prefixes, _PROBED_TOKENS).follow(codes)
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         log.debug("%s: %s", type(lm).__name__, error)
         got = torch.full_like(want, torch.inf)

@@ -16,8 +16,8 @@ _LEAST_ROWS = 16
 _LOG2_E = 1.4426950408889634
 
 
-@triton.jit
-def _read_prefixes(
+@triton.jit  # type: ignore[untyped-decorator]
+def _read_prefixes(  # type: ignore[no-untyped-def]
     queries,
     keys,
     values,
@@ -68,8 +68,8 @@ def _read_prefixes(
         tl.store(weight + head, most + tl.log2(total), mask=used)
 
 
-@triton.jit
-def _read_own(
+@triton.jit  # type: ignore[untyped-decorator]
+def _read_own(  # type: ignore[no-untyped-def]
     queries,
     new_keys,
     new_values,
@@ -119,19 +119,13 @@ def _read_own(
         valid = here[:, None] & inside[None, :]
         key = tl.load(keys + where, mask=valid, other=0.0)
         value = tl.load(values + where, mask=valid, other=0.0)
-        if ROWS == 1:
-            scores = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)[None, :] * scale
-        else:
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
         scores = tl.where(here[None, :], scores, -float("inf"))
         higher = tl.maximum(most, tl.max(scores, 1))
         shares = tl.exp2(scores - higher[:, None])
         faded = tl.exp2(most - higher)
         total = total * faded + tl.sum(shares, 1)
-        if ROWS == 1:
-            seen = tl.sum(tl.trans(shares) * value.to(tl.float32), 0)[None, :]
-        else:
-            seen = tl.dot(shares.to(value.dtype), value, input_precision=PRECISION)
+        seen = tl.dot(shares.to(value.dtype), value, input_precision=PRECISION)
         result = result * faded[:, None] + seen
         most = higher
     tl.store(output + place, result / total[:, None], mask=filled)
@@ -175,10 +169,11 @@ def read_prefixes(
         heads,
         width,
         rows,
-        64,
+        32,
         max(16, triton.next_power_of_2(width)),
         "ieee",
-        num_warps=4,
+        num_warps=1,
+        num_stages=2,
     )
 
 
@@ -198,10 +193,6 @@ def read_own(
     weight: Tensor,
     output: Tensor,
     scale: float,
-    block: int = 32,
-    warps: int = 1,
-    stages: int = 3,
-    dot: bool = False,
 ) -> None:
     """Writes a token in each sequence and attends to the prefix, by what ``read_prefixes`` gave, and to all written.
 
@@ -215,7 +206,7 @@ def read_own(
     """
     sequences, groups, capacity, width = keys.shape
     heads = queries.shape[1] // groups
-    rows = 1 if heads == 1 and not dot else max(_LEAST_ROWS, triton.next_power_of_2(heads))
+    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads))
     _read_own[(sequences, groups)](
         queries,
         new_keys,
@@ -232,9 +223,9 @@ def read_own(
         heads,
         width,
         rows,
-        block,
+        16,
         max(16, triton.next_power_of_2(width)),
         "ieee",
-        num_warps=warps,
-        num_stages=stages,
+        num_warps=1,
+        num_stages=3,
     )

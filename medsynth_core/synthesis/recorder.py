@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
@@ -24,11 +22,6 @@ _ENCODED_AT_ONCE = 64
 """Prefixes, so that memory doesn't hold the states of all of them."""
 
 
-def can_record() -> bool:
-    """Returns whether Triton is installed."""
-    return find_spec("triton") is not None
-
-
 class StandingWriter(Writer):
     """On a GPU: all that a step reads stands where it stood in the batch before, so that a recorded step can be
     replayed.
@@ -36,14 +29,14 @@ class StandingWriter(Writer):
     Args:
         sequences: R, of every batch.
         tokens: that are written at most.
-        like: a filled cache of the model.
 
     Raises:
         ValueError: keys and values have several shapes.
     """
 
-    def __init__(self, model: ImageLanguageModel, sequences: int, tokens: int, like: DynamicCache) -> None:
+    def __init__(self, model: ImageLanguageModel, sequences: int, tokens: int) -> None:
         super().__init__(model, [])
+        like, _, _ = encode(model, [model.empty_prefix("frontal")])
         self._ends_R1 = torch.zeros((sequences, 1), dtype=torch.int64, device=model.device)
         self._keys_RT = torch.zeros((sequences, model.layout.cells), dtype=torch.int64, device=model.device)
         heads = model.lm.config.get_text_config().num_attention_heads // like.layers[0].keys.shape[1]
@@ -91,21 +84,9 @@ class StandingWriter(Writer):
         return {"attention_mask": self._cache.bias, "past_key_values": self._cache, "shared": self._cache}
 
 
-def standing(model: ImageLanguageModel, prefixes: Sequence[Prefix], tokens: int) -> StandingWriter:
-    """Returns a writer after these prefixes.
-
-    Raises:
-        ValueError: keys and values have several shapes.
-    """
-    like, _, _ = encode(model, [model.empty_prefix("frontal")])
-    writer = StandingWriter(model, len(prefixes), tokens, like)
-    writer.load(prefixes)
-    return writer
-
-
 class Recorder:
-    """Decodes batches of up to as many images as the largest so far; smaller ones are filled up by images that nobody
-    sees, since what is recorded has a fixed size.
+    """Decodes batches on a GPU; those smaller than the largest so far are filled up by images that nobody sees, since
+    what is recorded has a fixed size. Elsewhere it takes the same steps without recording them.
 
     Args:
         model: in evaluation mode, its attention replaced.
@@ -124,6 +105,16 @@ class Recorder:
         """Gives back the memory that is kept from batch to batch."""
         self._step = None
 
+    def writer(self, prefixes: Sequence[Prefix], tokens: int) -> StandingWriter:
+        """Returns a writer of its own after these prefixes.
+
+        Raises:
+            ValueError: keys and values have several shapes.
+        """
+        writer = StandingWriter(self._model, len(prefixes), tokens)
+        writer.load(prefixes)
+        return writer
+
     def decode(
         self,
         prefixes: Sequence[Prefix],
@@ -132,16 +123,16 @@ class Recorder:
         settings: SynthesisConfig,
     ) -> Tensor:
         """As ``Engine.decode``."""
-        images, tokens = uniforms_BT.shape
-        step = self._step
+        step, images = self._step, len(prefixes)
         if step is None or step.settings != settings or images > step.images:
+            log.info("compiling and recording a step of %d images", images)
             self._step = step = None  # memory holds one
             self._step = step = _Step(self._model, self._codes, settings, images)
         return step.decode(prefixes, unconditional, uniforms_BT)
 
 
 class _Step:
-    """What is recorded, for a size of batch."""
+    """What is recorded for a size of batch, and what it reads and writes."""
 
     def __init__(
         self, model: ImageLanguageModel, codes: Callable[..., Tensor], settings: SynthesisConfig, images: int
@@ -149,16 +140,15 @@ class _Step:
         self.settings = settings
         self.images = images
         self._codes = codes
-        tokens = model.layout.cells
-        self._writer = standing(
-            model, [model.empty_prefix("frontal")] * (2 if settings.guidance > 1.0 else 1) * images, tokens
-        )
-        self._uniforms_TB = torch.zeros((tokens, images), device=model.device)
-        self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=model.device)
-        self._codes_B = torch.zeros(images, dtype=torch.int64, device=model.device)
+        tokens, device = model.layout.cells, model.device
+        self._writer = StandingWriter(model, 2 * images if settings.guidance > 1.0 else images, tokens)
+        self._uniforms_TB = torch.zeros((tokens, images), device=device)
+        self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=device)
+        self._codes_B = torch.zeros(images, dtype=torch.int64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def decode(self, prefixes: Sequence[Prefix], unconditional: Sequence[Prefix], uniforms_BT: Tensor) -> Tensor:
+        """As ``Engine.decode``."""
         images, tokens = uniforms_BT.shape
         sides = (prefixes, unconditional) if self.settings.guidance > 1.0 else (prefixes,)
         missing = self.images - images

@@ -1,6 +1,7 @@
 """Writers: sequences after their prefixes, in which one token at a time is written.
 
-Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes of S tokens (left-padded), T image tokens, C hidden width.
+Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes of S tokens (left-padded), T image tokens,
+C hidden width.
 """
 
 from __future__ import annotations
