@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.errors import InputError
 from medsynth_core.models.judge import Judge
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.quality.filters import Images
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -28,7 +28,7 @@ def see(judge: Judge, images_u8: Images) -> tuple[npt.NDArray[np.float32], npt.N
     """Returns the judge's calibrated logits, float32 [N, L], and the features, float32 [N, F], of images uint8
     [N, H, W]."""
     device = next(judge.parameters()).device
-    logits, grid = judge.see(torch.from_numpy(to_pixels(images_u8))[:, None].to(device))
+    logits, grid = judge.see(to_inputs(images_u8, device))
     return logits.cpu().numpy(), grid.mean((2, 3)).float().cpu().numpy()
 
 

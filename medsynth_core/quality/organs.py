@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.records import ORGANS
 from medsynth_core.errors import InputError
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.segmenter import OrganSegmenter
 from medsynth_core.quality.filters import Images, Judgement, Prompt
 
@@ -42,7 +42,7 @@ _CONNECTED = np.array([[[0] * 3] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0] * 
 def organ_cells(segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
     """Returns the organ in each cell, numbers of ``records.ORGANS``, int64 [N, G, G]."""
     device = next(segmenter.parameters()).device
-    logits = segmenter(torch.from_numpy(to_pixels(images_u8))[:, None].to(device))
+    logits = segmenter(to_inputs(images_u8, device))
     cells: npt.NDArray[np.int64] = logits.argmax(1).cpu().numpy()
     return cells
 

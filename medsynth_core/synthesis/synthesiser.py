@@ -16,12 +16,12 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from medsynth_core.config import Config, Paths
-from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.pixels import to_images, to_inputs
 from medsynth_core.models.segmenter import OrganSegmenter
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
@@ -56,7 +56,11 @@ class Batch:
 
 
 class Synthesiser:
-    """Loaded models on one device. Any number of threads may ask; one at a time decodes."""
+    """Loaded models on one device. Any number of threads may ask; one at a time decodes.
+
+    Attributes:
+        map: as the builtin; beside a GPU by several threads.
+    """
 
     def __init__(
         self,
@@ -76,8 +80,11 @@ class Synthesiser:
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
         # record the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        # What follows decoding doesn't wait behind the next batch's tokens.
-        self._beside = torch.cuda.Stream() if llm.device.type == "cuda" else None
+        # What follows decoding doesn't wait behind the next batch's tokens, and beside a GPU the cores are free for it.
+        cuda = llm.device.type == "cuda"
+        self._beside = torch.cuda.Stream() if cuda else None
+        judges = ThreadPoolExecutor(max(1, torch.get_num_threads() // 2), thread_name_prefix="judge") if cuda else None
+        self.map = judges.map if judges is not None else map
         self._most_images: int | None = config.synthesis.batch_size
 
     @classmethod
@@ -145,7 +152,9 @@ class Synthesiser:
                         self.config.synthesis,
                     )
                     if codes_BT.is_cuda:
-                        torch.cuda.current_stream().synchronize()
+                        done = torch.cuda.Event(blocking=True)  # waits without a core of its own
+                        done.record()
+                        done.synchronize()
                     del waiting[: len(places)]
                     return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
                 except RuntimeError as error:
@@ -176,8 +185,8 @@ class Synthesiser:
     def render(self, batch: Batch) -> Images:
         """Returns the images of a batch, uint8 [B, H, W]."""
         with torch.cuda.stream(self._beside):
-            parts = [self.vqgan.decode_codes(part)[:, 0] for part in batch.codes_Bhw.split(self._at_once)]
-            return np.concatenate([to_u8(part.float().cpu().numpy()) for part in parts])
+            parts = batch.codes_Bhw.split(self._at_once)
+            return np.concatenate([to_images(self.vqgan.decode_codes(part)) for part in parts])
 
     def agreement(self, images_u8: Images, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns prompt-image agreement, float32 [N] in [-1, 1]."""
@@ -186,7 +195,7 @@ class Synthesiser:
         for start in range(0, len(texts), many):
             part = slice(start, start + many)
             with torch.cuda.stream(self._beside):
-                pixels = torch.from_numpy(to_pixels(images_u8[part]))[:, None].to(self.alignment.device)
+                pixels = to_inputs(images_u8[part], self.alignment.device)
                 scores.append(self.alignment.agreement(pixels, texts[part]).cpu().numpy())
         return np.concatenate(scores)
 

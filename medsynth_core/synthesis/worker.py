@@ -23,7 +23,7 @@ from medsynth_core.models.codebook import Keypatch
 from medsynth_core.quality.alike import CopyBounds, Marks, reject_copies
 from medsynth_core.quality.duplicate import signatures
 from medsynth_core.quality.embedding import Embedding
-from medsynth_core.quality.filters import Filter, Verdict, judge_images
+from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
 from medsynth_core.storage.manifest import parquet_bytes, table_of
@@ -43,6 +43,9 @@ _XMP = (
     '<?xpacket end="r"?>'
 )
 """IPTC's mark of what a trained model made; 427 bytes of a PNG, of which one of 256 x 256 pixels has some 35,000."""
+
+_JUDGED_AT_ONCE = 64
+"""Images, so few that what filters compute of 256 x 256 pixels stays in a cache."""
 
 _encoders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="png")
 
@@ -131,15 +134,25 @@ class ShardWorker:
         for batch in self.synthesiser.batches(image_ids, prompts, keypatches):
             pixels = self.synthesiser.render(batch)
             pngs = _encoders.map(encode_png, pixels)
-            verdicts = judge_images(self.filters, pixels, [prompts[place] for place in batch.places])
-            unseen = [row for row, verdict in enumerate(verdicts) if verdict.accepted and verdict.features is None]
-            if unseen:
-                for row, features in zip(unseen, self.synthesiser.look(self.embedding, pixels[unseen])[1], strict=True):
-                    verdicts[row].features = features
+            verdicts = self._verdicts(pixels, [prompts[place] for place in batch.places])
             for place, mark, png, verdict in zip(batch.places, signatures(pixels), pngs, verdicts, strict=True):
                 features = verdict.features if verdict.accepted else None
                 done[place] = _Image(png, pixels.shape[2], pixels.shape[1], mark, features, verdict)
         return [done[place] for place in range(len(prompts))]
+
+    def _verdicts(self, pixels: Images, prompts: Sequence[PromptRow]) -> list[Verdict]:
+        """Returns a verdict an image, with the features of all that are accepted."""
+        parts = [slice(start, start + _JUDGED_AT_ONCE) for start in range(0, len(pixels), _JUDGED_AT_ONCE)]
+        found = self.synthesiser.map(self._judge, [pixels[part] for part in parts], [prompts[part] for part in parts])
+        return [verdict for part in found for verdict in part]
+
+    def _judge(self, pixels: Images, prompts: Sequence[PromptRow]) -> list[Verdict]:
+        verdicts = judge_images(self.filters, pixels, prompts)
+        unseen = [row for row, verdict in enumerate(verdicts) if verdict.accepted and verdict.features is None]
+        if unseen:
+            for row, features in zip(unseen, self.synthesiser.look(self.embedding, pixels[unseen])[1], strict=True):
+                verdicts[row].features = features
+        return verdicts
 
     def _keypatches(self, requests: Sequence[ImageRequest]) -> list[list[Keypatch]]:
         distinct = sorted({request.prompt_index for request in requests})

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import AlignmentConfig
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook, lift
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
@@ -131,7 +131,7 @@ def held_out_agreement(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs) -> lis
     on. A real image agrees better than anything that passed through the tokeniser."""
     scores: list[float] = []
     for images in rendered(vqgan, image_codes(pairs, vqgan)):
-        pixels = torch.from_numpy(to_pixels(images))[:, None].to(model.device)
+        pixels = to_inputs(images, model.device)
         scores += model.agreement(pixels, pairs.queries[len(scores) : len(scores) + len(images)]).tolist()
     return scores
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.models.judge import Judge
+from medsynth_core.models.pixels import to_images, to_inputs
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.alike import nearest_features
 from medsynth_core.quality.anatomy import Anatomy
@@ -107,7 +107,7 @@ def as_rendered(vqgan: VQGAN, images_u8: Images) -> Images:
     device = vqgan.codebook_KD.device
     parts = [images_u8[:0]]
     for start in range(0, len(images_u8), _BATCH):
-        pixels = torch.from_numpy(to_pixels(images_u8[start : start + _BATCH]))[:, None].to(device)
+        pixels = to_inputs(images_u8[start : start + _BATCH], device)
         parts += rendered(vqgan, vqgan.encode_to_codes(pixels).flatten(1))
     return np.concatenate(parts)
 
@@ -117,4 +117,4 @@ def rendered(vqgan: VQGAN, codes_NT: torch.Tensor) -> Iterator[Images]:
     side = round(codes_NT.shape[1] ** 0.5)
     device = vqgan.codebook_KD.device
     for codes in codes_NT.split(_BATCH):
-        yield to_u8(vqgan.decode_codes(codes.view(-1, side, side).to(device))[:, 0].cpu().numpy())
+        yield to_images(vqgan.decode_codes(codes.view(-1, side, side).to(device)))

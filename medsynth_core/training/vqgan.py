@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import VQGANConfig
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.vqgan import VQGAN, PatchDiscriminator
 from medsynth_core.progress import Progress
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
@@ -82,7 +82,7 @@ def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 6
     squared, pixels_seen = 0.0, 0
     counts = torch.zeros(model.config.codes, dtype=torch.float64)
     for start in range(0, len(rows), batch_size):
-        real = torch.from_numpy(to_pixels(corpus.images(rows[start : start + batch_size])))[:, None].to(device)
+        real = to_inputs(corpus.images(rows[start : start + batch_size]), device)
         codes = model.encode_to_codes(real)
         squared += float((model.decode_codes(codes) - real).square().sum())
         pixels_seen += real.numel()
@@ -195,8 +195,7 @@ class _Terms:
         return total, losses
 
     def _pixels(self, rows: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(to_pixels(self.corpus.images(rows)))[:, None]
-        return pixels.to(self.model.codebook_KD.device)
+        return to_inputs(self.corpus.images(rows), self.model.codebook_KD.device)
 
 
 def _adaptive_weight(fidelity: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
