@@ -85,12 +85,12 @@ def made_images(run: str, shard: int, n: int, side: int) -> Iterator[Image]:
 
 @dataclass(frozen=True)
 class Packed:
-    """A shard's objects, before they are uploaded; no tar without an accepted image."""
+    """A shard's objects, before they are uploaded; no tar without an accepted image, no list without a rejected one."""
 
     name: str
     tar: bytes | None
     manifest: bytes
-    rejected: bytes
+    rejected: bytes | None
     counts: Counts
 
 
@@ -109,7 +109,7 @@ def pack_shard(run: str, shard: int, images: Sequence[Image], n_rejected: int = 
     parts = [[row for row in rows if row["verdict"] == verdict] for verdict in ("accepted", "rejected")]
     manifest, rejected = (parquet_bytes(table_of(part)) for part in parts)
     counts = Counts(requested=len(images), accepted=len(places), rejected={"dull": n_rejected} if n_rejected else {})
-    return Packed(name, tar if places else None, manifest, rejected, counts)
+    return Packed(name, tar if places else None, manifest, rejected if n_rejected else None, counts)
 
 
 def upload_packed(store: ObjectStore, run: str, shard: int, n_shards: int, packed: Packed) -> CompletionRecord:
@@ -120,7 +120,9 @@ def upload_packed(store: ObjectStore, run: str, shard: int, n_shards: int, packe
         n_shards=n_shards,
         tar=None if packed.tar is None else put_content(store, f"shards/{packed.name}.tar", packed.tar),
         manifest=put_content(store, f"manifest/{packed.name}.parquet", packed.manifest),
-        rejected=put_content(store, f"rejected/{packed.name}.parquet", packed.rejected),
+        rejected=None
+        if packed.rejected is None
+        else put_content(store, f"rejected/{packed.name}.parquet", packed.rejected),
         counts=packed.counts,
     )
     return write_record(store, record)

@@ -89,14 +89,15 @@ def _repack(record: CompletionRecord, dropped: Mapping[str, Copy], store: Object
         for row in rows
         if row["image_id"] in dropped
     ]
-    before = read_parquet(get_content(store, record.rejected)).to_pylist()
+    before = read_parquet(get_content(store, record.rejected)).to_pylist() if record.rejected is not None else []
     rejected = sorted(before + lost, key=lambda row: row["image_id"])
+    path = record.manifest.relpath
     reasons = Counter(record.counts.rejected) + Counter(copy.reason for copy in dropped.values())
     return record.model_copy(
         update={
             "tar": put_content(store, record.tar.relpath, tar_bytes) if kept else None,
-            "manifest": put_content(store, record.manifest.relpath, _part(kept)),
-            "rejected": put_content(store, record.rejected.relpath, _part(rejected)),
+            "manifest": put_content(store, path, _part(kept)),
+            "rejected": put_content(store, path.replace("manifest/", "rejected/", 1), _part(rejected)),
             "counts": Counts(
                 requested=record.counts.requested,
                 accepted=len(kept),

@@ -65,6 +65,7 @@ _DATA_TYPES = {
     pa.float32(): "cr:Float32",
     pa.binary(): "sc:Text",  # Croissant has no type for bytes; Hugging Face's croissants name them so too
 }
+_REJECTED = "Images that a filter rejected; their pixels aren't kept."
 _FORMATS = {
     "json": "application/json",
     "md": "text/markdown",
@@ -80,6 +81,7 @@ def write_croissant(about: About, files: Sequence[ObjectRef]) -> dict[str, Any]:
         files: all files of the release but croissant.json itself.
     """
     release = about["release"]
+    rejects = any(ref.relpath.startswith("rejected/") for ref in files)
     team = {"@type": "sc:Organization", "name": release["publisher"]}
     named = {"creator": team, "publisher": team} if release["publisher"] else {}
     placed = {"url": release["url"]} if release["url"] else {}
@@ -101,14 +103,14 @@ def write_croissant(about: About, files: Sequence[ObjectRef]) -> dict[str, Any]:
         "distribution": [
             _file_set("shards", "shards/*.tar", "webdataset shards of PNG images and JSON labels"),
             _file_set("manifest", "manifest/*.parquet", "a row an accepted image"),
-            _file_set("rejected", "rejected/*.parquet", "a row a rejected image, with reasons"),
+            *([_file_set("rejected", "rejected/*.parquet", "a row a rejected image, with reasons")] if rejects else []),
             *(_file(ref) for ref in files),
         ],
         "recordSet": [
             _record_set(
                 "images", "manifest", "Accepted images: where each lies in the shards, prompt, labels, scores."
             ),
-            _record_set("rejected-images", "rejected", "Images that a filter rejected; their pixels aren't kept."),
+            *([_record_set("rejected-images", "rejected", _REJECTED)] if rejects else []),
         ],
     }
 

@@ -28,7 +28,7 @@ from medsynth_core.progress import Progress
 from medsynth_core.release.describe import describe
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
 from medsynth_core.storage.completion import CompletionRecord, Counts
-from medsynth_core.storage.content import ObjectRef, content_key, get_content, put_content
+from medsynth_core.storage.content import CONTENT, ObjectRef, content_key, get_content, put_content
 from medsynth_core.storage.manifest import SCHEMA_VERSION, read_parquet
 from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
@@ -77,7 +77,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
     kept = parent.kept if parent is not None else ()
     tars = [record.tar for record in judged.shards if record.tar is not None]
-    parts = [part for record in judged.shards for part in (record.manifest, record.rejected)]
+    parts = [part for record in judged.shards for part in (record.manifest, record.rejected) if part is not None]
     _check_paths([*kept, *tars, *parts])
     labels = _count_labels(judged, store)
     files = [*_check_objects([*kept, *tars], store, progress), *parts]
@@ -160,15 +160,13 @@ def _check_objects(
     expected: Sequence[ObjectRef | KeptObject], store: ObjectStore, progress: Progress
 ) -> list[ObjectRef]:
     """Returns the objects with their sizes, having asked the store for each."""
-    files = []
-    distinct = list(dict.fromkeys(ref.md5 for ref in expected))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        sizes: dict[str, int | None] = {}
-        for md5, found in zip(distinct, pool.map(lambda md5: store.size(content_key(md5)), distinct), strict=True):
-            sizes[md5] = found
-            progress(len(sizes), len(distinct), "checking objects")
+    files, sizes = [], dict[str, int | None]()
+    distinct = {content_key(ref.md5) for ref in expected}
+    for key, found in store.sizes(CONTENT, sorted(distinct)):
+        sizes[key] = found
+        progress(len(sizes), len(distinct), "checking objects")
     for ref in expected:
-        size = sizes[ref.md5]
+        size = sizes[content_key(ref.md5)]
         if size is None or (isinstance(ref, ObjectRef) and size != ref.size):
             raise _missing(ref, store)
         files.append(ObjectRef(relpath=ref.relpath, md5=ref.md5, size=size))
@@ -191,19 +189,14 @@ def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, 
     record's counts."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in _DISTRIBUTIONS}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        rejected = {record.rejected.md5: record.rejected for record in judged.shards}
-        n_rejected = dict(zip(rejected, pool.map(lambda ref: _n_rows(ref, store), rejected.values()), strict=True))
-        for record in judged.shards:
-            _check_rows(record.rejected, n_rejected[record.rejected.md5], sum(record.counts.rejected.values()))
-        parts = pool.map(lambda record: _label_counts(record, store), judged.shards)
-        for part in parts:
-            for name, count in part.items():
+        listed = [(record.rejected, record.counts) for record in judged.shards if record.rejected is not None]
+        n_rows = pool.map(lambda each: len(_read_part(each[0], store, ["image_id"])), listed)
+        for (part, counted), found in zip(listed, n_rows, strict=True):
+            _check_rows(part, found, sum(counted.rejected.values()))
+        for of_part in pool.map(lambda record: _label_counts(record, store), judged.shards):
+            for name, count in of_part.items():
                 counts[name].update(count)
     return {name: _commonest_first(count) for name, count in counts.items()}
-
-
-def _n_rows(part: ObjectRef, store: ObjectStore) -> int:
-    return len(_read_part(part, store, ["image_id"]))
 
 
 def _read_part(part: ObjectRef, store: ObjectStore, columns: Sequence[str]) -> pa.Table:
@@ -225,7 +218,7 @@ def _label_counts(record: CompletionRecord, store: ObjectStore) -> dict[str, dic
     a_row = pa.table({"row": pc.list_parent_indices(lists), "pathology": pathology})
     normal = len(rows) - pc.sum(pc.greater(pc.list_value_length(lists), 0), min_count=0).as_py()
     return {
-        "pathologies": _counted(a_row.group_by(["row", "pathology"]).aggregate([])["pathology"])
+        "pathologies": _counted(a_row.group_by(["row", "pathology"], use_threads=False).aggregate([])["pathology"])
         | ({"no finding": normal} if normal else {}),
         "sides": _counted(side),
         "severities": _counted(pc.fill_null(severity, "none")),

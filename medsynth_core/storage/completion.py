@@ -44,7 +44,8 @@ class CompletionRecord(BaseModel):
     Attributes:
         run_id: the run whose plan the shard is of.
         tar: None when no image was accepted.
-        manifest, rejected: Parquet parts of accepted and of rejected images.
+        manifest: Parquet part of accepted images.
+        rejected: Parquet part of rejected images; None where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,8 +55,14 @@ class CompletionRecord(BaseModel):
     n_shards: int
     tar: ObjectRef | None
     manifest: ObjectRef
-    rejected: ObjectRef
+    rejected: ObjectRef | None
     counts: Counts
+
+    @model_validator(mode="after")
+    def _lists_what_it_counts(self) -> CompletionRecord:
+        if self.rejected is None and any(self.counts.rejected.values()):
+            raise ValueError("rejected images are counted and not listed")
+        return self
 
 
 def record_key(run_id: str, shard: int) -> str:

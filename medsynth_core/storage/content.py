@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from medsynth_core.errors import CorruptObjectError
 from medsynth_core.storage.store import ObjectStore
 
+CONTENT = "files/md5/"
+"""Where a DVC remote keeps objects."""
 _ASKED_FOR_FIRST = 8 * 2**20
 """Objects of so many bytes are looked for before they are sent; for smaller ones the question costs what it saves."""
 
@@ -24,12 +26,12 @@ class ObjectRef(BaseModel):
 
 def content_key(md5: str) -> str:
     """Returns where DVC keeps an object: ``files/md5/xx/rest``; works for ``....dir`` too."""
-    return f"files/md5/{md5[:2]}/{md5[2:]}"
+    return f"{CONTENT}{md5[:2]}/{md5[2:]}"
 
 
 def md5_of_key(key: str) -> str:
     """Returns the MD5 that ``content_key`` made a key of; keeps a ``.dir``."""
-    return key.removeprefix("files/md5/").replace("/", "")
+    return key.removeprefix(CONTENT).replace("/", "")
 
 
 def check_content(data: bytes, md5: str, where: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,6 +42,9 @@ class LocalStore:
             return None
         except OSError as error:
             raise self._refusal(key, error) from error
+
+    def sizes(self, folder: str, keys: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+        return ((key, self.size(key)) for key in keys)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         path = self._path(key)

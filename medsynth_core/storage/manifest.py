@@ -113,7 +113,7 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         pyarrow.ArrowException: the bytes are no Parquet.
     """
-    file = pq.ParquetFile(io.BytesIO(data))
+    file = pq.ParquetFile(pa.BufferReader(data))
     if columns is None:
         return file.read()
     table = file.read([name for name in columns if name in file.schema_arrow.names])

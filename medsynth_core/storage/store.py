@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,6 +47,14 @@ class ObjectStore(Protocol):
 
     def size(self, key: str) -> int | None:
         """Returns an object's size in bytes, or None when there is none."""
+        ...
+
+    def sizes(self, folder: str, keys: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+        """Yields each of many distinct keys with its object's size, or None, in any order.
+
+        Args:
+            folder: with its slash; all keys begin with it.
+        """
         ...
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:

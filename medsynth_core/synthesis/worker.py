@@ -120,7 +120,9 @@ class ShardWorker:
             n_shards=plan.n_shards,
             tar=put_content(self.store, tar_name, tar) if accepted else None,
             manifest=put_content(self.store, f"manifest/{name}.parquet", parquet_bytes(table_of(accepted))),
-            rejected=put_content(self.store, f"rejected/{name}.parquet", parquet_bytes(table_of(rejected))),
+            rejected=put_content(self.store, f"rejected/{name}.parquet", parquet_bytes(table_of(rejected)))
+            if rejected
+            else None,
             counts=Counts(requested=len(requests), accepted=len(accepted), rejected=dict(sorted(reasons.items()))),
         )
         log.info("shard %d of %d: %d of %d accepted", shard, plan.n_shards, len(accepted), len(requests))

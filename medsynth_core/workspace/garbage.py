@@ -10,13 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from medsynth_core.errors import StateError
-from medsynth_core.storage.content import content_key, md5_of_key
+from medsynth_core.storage.content import CONTENT, content_key, md5_of_key
 from medsynth_core.storage.index import list_tags, read_entry
 from medsynth_core.storage.store import ObjectStore, StoredObject
 from medsynth_core.workspace.repository import git
 
 _MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
-_OBJECTS = "files/md5/"
 _DVC_FILES = ("*.dvc", "*dvc.lock")
 
 
@@ -62,7 +61,7 @@ def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bo
         (records if mine or not runs else old_runs).append(stored)
     needed = _closed({*_in_repository(root), *_of_releases(store), *_of_records(records, store)}, store)
     limit = datetime.now(UTC) - older_than
-    spare = [each for each in store.list(_OBJECTS) if md5_of_key(each.key) not in needed]
+    spare = [each for each in store.list(CONTENT) if md5_of_key(each.key) not in needed]
     uploads = list(store.unfinished())
     found = [[each for each in every if each.modified < limit] for every in (spare, uploads, old_runs)]
     objects, broken, gone = found

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -140,6 +141,29 @@ def test_mlcroissant_reads_the_release(dataset: Path, about: dict[str, Any]) -> 
         assert stored
         for record, row in zip(croissant.records(record_set), stored, strict=True):
             assert plain(record, f"{record_set}/") == row
+
+
+def test_a_release_without_rejected_images_names_none(about: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "d")
+    shutil.rmtree(tmp_path / "d" / "rejected")
+    kept = [ref for ref in objects(tmp_path / "d") if ref.relpath != "croissant.json"]
+    (tmp_path / "d" / "croissant.json").write_bytes(describe(about, kept)["croissant.json"])
+    croissant = mlcroissant.Dataset(tmp_path / "d" / "croissant.json")
+    assert [each.name for each in croissant.metadata.record_sets] == ["images"]
+    assert len(list(croissant.records("images"))) == about["counts"]["accepted"]
+
+
+def objects(folder: Path) -> list[ObjectRef]:
+    """Returns all files of a folder as a release lists them."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        ObjectRef(
+            relpath=path.relative_to(folder).as_posix(),
+            md5=hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
+            size=path.stat().st_size,
+        )
+        for path in files
+    ]
 
 
 def plain(record: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -73,6 +73,17 @@ def test_objects_are_written_read_listed_and_deleted(store: ObjectStore) -> None
         store.get("a/one.bin")
 
 
+@pytest.mark.parametrize("listed_a_key", [0, 1, 50])
+def test_sizes_of_many_are_told_at_once(store: ObjectStore, listed_a_key: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some by a listing, of the rest one by one."""
+    monkeypatch.setattr(s3, "_LISTED_A_KEY", listed_a_key)
+    for number in range(9):
+        store.put(f"sized/{number}/x", b"." * number)
+    wanted = ["sized/8/x", "sized/1/x", "sized/5/none", "sized/9/none"]
+    assert dict(store.sizes("sized/", wanted)) == dict(zip(wanted, [8, 1, None, None], strict=True))
+    assert dict(store.sizes("sized/", [])) == {}
+
+
 def test_of_many_racing_writers_one_wins(store: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda i: store.put("race", str(i).encode(), if_absent=True), range(16)))
@@ -108,6 +119,11 @@ def test_a_record_of_another_plan_is_never_mixed_in(store: ObjectStore) -> None:
         finished_shards(store, "run", 4)
     store.put(record_key("run", 1), b"{}")
     with pytest.raises(CorruptObjectError):
+        finished_shards(store, "run", 3)
+    store.put(
+        record_key("run", 1), record(store, accepted=1).model_copy(update={"rejected": None}).model_dump_json().encode()
+    )
+    with pytest.raises(CorruptObjectError, match="rejected images are counted and not listed"):
         finished_shards(store, "run", 3)
 
 

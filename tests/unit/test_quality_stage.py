@@ -85,6 +85,7 @@ def test_a_copy_across_shards_goes_and_its_row_stays(tmp_path: Path) -> None:
     assert (report.across_shards, report.repacked_shards) == (1, 1)
     assert result.counts == Counts(requested=8, accepted=4, rejected={"degenerate:blank": 3, "duplicate:release": 1})
     record = result.shards[1]
+    assert record.rejected is not None
     rejected = read_parquet(get_content(store, record.rejected)).to_pylist()
     assert [(row["image_id"], row["reasons"]) for row in rejected] == [
         ("1-1", ["duplicate:release"]),
@@ -99,10 +100,28 @@ def test_a_copy_across_shards_goes_and_its_row_stays(tmp_path: Path) -> None:
     )
 
 
+def test_a_shard_without_rejected_images_lists_its_first(tmp_path: Path) -> None:
+    paths, store = Paths(tmp_path), LocalStore(tmp_path / "store")
+    judged(tmp_path, [[1], [2, 1]])
+    made = ShardList.load(paths.synthesis, "synthesis")
+    alone = Counts(requested=2, accepted=2)
+    clean = made.shards[1].model_copy(update={"rejected": None, "counts": alone})
+    made.model_copy(update={"shards": (made.shards[0], clean), "counts": made.shards[0].counts + alone}).save(
+        paths.synthesis
+    )
+    stage.run(CONFIG, paths, store, silent)
+    part = ShardList.load(paths.quality, "quality").shards[1].rejected
+    assert part is not None
+    assert part.relpath == "rejected/part-00001.parquet"
+    assert read_parquet(get_content(store, part))["image_id"].to_pylist() == ["1-1"]
+
+
 def test_an_image_that_only_looks_alike_goes_by_that_reason(tmp_path: Path) -> None:
     result, _ = judged(tmp_path, [[1, 2], [101, 3]])
     assert result.counts.rejected == {"degenerate:blank": 2, "duplicate:alike": 1}
-    (lost, _) = read_parquet(get_content(LocalStore(tmp_path / "store"), result.shards[1].rejected)).to_pylist()
+    part = result.shards[1].rejected
+    assert part is not None
+    (lost, _) = read_parquet(get_content(LocalStore(tmp_path / "store"), part)).to_pylist()
     assert (lost["image_id"], lost["reasons"]) == ("1-0", ["duplicate:alike"])
     assert lost["score_release_features"] < 0.01
     assert lost["score_release_distance"] == 0.5, "that of its shard"
