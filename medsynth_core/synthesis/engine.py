@@ -164,7 +164,7 @@ def _agrees(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int], 
     try:
         got = write(prefixes, _PROBED_TOKENS).follow(codes)
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
-        log.debug("%s: %s", type(lm).__name__, error)
+        log.info("%s: attention can't be replaced: %s", type(lm).__name__, str(error).partition("\n")[0])
         got = torch.full_like(want, torch.inf)
     bound = float(want.abs().max()) * (1e-4 if want.dtype == torch.float32 else 5e-2)
     if same := float((got - want).abs().max()) <= bound:

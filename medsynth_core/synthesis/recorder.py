@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from medsynth_core.config.tree import SynthesisConfig
@@ -145,7 +146,7 @@ class _Step:
         self._uniforms_TB = torch.zeros((tokens, images), device=device)
         self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=device)
         self._codes_B = torch.zeros(images, dtype=torch.int64, device=device)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], object] | None = None
 
     def decode(self, prefixes: Sequence[Prefix], unconditional: Sequence[Prefix], uniforms_BT: Tensor) -> Tensor:
         """As ``Engine.decode``."""
@@ -153,9 +154,9 @@ class _Step:
         sides = (prefixes, unconditional) if self.settings.guidance > 1.0 else (prefixes,)
         missing = self.images - images
         if self._writer.load([prefix for side in sides for prefix in (*side, *[side[-1]] * missing)]):
-            self._graph = None
+            self._replay = None
         self._uniforms_TB[:tokens, :images] = uniforms_BT.T.to(self._uniforms_TB.device)
-        replay = self._recorded() if self._codes_B.is_cuda else self._advance
+        replay = self._recorded()
         self._codes_B.copy_(self._writer.first_codes(self._uniforms_TB[0], self.settings))
         self._codes_TB[0] = self._codes_B
         self._writer.open(1)
@@ -163,19 +164,33 @@ class _Step:
             replay()
         return self._codes_TB[:tokens, :images].T.contiguous()
 
-    def _recorded(self) -> Callable[[], None]:
-        if self._graph is None:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(2):
-                    self._advance()
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            # Other threads use the device meanwhile.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+    def _recorded(self) -> Callable[[], object]:
+        if self._replay is None:
+            try:
+                self._replay = self._record()
+            except RuntimeError as error:
+                if should_reduce_batch_size(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+                log.warning("a step can't be compiled and recorded (%s); decoding goes on without, slower", reason)
+                self._codes, self._replay = Writer.codes, self._advance
+        return self._replay
+
+    def _record(self) -> Callable[[], object]:
+        if not self._codes_B.is_cuda:
+            self._advance()
+            return self._advance
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
                 self._advance()
-        return self._graph.replay
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads use the device meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._advance()
+        return graph.replay
 
     def _advance(self) -> None:
         token = self._writer.token

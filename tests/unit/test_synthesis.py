@@ -267,6 +267,32 @@ def test_a_gpus_step_gives_the_same_tokens(
             assert torch.equal(engine.decode(prefixes[part], bare[part], draws[part], sampling), want[part])
 
 
+def test_a_step_that_cannot_be_compiled_is_taken_without(
+    trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = language_model("llama", trained, tmp_path)
+    prefixes, draws = a_batch(model)[:2], torch.rand(2, 3)
+    want = Engine(model).decode(prefixes, [], draws, GREEDY)
+    engine = Engine(model, recorded=True)
+    assert engine._recorder is not None
+
+    def refused(*_: object) -> torch.Tensor:
+        raise torch._dynamo.exc.BackendCompilerFailed(refused, RuntimeError("Failed to find C compiler"), None)
+
+    engine._recorder._codes = refused
+    assert torch.equal(engine.decode(prefixes, [], draws, GREEDY), want)
+    assert "Failed to find C compiler" in caplog.text
+
+    def exhausted(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    engine = Engine(model, recorded=True)
+    assert engine._recorder is not None
+    engine._recorder._codes = exhausted
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.decode(prefixes, [], draws, GREEDY)
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_family_with_attention_of_its_own_is_not_recorded(
     name: str, trained: tuple[Config, Paths], tmp_path: Path
