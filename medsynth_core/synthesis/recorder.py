@@ -171,7 +171,7 @@ class _Step:
             except RuntimeError as error:
                 if should_reduce_batch_size(error):
                     raise
-                reason = str(error).partition("\n")[0]
+                reason = " ".join(str(error).split())[:200]
                 log.warning("a step can't be compiled and recorded (%s); decoding goes on without, slower", reason)
                 self._codes, self._replay = Writer.codes, self._advance
         return self._replay
