@@ -146,7 +146,7 @@ def _integrals(images_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     n, side, _ = images_u8.shape
     sums = np.zeros((2 * n, side + 1, side + 1), dtype=np.int32)
     images_u8.cumsum(2, dtype=np.int32, out=sums[:n, 1:, 1:])
-    for row in range(2, side + 1):  # NumPy's own sum down the columns takes ten times as long
+    for row in range(2, side + 1):  # faster than NumPy's own sum down the columns
         sums[:n, row] += sums[:n, row - 1]
     np.subtract(sums[:n, :, -1:], sums[:n, :, ::-1], out=sums[n:])
     return sums
