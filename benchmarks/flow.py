@@ -1,7 +1,6 @@
 """The whole flow beside the bare engine, and its memory: ``python -m benchmarks.flow speed|memory|stages OUT``.
 
-Models are trained for two steps: what they draw is noise, which is as much work as a radiograph, and the filters'
-bounds let it pass. ``speed`` makes the same number of images both ways in one process: from prompts to pixels by the
+``speed`` makes the same number of images both ways in one process: from prompts to pixels by the
 engine alone, and from prompts to judged, encoded and uploaded shards with their manifests under Prefect. ``memory``
 runs the flow ``augment`` in a process of its own for a few and for many images and prints the most memory that it held;
 ``stages`` runs what comes after synthesis, each stage in a process of its own, on shards of made-up images.
@@ -21,57 +20,14 @@ from typing import Annotated
 import typer
 
 from benchmarks.made_release import leave_shards, made_images, upload_shard
+from benchmarks.prepared import BASE, SMALL, TINY, prepared
 from flows.launch import set_prefect_defaults
-from medsynth_core.config import Config, Paths, load_config
-from medsynth_core.config.load import configure
-from medsynth_core.progress import silent
-from medsynth_core.quality.calibration import save_scores
+from medsynth_core.config import Paths
 from medsynth_core.storage.store import ObjectStore, open_store
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.workspace.init import init_workspace
-from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, run_stage
 
-PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm")
-BASE = (
-    *(
-        f"models.{name}.train.{short}"
-        for name in PREPARED[3:]
-        for short in ("steps=2", "warmup_steps=1", "batch_size=4")
-    ),
-    "models.vqgan.adversarial_start=2",
-    "vocabulary.min_studies=3",
-    "quality.min_contrast=0",
-)
-SMALL = (
-    "corpus.image_size=256",
-    "corpus.n_studies=400",
-    "models.vqgan.channels=[16, 16, 32, 32, 64]",
-    "models.vqgan.codes=1024",
-    "models.alignment.image_channels=[16, 32, 64, 128]",
-    "models.llm.hidden=256",
-    "models.llm.layers=6",
-)
-"""256 tokens an image; language model of the size ``small`` of benchmarks.engine."""
-TINY = (
-    "corpus.image_size=32",
-    "corpus.n_studies=400",
-    "models.vqgan.channels=[8, 8, 16]",
-    "models.vqgan.codes=32",
-    "models.alignment.image_channels=[8, 16]",
-    "models.llm.hidden=16",
-    "models.llm.layers=1",
-    "models.llm.heads=2",
-)
-PASSING = {
-    "alignment": {"agreement": -1.0},
-    "llm": {
-        **dict.fromkeys(("clipped", "noise", "anatomy", "organs", "niqe", "labels"), 1e9),
-        **dict.fromkeys(("sharpness", "training_copy", "copy", "copy_features"), -1.0),
-    },
-}
-"""Scores of held-out images, by model and filter, whose bounds let everything pass, so that every filter works."""
 AFTER = ("quality", "privacy", "release", "evaluate", "report")
 """Commands."""
 _PEAK = """
@@ -193,21 +149,6 @@ def made_up(paths: Paths, store: ObjectStore, n_shards: int) -> None:
             )
         )
     leave_shards(paths.synthesis, run, records)
-
-
-def prepared(root: Path, settings: list[str]) -> tuple[Path, Config]:
-    """Returns a workspace whose models and prompts are made."""
-    root = root.resolve()
-    init_workspace(root, configure(settings, "demo"))
-    config = load_config(root / "params.yaml")
-    for name in PREPARED:
-        stage = read_stages(root)[name]
-        if not is_fresh(root, stage, config):
-            report = run_stage(name, root, config, silent)
-            if name in PASSING:
-                save_scores(root / "models" / name, {filter_: [bound] for filter_, bound in PASSING[name].items()})
-                mark_fresh(root, stage, config, report)
-    return root, config
 
 
 if __name__ == "__main__":
