@@ -71,7 +71,6 @@ class StandingCache(Cache):
             groups, width = self._shape
             for kept in (self._keys, self._values):
                 for layer, before in enumerate(kept):
-                    kept[layer] = before.new_empty(0)
                     kept[layer] = before.new_empty((groups, int(_ROOM * tokens), width))
         return moves
 
