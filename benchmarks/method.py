@@ -34,11 +34,11 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from medsynth_core.config import Paths
 from medsynth_core.config.load import configure
-from medsynth_core.corpus.images import to_pixels, to_u8
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
@@ -46,6 +46,7 @@ from medsynth_core.quality.niqe import NaturalnessModel
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.training.calibration import as_rendered
 from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.workspace.stages import is_fresh, read_stages, run_stage
 
@@ -197,12 +198,7 @@ def _images(root: Path, name: str, prompts: Sequence[PromptRow], size: int) -> I
     drawn = _drawn(prompts, BOUND_SEED, size)
     if name == PHANTOMS:
         return drawn
-    vqgan = VQGAN.load(Paths(root).vqgan)
-    parts = [
-        vqgan.decode_codes(vqgan.encode_to_codes(torch.from_numpy(to_pixels(part))[:, None]))[:, 0]
-        for part in np.array_split(drawn, len(drawn) // 64 + 1)
-    ]
-    return to_u8(torch.cat(parts).numpy())
+    return as_rendered(VQGAN.load(Paths(root).vqgan), drawn)
 
 
 def _drawn(prompts: Sequence[PromptRow], seed: int, size: int) -> Images:
@@ -282,7 +278,7 @@ class _Judge:
     def features(self, images: Images) -> Floats:
         """Returns what the classifier's last layer reads, float32 [N, 128]."""
         parts = [
-            self.classifier.head[:-1](self.classifier.features(torch.from_numpy(to_pixels(part))[:, None])[-1])
+            self.classifier.head[:-1](self.classifier.features(to_inputs(part, torch.device("cpu")))[-1])
             for part in np.array_split(images, len(images) // 128 + 1)
         ]
         features: Floats = torch.cat(parts).numpy()

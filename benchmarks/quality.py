@@ -28,10 +28,10 @@ from scipy.ndimage import gaussian_filter
 
 from medsynth_core.config import Config, Paths, load_config
 from medsynth_core.config.tree import FilterName
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
 from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.quality.alike import CopyBounds, Marks, first_of_alike, reject_copies
 from medsynth_core.quality.duplicate import first_of_copies, signatures
 from medsynth_core.quality.embedding import Embedding
@@ -159,9 +159,7 @@ def _near_copies(synthesiser: Synthesiser, made: Images, samples: int) -> Iterat
     was changed."""
     draw, vqgan = np.random.default_rng(0), synthesiser.vqgan
     with torch.inference_mode():
-        codes = vqgan.encode_to_codes(torch.from_numpy(to_pixels(made))[:, None].to(vqgan.codebook_KD.device)).flatten(
-            1
-        )
+        codes = vqgan.encode_to_codes(to_inputs(made, vqgan.codebook_KD.device)).flatten(1)
         next_sample = codes.view(-1, samples, codes.shape[1]).roll(1, 1).reshape(codes.shape)
         for share in (0.0, 0.05, 0.1, 0.2, 0.4):
             other = torch.from_numpy(draw.random(tuple(codes.shape)) < share).to(codes.device)

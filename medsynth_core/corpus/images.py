@@ -93,11 +93,6 @@ def to_pixels(image_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return image_u8.astype(np.float32) / 127.5 - 1.0
 
 
-def to_u8(pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """Returns uint8 of any shape; pixels beyond [-1, 1] are clamped."""
-    return np.rint((np.clip(pixels, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
-
-
 def _stretch(values: npt.NDArray[np.float64], path: Path) -> ImageU8:
     if values.ndim != 2 or not np.isfinite(values).all():
         raise InputError(f"{path}: expected one finite grey channel, found shape {values.shape}")

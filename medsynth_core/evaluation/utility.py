@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.config.tree import OptimiserConfig
-from medsynth_core.corpus.images import to_pixels
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.progress import Progress, silent
 from medsynth_core.release.reader import Release
 from medsynth_core.training.classifier import worn_in_training
@@ -62,9 +62,9 @@ class Images:
         """Returns some of them."""
         return Images(self.pixels_NHW[picks], self.truth_NL[picks])
 
-    def inputs(self, picks: npt.NDArray[np.int64] | slice) -> Tensor:
-        """Returns pixels, float32 [n, 1, H, W] in [-1, 1]."""
-        return torch.from_numpy(to_pixels(self.pixels_NHW[picks])[:, None])
+    def inputs(self, picks: npt.NDArray[np.int64] | slice, device: torch.device) -> Tensor:
+        """Returns pixels on a device, float32 [n, 1, H, W] in [-1, 1]."""
+        return to_inputs(self.pixels_NHW[picks], device)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _trained(
         truth = torch.from_numpy(images.truth_NL)
 
         def loss(module: nn.Module, batch: Batch, images: Images = images, truth: Tensor = truth) -> Losses:
-            pixels = images.inputs(batch.picks).to(accelerator.device)
+            pixels = images.inputs(batch.picks, accelerator.device)
             logits = module(worn_in_training(pixels, batch)).float()
             return {"total": F.binary_cross_entropy_with_logits(logits, truth[batch.picks].to(accelerator.device))}
 
@@ -233,7 +233,7 @@ def _trained(
 def _logits(model: FindingClassifier, images: Images, batch_size: int = 128) -> Tensor:
     device = next(model.parameters()).device
     starts = range(0, len(images), batch_size)
-    return torch.cat([model(images.inputs(slice(i, i + batch_size)).to(device)).float().cpu() for i in starts])
+    return torch.cat([model(images.inputs(slice(i, i + batch_size), device)).float().cpu() for i in starts])
 
 
 def _auroc(model: FindingClassifier, images: Images) -> npt.NDArray[np.float64]:

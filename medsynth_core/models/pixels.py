@@ -12,7 +12,13 @@ from torch import Tensor
 
 
 def to_inputs(images_u8: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Returns what networks take, float32 [N, 1, H, W] in [-1, 1] on a device, of images [N, H, W]."""
+    """Returns what networks take, float32 [N, 1, H, W] in [-1, 1] on a device, of images [N, H, W].
+
+    Raises:
+        TypeError: the input isn't uint8.
+    """
+    if images_u8.dtype != np.uint8:
+        raise TypeError(f"expected uint8 in 0..255, found {images_u8.dtype}")
     return torch.from_numpy(images_u8)[:, None].to(device).float() / 127.5 - 1.0
 
 

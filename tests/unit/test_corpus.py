@@ -4,15 +4,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.load import parse_config
-from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels, to_u8
+from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.sections import parse_sections
 from medsynth_core.corpus.stage import SPLITS, run, split_of
 from medsynth_core.errors import InputError
+from medsynth_core.models.pixels import to_images, to_inputs
 from medsynth_core.progress import silent
 
 
@@ -28,11 +30,15 @@ def write_table(folder: Path, **columns: list[str]) -> Path:
 
 def test_pixel_ranges_are_inverse() -> None:
     every = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(to_u8(to_pixels(every)), every)
+    inputs = to_inputs(every[None, None], torch.device("cpu"))
+    assert np.array_equal(inputs.numpy().ravel(), to_pixels(every))
+    assert np.array_equal(to_images(inputs).ravel(), every)
     assert to_pixels(every).min() == -1.0
     assert to_pixels(every).max() == 1.0
     with pytest.raises(TypeError, match="uint8"):
         to_pixels(every.astype(np.float32))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="uint8"):
+        to_inputs(every.astype(np.float32)[None, None], torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_sixteen_bit_images_are_stretched(tmp_path: Path) -> None:
