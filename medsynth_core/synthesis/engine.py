@@ -101,11 +101,11 @@ class Engine:
             uniforms_BT: one draw in [0, 1) a token, from the image's own stream.
             settings: temperature, top_k, top_p and guidance.
         """
+        sides = (prefixes, unconditional) if settings.guidance > 1.0 else (prefixes,)
         if self._recorder is not None:
-            return self._recorder.decode(prefixes, unconditional, uniforms_BT, settings)
-        every = [*prefixes, *unconditional] if settings.guidance > 1.0 else prefixes
+            return self._recorder.decode(sides, uniforms_BT, settings)
         images, tokens = uniforms_BT.shape
-        writer = self._writer(every, tokens)
+        writer = self._writer([prefix for side in sides for prefix in side], tokens)
         uniforms_TB = uniforms_BT.to(self.model.device).T.contiguous()
         codes_TB = torch.empty((tokens, images), dtype=torch.int64, device=self.model.device)
         codes_TB[0] = writer.first_codes(uniforms_TB[0], settings)

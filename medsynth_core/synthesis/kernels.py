@@ -7,6 +7,7 @@ T tokens that a sequence may write.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,6 +15,39 @@ from torch import Tensor
 _LEAST_ROWS = 16
 """Of a product in Triton."""
 _LOG2_E = 1.4426950408889634
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _go_on(  # type: ignore[no-untyped-def]
+    query,
+    keys,
+    values,
+    length,
+    most,
+    total,
+    result,
+    scale,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Goes on with a softmax over ``length`` more tokens: returns greatest score, sum of shares and sum of values."""
+    token, lane = tl.arange(0, TOKENS), tl.arange(0, LANES)
+    for done in range(0, length, TOKENS):
+        here = done + token < length
+        where = (done + token)[:, None] * WIDTH + lane[None, :]
+        valid = here[:, None] & (lane < WIDTH)[None, :]
+        key = tl.load(keys + where, mask=valid, other=0.0)
+        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        score = tl.where(here[None, :], score, -float("inf"))
+        higher = tl.maximum(most, tl.max(score, 1))
+        share = tl.exp2(score - higher[:, None])
+        faded = tl.exp2(most - higher)
+        total = total * faded + tl.sum(share, 1)
+        value = tl.load(values + where, mask=valid, other=0.0)
+        result = result * faded[:, None] + tl.dot(share.to(value.dtype), value, input_precision="ieee")
+        most = higher
+    return most, total, result
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -33,10 +67,9 @@ def _read_prefixes(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     LANES: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     group = tl.program_id(1)
-    row, token, lane = tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, LANES)
+    row, lane = tl.arange(0, ROWS), tl.arange(0, LANES)
     for tile in range(tl.program_id(0), tl.load(count), tl.num_programs(0)):
         start = tl.load(tiles + 4 * tile)
         length = tl.load(tiles + 4 * tile + 1)
@@ -50,20 +83,9 @@ def _read_prefixes(  # type: ignore[no-untyped-def]
         total = tl.zeros([ROWS], tl.float32)
         result = tl.zeros([ROWS, LANES], tl.float32)
         before = (group.to(tl.int64) * tokens + start) * WIDTH
-        for done in range(0, length, TOKENS):
-            here = done + token < length
-            where = before + (done + token)[:, None] * WIDTH + lane[None, :]
-            valid = here[:, None] & (lane < WIDTH)[None, :]
-            key = tl.load(keys + where, mask=valid, other=0.0)
-            score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-            score = tl.where(here[None, :], score, -float("inf"))
-            higher = tl.maximum(most, tl.max(score, 1))
-            share = tl.exp2(score - higher[:, None])
-            faded = tl.exp2(most - higher)
-            total = total * faded + tl.sum(share, 1)
-            value = tl.load(values + where, mask=valid, other=0.0)
-            result = result * faded[:, None] + tl.dot(share.to(value.dtype), value, input_precision=PRECISION)
-            most = higher
+        most, total, result = _go_on(
+            query, keys + before, values + before, length, most, total, result, scale, WIDTH, TOKENS, LANES
+        )
         tl.store(read + place, result / total[:, None], mask=inside)
         tl.store(weight + head, most + tl.log2(total), mask=used)
 
@@ -87,10 +109,9 @@ def _read_own(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     LANES: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     sequence, group = tl.program_id(0), tl.program_id(1)
-    row, token, lane = tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, LANES)
+    row, lane = tl.arange(0, ROWS), tl.arange(0, LANES)
     own = (sequence * GROUPS + group).to(tl.int64)
     length = tl.load(written)
     inside = lane < WIDTH
@@ -113,68 +134,10 @@ def _read_own(  # type: ignore[no-untyped-def]
     result = tl.load(read + place, mask=filled, other=0.0) * faded[:, None]
     result += share[:, None] * new_value.to(tl.float32)[None, :]
     most = higher
-    for done in range(0, length, TOKENS):
-        here = done + token < length
-        where = before + (done + token)[:, None] * WIDTH + lane[None, :]
-        valid = here[:, None] & inside[None, :]
-        key = tl.load(keys + where, mask=valid, other=0.0)
-        value = tl.load(values + where, mask=valid, other=0.0)
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-        scores = tl.where(here[None, :], scores, -float("inf"))
-        higher = tl.maximum(most, tl.max(scores, 1))
-        shares = tl.exp2(scores - higher[:, None])
-        faded = tl.exp2(most - higher)
-        total = total * faded + tl.sum(shares, 1)
-        seen = tl.dot(shares.to(value.dtype), value, input_precision=PRECISION)
-        result = result * faded[:, None] + seen
-        most = higher
-    tl.store(output + place, result / total[:, None], mask=filled)
-
-
-def read_prefixes(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    tiles: Tensor,
-    count: Tensor,
-    read: Tensor,
-    weight: Tensor,
-    scale: float,
-) -> None:
-    """Attends to prefixes alone.
-
-    Args:
-        queries: [R, G g, 1, D], contiguous.
-        keys, values: of all prefixes, [G, P, D].
-        tiles: int32 [R, 4], of which ``count``, int32 [1], are read; each its prefix's first token and length, its
-            first sequence and how many it has, at most ``tile_rows``.
-        read: float32 [R, G g, D], is written: what attention reads from the prefix alone.
-        weight: float32 [R, G g], is written: log2 of the sum of the exponentiated scores.
-        scale: of scores.
-    """
-    groups, tokens, width = keys.shape
-    heads = queries.shape[1] // groups
-    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads))
-    _read_prefixes[(-(-len(queries) // tile_rows(heads)), groups)](
-        queries,
-        keys,
-        values,
-        tiles,
-        count,
-        read,
-        weight,
-        tokens,
-        scale * _LOG2_E,
-        groups,
-        heads,
-        width,
-        rows,
-        32,
-        max(16, triton.next_power_of_2(width)),
-        "ieee",
-        num_warps=1,
-        num_stages=2,
+    most, total, result = _go_on(
+        query, keys + before, values + before, length, most, total, result, scale, WIDTH, TOKENS, LANES
     )
+    tl.store(output + place, result / total[:, None], mask=filled)
 
 
 def tile_rows(heads: int) -> int:
@@ -182,50 +145,46 @@ def tile_rows(heads: int) -> int:
     return max(1, _LEAST_ROWS // heads)
 
 
-def read_own(
+def attend(
     queries: Tensor,
     new_keys: Tensor,
     new_values: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    written: Tensor,
-    read: Tensor,
-    weight: Tensor,
-    output: Tensor,
+    prefixes: tuple[Tensor, Tensor, Tensor, Tensor],
+    own: tuple[Tensor, Tensor, Tensor],
     scale: float,
-) -> None:
-    """Writes a token in each sequence and attends to the prefix, by what ``read_prefixes`` gave, and to all written.
+) -> Tensor:
+    """Writes a token in each sequence; attends to its prefix, to that token and to all written before it.
 
     Args:
         queries: [R, G g, 1, D], contiguous.
         new_keys, new_values: [R, G, 1, D], contiguous.
-        keys, values: what sequences wrote, [R, G, T, D]; the new ones are put at place ``written``, int32 [1].
-        read, weight: of the prefixes.
-        output: [R, 1, G g, D], is written.
+        prefixes: keys and values of all, [G, P, D]; tiles, int32 [R, 4], each its prefix's first token and length, its
+            first sequence and how many it has, at most ``tile_rows``; how many tiles there are, int32 [1].
+        own: keys and values that sequences wrote, [R, G, T, D], and how many, int32 [1]: where the new ones are put.
         scale: of scores.
+
+    Returns:
+        [R, 1, G g, D].
     """
-    sequences, groups, capacity, width = keys.shape
+    keys, values, tiles, count = prefixes
+    own_keys, own_values, written = own
+    sequences, groups, capacity, width = own_keys.shape
     heads = queries.shape[1] // groups
-    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads))
+    read = queries.new_empty((sequences, groups * heads, width), dtype=torch.float32)
+    weight = queries.new_empty((sequences, groups * heads), dtype=torch.float32)
+    output = queries.new_empty((sequences, 1, groups * heads, width))
+    scale = scale * _LOG2_E
+    rows, lanes = max(_LEAST_ROWS, triton.next_power_of_2(heads)), max(16, triton.next_power_of_2(width))
+    _read_prefixes[(-(-sequences // tile_rows(heads)), groups)](
+        *(queries, keys, values, tiles, count, read, weight, keys.shape[1], scale),
+        *(groups, heads, width, rows, 32, lanes),
+        num_warps=1,
+        num_stages=2,
+    )
     _read_own[(sequences, groups)](
-        queries,
-        new_keys,
-        new_values,
-        keys,
-        values,
-        written,
-        read,
-        weight,
-        output,
-        capacity,
-        scale * _LOG2_E,
-        groups,
-        heads,
-        width,
-        rows,
-        16,
-        max(16, triton.next_power_of_2(width)),
-        "ieee",
+        *(queries, new_keys, new_values, own_keys, own_values, written, read, weight, output, capacity, scale),
+        *(groups, heads, width, rows, 16, lanes),
         num_warps=1,
         num_stages=3,
     )
+    return output

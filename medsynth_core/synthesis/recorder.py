@@ -6,7 +6,7 @@ Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes, T 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -15,7 +15,7 @@ from torch import Tensor
 from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.synthesis.standing import StandingCache
-from medsynth_core.synthesis.writers import Writer, encode, identity
+from medsynth_core.synthesis.writers import Writer, distinguish, encode
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,9 @@ class StandingWriter(Writer):
     """
 
     def __init__(self, model: ImageLanguageModel, sequences: int, tokens: int) -> None:
-        super().__init__(model, [])
-        like, _, _ = encode(model, [model.empty_prefix("frontal")])
-        self._ends_R1 = torch.zeros((sequences, 1), dtype=torch.int64, device=model.device)
-        self._keys_RT = torch.zeros((sequences, model.layout.cells), dtype=torch.int64, device=model.device)
+        anything = model.empty_prefix("frontal")
+        super().__init__(model, [anything] * sequences)
+        like, _, _ = encode(model, [anything])
         heads = model.lm.config.get_text_config().num_attention_heads // like.layers[0].keys.shape[1]
         self._cache = StandingCache(like, heads, sequences, tokens - 1)
 
@@ -49,22 +48,19 @@ class StandingWriter(Writer):
         Returns:
             Whether memory had to move, so that a recorded step is void.
         """
-        places: dict[Hashable, int] = {}
-        place_of_row = [places.setdefault(identity(prefix), len(places)) for prefix in prefixes]
-        distinct = [prefixes[place_of_row.index(place)] for place in range(len(places))]
+        distinct, places = distinguish(prefixes)
         moved = self._cache.clear(sum(len(prefix.ids) for prefix in distinct))
         states = []
         for start in range(0, len(distinct), _ENCODED_AT_ONCE):
             cache, mask_US, states_UC = encode(self.model, distinct[start : start + _ENCODED_AT_ONCE])
             self._cache.add(cache, mask_US)
             states.append(states_UC)
-        self._cache.share(place_of_row)
-        place_R = torch.tensor(place_of_row, device=self.model.device)
+        self._cache.share(places)
+        place_R = torch.tensor(places, device=self.model.device)
         ends_U1 = torch.tensor([[len(prefix.ids)] for prefix in distinct], device=self.model.device)
         self._ends_R1.copy_(ends_U1[place_R])
         self._keys_RT.copy_(self.model.keys(distinct)[place_R])
         self.first_states_RC = torch.cat(states)[place_R]
-        self.open(1)
         return moved
 
     def open(self, token: int) -> None:
@@ -116,42 +112,40 @@ class Recorder:
         writer.load(prefixes)
         return writer
 
-    def decode(
-        self,
-        prefixes: Sequence[Prefix],
-        unconditional: Sequence[Prefix],
-        uniforms_BT: Tensor,
-        settings: SynthesisConfig,
-    ) -> Tensor:
-        """As ``Engine.decode``."""
-        step, images = self._step, len(prefixes)
+    def decode(self, sides: Sequence[Sequence[Prefix]], uniforms_BT: Tensor, settings: SynthesisConfig) -> Tensor:
+        """As ``Engine.decode``; ``sides`` are the prefixes and, with guidance, those without text."""
+        step, images = self._step, len(uniforms_BT)
         if step is None or step.settings != settings or images > step.images:
             log.info("compiling and recording a step of %d images", images)
             self._step = step = None  # memory holds one
-            self._step = step = _Step(self._model, self._codes, settings, images)
-        return step.decode(prefixes, unconditional, uniforms_BT)
+            self._step = step = _Step(self._model, self._codes, settings, images, images * len(sides))
+        return step.decode(sides, uniforms_BT)
 
 
 class _Step:
     """What is recorded for a size of batch, and what it reads and writes."""
 
     def __init__(
-        self, model: ImageLanguageModel, codes: Callable[..., Tensor], settings: SynthesisConfig, images: int
+        self,
+        model: ImageLanguageModel,
+        codes: Callable[..., Tensor],
+        settings: SynthesisConfig,
+        images: int,
+        sequences: int,
     ) -> None:
         self.settings = settings
         self.images = images
         self._codes = codes
         tokens, device = model.layout.cells, model.device
-        self._writer = StandingWriter(model, 2 * images if settings.guidance > 1.0 else images, tokens)
+        self._writer = StandingWriter(model, sequences, tokens)
         self._uniforms_TB = torch.zeros((tokens, images), device=device)
         self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=device)
         self._codes_B = torch.zeros(images, dtype=torch.int64, device=device)
         self._replay: Callable[[], object] | None = None
 
-    def decode(self, prefixes: Sequence[Prefix], unconditional: Sequence[Prefix], uniforms_BT: Tensor) -> Tensor:
-        """As ``Engine.decode``."""
+    def decode(self, sides: Sequence[Sequence[Prefix]], uniforms_BT: Tensor) -> Tensor:
+        """As ``Recorder.decode``."""
         images, tokens = uniforms_BT.shape
-        sides = (prefixes, unconditional) if self.settings.guidance > 1.0 else (prefixes,)
         missing = self.images - images
         if self._writer.load([prefix for side in sides for prefix in (*side, *[side[-1]] * missing)]):
             self._replay = None
@@ -177,6 +171,7 @@ class _Step:
         return self._replay
 
     def _record(self) -> Callable[[], object]:
+        self._writer.open(1)
         if not self._codes_B.is_cuda:
             self._advance()
             return self._advance

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from medsynth_core.synthesis.kernels import read_own, read_prefixes, tile_rows
+from medsynth_core.synthesis.kernels import attend, tile_rows
 
 _ROOM = 1.25
 """Tokens of prefixes that are made room for, over those that are there: the next batch may have more."""
@@ -109,15 +109,9 @@ class StandingCache(Cache):
 
     def run(self, query: Tensor, key: Tensor, value: Tensor, scale: float, layer: int) -> Tensor:
         """As ``attend``, of contiguous tensors, untraced."""
-        rows, heads, _, width = query.shape
-        read = query.new_empty((rows, heads, width), dtype=torch.float32)
-        weight = query.new_empty((rows, heads), dtype=torch.float32)
-        output = query.new_empty((rows, 1, heads, width))
         prefixes = self._keys[layer], self._values[layer], self._tiles, self._tile_count
-        read_prefixes(query, *prefixes, read, weight, scale)
         own = self._own_keys[layer], self._own_values[layer], self.written
-        read_own(query, key, value, *own, read, weight, output, scale)
-        return output
+        return attend(query, key, value, prefixes, own, scale)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Returns the tokens that a mask would have to cover."""

@@ -118,10 +118,9 @@ class CopyingWriter(Writer):
 
     def __init__(self, model: ImageLanguageModel, prefixes: Sequence[Prefix], tokens: int) -> None:
         super().__init__(model, prefixes)
-        distinct = {identity(prefix): prefix for prefix in prefixes}
-        self._cache, mask_US, states_UC = encode(model, list(distinct.values()))
-        places = {identity: place for place, identity in enumerate(distinct)}
-        chosen_R = torch.tensor([places[identity(prefix)] for prefix in prefixes], device=model.device)
+        distinct, places = distinguish(prefixes)
+        self._cache, mask_US, states_UC = encode(model, distinct)
+        chosen_R = torch.tensor(places, device=model.device)
         self._cache.batch_select_indices(chosen_R)
         self._mask = torch.nn.functional.pad(mask_US[chosen_R], (0, tokens - 1), value=1)
         self._prefix_tokens = mask_US.shape[1]
@@ -136,7 +135,14 @@ class CopyingWriter(Writer):
         return {"attention_mask": self._mask[:, : self._prefix_tokens + self._written], "past_key_values": self._cache}
 
 
-def identity(prefix: Prefix) -> Hashable:
+def distinguish(prefixes: Sequence[Prefix]) -> tuple[list[Prefix], list[int]]:
+    """Returns the distinct prefixes, and the place of each prefix among them."""
+    distinct = {_identity(prefix): prefix for prefix in prefixes}
+    places = {each: place for place, each in enumerate(distinct)}
+    return list(distinct.values()), [places[_identity(prefix)] for prefix in prefixes]
+
+
+def _identity(prefix: Prefix) -> Hashable:
     return tuple(prefix.ids), tuple(prefix.cells), prefix.keys.get(0)
 
 
@@ -144,7 +150,7 @@ def _arrange(prefixes: Sequence[Prefix]) -> dict[int, list[list[int]]]:
     """Returns the rows of each distinct prefix, by how many there are; shorter prefixes come first."""
     rows: dict[Hashable, list[int]] = {}
     for row, prefix in enumerate(prefixes):
-        rows.setdefault(identity(prefix), []).append(row)
+        rows.setdefault(_identity(prefix), []).append(row)
     arrangement: dict[int, list[list[int]]] = {}
     for each in sorted(rows.values(), key=lambda each: len(prefixes[each[0]].ids)):
         arrangement.setdefault(len(each), []).append(each)

@@ -24,10 +24,10 @@ from transformers.pytorch_utils import Conv1D
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import LLMConfig, LoRAConfig, SynthesisConfig
-from medsynth_core.corpus.images import to_u8
 from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.pixels import to_images
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.calibration import save_scores
@@ -502,7 +502,7 @@ def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -
     config, paths = trained
     vqgan = VQGAN.load(paths.vqgan)
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
-    copied = to_u8(vqgan.decode_codes(vqgan.encode_to_codes(pixels))[:, 0].numpy())
+    copied = to_images(vqgan.decode_codes(vqgan.encode_to_codes(pixels)))
     judge = TrainingCopyFilter(Registration(load_reference(paths.llm)), bounds(config, paths)["training_copy"])
     prompts = read_prompts(paths.prompts)[:4]
     assert [j.reason for j in judge.judge(copied, prompts)] == ["duplicate:training"] * 4
