@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.made_release import leave_shards, made_images, upload_shard
-from benchmarks.prepared import BASE, SMALL, TINY, prepared
+from benchmarks.prepared import BASE, SMALL, TINY, draw_seconds, prepared
 from flows.launch import set_prefect_defaults
 from medsynth_core.config import Paths
 from medsynth_core.storage.store import ObjectStore, open_store
@@ -81,15 +81,11 @@ def speed(
 
 
 def engine_seconds(synthesiser: Synthesiser, root: Path, places: range) -> float:
-    """Returns the seconds of these images from prompts and keypatches to pixels, a batch rendered while the next is
-    being decoded, as in the flow."""
+    """Returns the seconds of these images by the engine alone."""
     prompts = read_prompts(Paths(root).prompts)
     asked = [prompts[place // 8] for place in places]
-    keypatches = synthesiser.keypatches(asked)
     ids = [image_id("bench", prompt.prompt_id, place % 8) for place, prompt in zip(places, asked, strict=True)]
-    began = time.perf_counter()
-    synthesiser.images(ids, asked, keypatches)
-    return time.perf_counter() - began
+    return draw_seconds(synthesiser, ids, asked)
 
 
 @app.command()

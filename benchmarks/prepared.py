@@ -3,12 +3,16 @@ and the filters' bounds let it pass."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from medsynth_core.config import Config, load_config
 from medsynth_core.config.load import configure
 from medsynth_core.progress import silent
 from medsynth_core.quality.calibration import save_scores
+from medsynth_core.synthesis.inputs import PromptRow
+from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, run_stage
 
@@ -66,3 +70,12 @@ def prepared(root: Path, settings: list[str]) -> tuple[Path, Config]:
                 save_scores(root / "models" / name, {filter_: [bound] for filter_, bound in PASSING[name].items()})
                 mark_fresh(root, stage, config, report)
     return root, config
+
+
+def draw_seconds(synthesiser: Synthesiser, ids: Sequence[str], prompts: Sequence[PromptRow]) -> float:
+    """Returns the seconds of images from prompts and keypatches to pixels, a batch rendered while the next is being
+    decoded, as in the flow."""
+    keypatches = synthesiser.keypatches(prompts)
+    began = time.perf_counter()
+    synthesiser.images(ids, prompts, keypatches)
+    return time.perf_counter() - began

@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from benchmarks.engine import SIZES, Machine, language_model
-from benchmarks.prepared import BASE, SMALL, prepared
+from benchmarks.prepared import BASE, SMALL, draw_seconds, prepared
 from medsynth_core.config import Config, Paths
 from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.storage.local import LocalStore
@@ -82,13 +81,10 @@ def worker_of(size: str, config: Config, paths: Paths) -> ShardWorker:
 
 
 def draw(worker: ShardWorker, plan: ShardPlan, shards: int) -> float:
-    """Returns the seconds of the images of some shards, from prompts and keypatches to pixels."""
+    """Returns the seconds of the images of some shards by the engine alone."""
     requests = [request for shard in range(shards) for request in plan.requests(shard)]
     prompts = [worker.prompts[request.prompt_index] for request in requests]
-    keypatches = worker.synthesiser.keypatches(prompts)
-    began = time.perf_counter()
-    worker.synthesiser.images([request.image_id for request in requests], prompts, keypatches)
-    return time.perf_counter() - began
+    return draw_seconds(worker.synthesiser, [request.image_id for request in requests], prompts)
 
 
 def make(worker: ShardWorker, plan: ShardPlan, store: Path, shards: int) -> None:
@@ -97,8 +93,6 @@ def make(worker: ShardWorker, plan: ShardPlan, store: Path, shards: int) -> None
     worker = replace(worker, store=LocalStore(store))
     with ThreadPoolExecutor(worker.config.runner.in_flight) as pool:
         list(pool.map(lambda shard: worker.make(plan, shard), range(shards)))
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
