@@ -258,8 +258,11 @@ class Sides:
             "the same, codes only": lambda tokens: self._generate(tokens, cache, OnlyCodes(theirs.layout)),
             OURS: lambda tokens: engine.decode(asked, [], uniforms[:, :tokens], SETTINGS),
         }
+        # On a GPU a static cache of another length is compiled anew.
+        warm_up = (1, work.tokens) if machine.device.type == "cuda" else (4,)
         for call in self.calls.values():
-            call(4)
+            for tokens in warm_up:
+                call(tokens)
 
     def _generate(self, tokens: int, cache: str, *processors: LogitsProcessor) -> None:
         self._lm.generate(

@@ -174,10 +174,12 @@ class AlignmentModel(nn.Module):
     def agreement(self, pixels_B1HW: Tensor, texts: Sequence[str]) -> Tensor:
         """Returns how well each image carries its own text: mean of the local word score and the global cosine,
         float32 [B] in [-1, 1]."""
-        words, patches = self.encode_words(texts), self.encode_patches(pixels_B1HW)
-        similarity_BPW = patches.features_BPD @ words.features_TWD.transpose(1, 2)
-        local = _mean_of_votes(similarity_BPW.amax(1), words.votes_TW)
-        return (local + (patches.global_BD * words.global_TD).sum(-1)) / 2
+        place_of_text = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        words, patches = self.encode_words(list(place_of_text)), self.encode_patches(pixels_B1HW)
+        text_B = torch.tensor([place_of_text[text] for text in texts], device=self.device)
+        similarity_BPW = patches.features_BPD @ words.features_TWD[text_B].transpose(1, 2)
+        local = _mean_of_votes(similarity_BPW.amax(1), words.votes_TW[text_B])
+        return (local + (patches.global_BD * words.global_TD[text_B]).sum(-1)) / 2
 
     def save(self, folder: Path) -> None:
         """Writes weights, config and tokenizer into ``folder``."""

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _Found = TypeVar("_Found")
 
-_PIXELS_AT_ONCE = {True: 2**23, False: 2**16}
+_PIXELS_AT_ONCE = {True: 2**21, False: 2**16}
 """Rendered at once, by whether it is on a GPU: so few on a CPU that activations stay in its caches, a third of the time
 of a whole batch at 256 x 256; on a GPU what bounds their memory."""
 
@@ -86,6 +86,8 @@ class Synthesiser:
         judges = ThreadPoolExecutor(max(1, torch.get_num_threads() // 2), thread_name_prefix="judge") if cuda else None
         self.map = judges.map if judges is not None else map
         self._most_images: int | None = config.synthesis.batch_size
+        side = alignment.side * vqgan.config.downsampling
+        self._at_once = max(1, _PIXELS_AT_ONCE[cuda] // side**2)
 
     @classmethod
     def load(cls, config: Config, paths: Paths) -> Synthesiser:
@@ -161,10 +163,8 @@ class Synthesiser:
                     if len(places) == 1 or not should_reduce_batch_size(error):
                         raise
                 # Only now is the error, and with it what its frames held, gone.
-                self._most_images = len(places) // 2
-                log.warning("out of memory with %d images a batch; %d from here on", len(places), self._most_images)
                 self.engine.release()
-                clear_device_cache(garbage_collection=True)
+                self._most_images = _half(len(places), "decoded")
             return None
 
         coming = self._decoder.submit(decode)
@@ -183,10 +183,22 @@ class Synthesiser:
         return prompts if prompts <= self._most_images else size
 
     def render(self, batch: Batch) -> Images:
-        """Returns the images of a batch, uint8 [B, H, W]."""
+        """Returns the images of a batch, uint8 [B, H, W]; when a GPU's memory doesn't suffice, fewer are rendered
+        together from there on."""
+        done: list[Images] = []
+        waiting_Bhw = batch.codes_Bhw
         with torch.cuda.stream(self._beside):
-            parts = batch.codes_Bhw.split(self._at_once)
-            return np.concatenate([to_images(self.vqgan.decode_codes(part)) for part in parts])
+            while len(waiting_Bhw):
+                part_Bhw = waiting_Bhw[: self._at_once]
+                try:
+                    done.append(to_images(self.vqgan.decode_codes(part_Bhw)))
+                    waiting_Bhw = waiting_Bhw[len(part_Bhw) :]
+                    continue
+                except RuntimeError as error:
+                    if len(part_Bhw) == 1 or not should_reduce_batch_size(error):
+                        raise
+                self._at_once = _half(len(part_Bhw), "rendered")
+        return np.concatenate(done)
 
     def agreement(self, images_u8: Images, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns prompt-image agreement, float32 [N] in [-1, 1]."""
@@ -213,8 +225,9 @@ class Synthesiser:
             many = 16 * self._at_once
             return [judge(images_u8[start : start + many]) for start in range(0, len(images_u8), many)]
 
-    @property
-    def _at_once(self) -> int:
-        """Images that are rendered together."""
-        side = self.alignment.side * self.vqgan.config.downsampling
-        return max(1, _PIXELS_AT_ONCE[self.llm.device.type == "cuda"] // side**2)
+
+def _half(images: int, done: str) -> int:
+    """Makes room where memory lacked for ``images`` at once; returns how many to try next."""
+    log.warning("out of memory for %d images %s at once; %d from here on", images, done, images // 2)
+    clear_device_cache(garbage_collection=True)
+    return images // 2

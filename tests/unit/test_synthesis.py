@@ -426,6 +426,28 @@ def test_a_gpu_without_memory_gets_smaller_batches(
         synthesiser.images(*asked)
 
 
+def test_a_gpu_without_memory_renders_fewer_at_once(
+    trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    synthesiser = Synthesiser.load(*trained)
+    asked = asked_of(synthesiser, trained[1])
+    want = synthesiser.images(*asked)
+    sizes, decode_codes = [], VQGAN.decode_codes
+
+    def small(self: VQGAN, codes: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(codes))
+        if len(codes) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode_codes(self, codes)
+
+    monkeypatch.setattr(VQGAN, "decode_codes", small)
+    got = synthesiser.images(*asked)
+    assert np.abs(got.astype(int) - want).max() <= 1
+    assert sizes[0] > 3
+    assert sizes.count(sizes[0]) == 1, "what doesn't fit is tried once"
+    assert "rendered at once" in caplog.text
+
+
 def test_one_batch_is_decoded_ahead_and_no_more(trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch) -> None:
     config, paths = trained
     synthesiser = Synthesiser.load(tiny_batches(config), paths)
