@@ -28,7 +28,6 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from pytorch_fid.fid_score import calculate_frechet_distance
 from scipy import stats
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
@@ -36,6 +35,7 @@ from medsynth_core.config import Paths
 from medsynth_core.config.load import configure
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
+from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
@@ -264,12 +264,11 @@ class _Judge:
         labels = np.array([pathology for pathology, _ in self.classifier.labels])
         seen = np.stack([logits[:, labels == name].max(1) > 0 for name in PATHOLOGIES], 1)
         asked = np.array([[name in prompt.pathology for name in PATHOLOGIES] for prompt in prompts])
-        moments = [(each.mean(0, dtype=np.float64), np.cov(each, rowvar=False)) for each in (features, reference)]
         return Figures(
             np.array([row.balanced_accuracy for row in rows]),
             float(np.average([row.side_correct for row in sided], weights=[row.n_sided for row in sided])),
             float(seen[asked].mean()),
-            float(calculate_frechet_distance(*moments[0], *moments[1])),
+            frechet_distance(Moments.of(features), Moments.of(reference)),
             float(self.naturalness.scores(images).mean()),
             _diversity(images, samples),
         )
