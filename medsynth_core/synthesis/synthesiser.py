@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -87,7 +86,8 @@ class Synthesiser:
         self.map = judges.map if judges is not None else map
         self._most_images: int | None = config.synthesis.batch_size
         side = alignment.side * vqgan.config.downsampling
-        self._at_once = max(1, _PIXELS_AT_ONCE[cuda] // side**2)
+        rendered = max(1, _PIXELS_AT_ONCE[cuda] // side**2)
+        self._at_once = {"rendered": rendered, "judged": 16 * rendered}
 
     @classmethod
     def load(cls, config: Config, paths: Paths) -> Synthesiser:
@@ -183,47 +183,52 @@ class Synthesiser:
         return prompts if prompts <= self._most_images else size
 
     def render(self, batch: Batch) -> Images:
-        """Returns the images of a batch, uint8 [B, H, W]; when a GPU's memory doesn't suffice, fewer are rendered
-        together from there on."""
-        done: list[Images] = []
-        waiting_Bhw = batch.codes_Bhw
-        with torch.cuda.stream(self._beside):
-            while len(waiting_Bhw):
-                part_Bhw = waiting_Bhw[: self._at_once]
-                try:
-                    done.append(to_images(self.vqgan.decode_codes(part_Bhw)))
-                    waiting_Bhw = waiting_Bhw[len(part_Bhw) :]
-                    continue
-                except RuntimeError as error:
-                    if len(part_Bhw) == 1 or not should_reduce_batch_size(error):
-                        raise
-                self._at_once = _half(len(part_Bhw), "rendered")
-        return np.concatenate(done)
+        """Returns the images of a batch, uint8 [B, H, W]."""
+        codes_Bhw = batch.codes_Bhw
+        parts = self._in_parts(
+            "rendered", len(codes_Bhw), lambda part: to_images(self.vqgan.decode_codes(codes_Bhw[part]))
+        )
+        return np.concatenate(parts)
 
     def agreement(self, images_u8: Images, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns prompt-image agreement, float32 [N] in [-1, 1]."""
-        scores: list[npt.NDArray[np.float32]] = []
-        many = 16 * self._at_once
-        for start in range(0, len(texts), many):
-            part = slice(start, start + many)
-            with torch.cuda.stream(self._beside):
-                pixels = to_inputs(images_u8[part], self.alignment.device)
-                scores.append(self.alignment.agreement(pixels, texts[part]).cpu().numpy())
-        return np.concatenate(scores)
+
+        def score(part: slice) -> npt.NDArray[np.float32]:
+            pixels = to_inputs(images_u8[part], self.alignment.device)
+            scores: npt.NDArray[np.float32] = self.alignment.agreement(pixels, texts[part]).cpu().numpy()
+            return scores
+
+        return np.concatenate(self._in_parts("judged", len(texts), score))
 
     def look(self, embedding: Embedding, images_u8: Images) -> tuple[npt.NDArray[np.float32], Features]:
         """Returns the labelling judge's logits, float32 [N, L], and what it sees, float16 [N, F]."""
-        logits, features = zip(*self._in_parts(embedding.see, images_u8), strict=True)
+        seen = self._in_parts("judged", len(images_u8), lambda part: embedding.see(images_u8[part]))
+        logits, features = zip(*seen, strict=True)
         return np.concatenate(logits), np.concatenate(features).astype(np.float16)
 
     def organs(self, segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
         """Returns the organ in each cell, int64 [N, G, G]."""
-        return np.concatenate(self._in_parts(partial(organ_cells, segmenter), images_u8))
+        return np.concatenate(
+            self._in_parts("judged", len(images_u8), lambda part: organ_cells(segmenter, images_u8[part]))
+        )
 
-    def _in_parts(self, judge: Callable[[Images], _Found], images_u8: Images) -> list[_Found]:
+    def _in_parts(self, done: str, images: int, call: Callable[[slice], _Found]) -> list[_Found]:
+        """Returns what ``call`` finds in each part of so many images; when a GPU's memory doesn't suffice, parts are
+        halved from there on."""
+        found: list[_Found] = []
+        start = 0
         with torch.cuda.stream(self._beside):
-            many = 16 * self._at_once
-            return [judge(images_u8[start : start + many]) for start in range(0, len(images_u8), many)]
+            while start < images:
+                stop = min(start + self._at_once[done], images)
+                try:
+                    found.append(call(slice(start, stop)))
+                    start = stop
+                    continue
+                except RuntimeError as error:
+                    if stop - start == 1 or not should_reduce_batch_size(error):
+                        raise
+                self._at_once[done] = _half(stop - start, done)
+        return found
 
 
 def _half(images: int, done: str) -> int:

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from medsynth_core.config import Config, Paths
 from medsynth_core.config.tree import LLMConfig, LoRAConfig, SynthesisConfig
 from medsynth_core.errors import InputError
+from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.pixels import to_images
@@ -426,26 +427,36 @@ def test_a_gpu_without_memory_gets_smaller_batches(
         synthesiser.images(*asked)
 
 
-def test_a_gpu_without_memory_renders_fewer_at_once(
+def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
     trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     synthesiser = Synthesiser.load(*trained)
     asked = asked_of(synthesiser, trained[1])
+    texts = [prompt.query for prompt in asked[1]]
     want = synthesiser.images(*asked)
-    sizes, decode_codes = [], VQGAN.decode_codes
+    scores = synthesiser.agreement(want, texts)
+    sizes: dict[str, list[int]] = {"decode_codes": [], "agreement": []}
 
-    def small(self: VQGAN, codes: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(codes))
-        if len(codes) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return decode_codes(self, codes)
+    def limit(model: type[VQGAN | AlignmentModel], name: str) -> None:
+        call = getattr(model, name)
 
-    monkeypatch.setattr(VQGAN, "decode_codes", small)
-    got = synthesiser.images(*asked)
-    assert np.abs(got.astype(int) - want).max() <= 1
-    assert sizes[0] > 3
-    assert sizes.count(sizes[0]) == 1, "what doesn't fit is tried once"
-    assert "rendered at once" in caplog.text
+        def limited(self: object, inputs: torch.Tensor, *rest: object) -> torch.Tensor:
+            sizes[name].append(len(inputs))
+            if len(inputs) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return call(self, inputs, *rest)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(model, name, limited)
+
+    limit(VQGAN, "decode_codes")
+    limit(AlignmentModel, "agreement")
+    assert np.abs(synthesiser.images(*asked).astype(int) - want).max() <= 1
+    np.testing.assert_allclose(synthesiser.agreement(want, texts), scores, atol=1e-5)
+    for each in sizes.values():
+        assert each[0] > 3
+        assert each.count(each[0]) == 1, "what doesn't fit is tried once"
+    assert "images rendered at once" in caplog.text
+    assert "images judged at once" in caplog.text
 
 
 def test_one_batch_is_decoded_ahead_and_no_more(trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch) -> None:
