@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +265,9 @@ def test_two_thousand_prompts_with_a_fifth_of_all_calls_failing_and_a_kill(
     # Of those that were paid before the kill: later, different prompts may make calls of the same content.
     again = [call for call, times in paid_before.items() if server.answered[call] > times]
     assert len(again) <= config.prompts.openai.concurrency, "only calls in flight at the kill are asked for again"
+    with closing(sqlite3.connect(Paths(root).prompt_ledger)) as ledger:
+        query = "SELECT COUNT(*) FROM replies WHERE id NOT IN (SELECT reply FROM drafts)"
+        assert ledger.execute(query).fetchone() == (0,), "no draft that is kept is asked for again"
     assert len(paid_before) >= 60
     prices_of = account["spent_usd"], account["spent_tokens"]
     assert prices_of[0] <= 20.0
