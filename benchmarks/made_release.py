@@ -22,7 +22,8 @@ from medsynth_core.quality.duplicate import signatures
 from medsynth_core.release import publish
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
-from medsynth_core.storage.manifest import parquet_bytes, table_of
+from medsynth_core.manifest import table_of
+from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore

@@ -20,7 +20,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.torchxrayvision import XRayDenseNet
-from medsynth_core.quality.labels import JUDGE
+from medsynth_core.judging.calibrated import JUDGE
 from medsynth_core.training.features import load_image_encoder
 
 _OURS = {"judge": Path("llm") / JUDGE, "classifier": Path("classifier")}

@@ -13,7 +13,7 @@ from medsynth_core.evaluation.extractors import as_pixels, load_torchxrayvision
 from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.torchxrayvision import XRayDenseNet
-from medsynth_core.quality.labels import JUDGE
+from medsynth_core.judging.calibrated import JUDGE
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 from PIL import Image
 
 from medsynth_core.errors import CorruptObjectError
-from medsynth_core.quality.filters import Images
+from medsynth_core.filters.thumbnails import Images
 from medsynth_core.storage.content import content_key, get_content
 from medsynth_core.storage.index import read_entry, read_files
-from medsynth_core.storage.manifest import SCHEMA, read_parquet
+from medsynth_core.manifest import SCHEMA, columns_of, read_rows
 from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
@@ -79,6 +79,6 @@ class Released:
 
 def _parts(judged: ShardList, store: ObjectStore) -> Iterator[pa.Table]:
     if judged.parent is not None:
-        yield from parent_rows(store, judged.parent, _COLUMNS)
+        yield from parent_rows(store, judged.parent, columns_of(_COLUMNS))
     for record in judged.shards:
-        yield read_parquet(get_content(store, record.manifest), _COLUMNS)
+        yield read_rows(get_content(store, record.manifest), _COLUMNS)

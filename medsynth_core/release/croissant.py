@@ -16,7 +16,7 @@ from medsynth_core.release import facts
 from medsynth_core.release.facts import About
 from medsynth_core.release.schema import description
 from medsynth_core.storage.content import ObjectRef
-from medsynth_core.storage.manifest import SCHEMA
+from medsynth_core.manifest import SCHEMA
 
 _CONTEXT = {
     "@language": "en",

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.spatial.distance import jensenshannon
 
+from medsynth_core.config.dotted import flat
 from medsynth_core.release.reader import Release
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
@@ -103,7 +104,7 @@ def _changed_settings(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[A
         {
             f"{section}.{key}": value
             for section in ("sampling", "quality", "bounds", "model_digests", "prompts", "corpus")
-            for key, value in info[section].items()
+            for key, value in flat(info[section]).items()
         }
         for info in (a, b)
     )

@@ -15,11 +15,12 @@ from PIL import Image
 from pyarrow import ArrowException
 
 from medsynth_core.errors import ConfigError, CorruptObjectError, IncompleteRunError
+from medsynth_core.filters import COLUMNS as SCORES
 from medsynth_core.models.text import finding_phrase
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, decode_png
 from medsynth_core.storage.atomic import create_directory
-from medsynth_core.storage.manifest import read_parquet
+from medsynth_core.manifest import read_rows
 
 Row = dict[str, Any]
 Encode = Callable[[Row, Image.Image], bytes]
@@ -34,18 +35,7 @@ _COLUMNS = (
     "anatomy",
     "labels",
     "view",
-    "score_contrast",
-    "score_clipped",
-    "score_sharpness",
-    "score_noise",
-    "score_anatomy",
-    "score_organs",
-    "score_niqe",
-    "score_training_distance",
-    "score_release_distance",
-    "score_release_features",
-    "score_labels",
-    "score_agreement",
+    *(column.name for column in SCORES),
     "vqgan_sha256",
     "alignment_sha256",
     "llm_sha256",
@@ -108,7 +98,7 @@ def _images(release: Release, progress: Progress) -> Iterator[tuple[str, Row, by
     for done, part in enumerate(parts):
         progress(done, len(parts), part)
         try:
-            rows = read_parquet(release.read(part), (*_COLUMNS, *_PLACE)).to_pylist()
+            rows = read_rows(release.read(part), (*_COLUMNS, *_PLACE)).to_pylist()
         except ArrowException as error:
             reason = str(error).splitlines()[0]
             raise CorruptObjectError(f"{release.where}: {part}: {reason}; run `medsynth verify`") from error

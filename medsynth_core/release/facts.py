@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from medsynth_core.filters import FILTERS
+from medsynth_core.filters.duplicate import FILTER as COPIES
+
 About = Mapping[str, Any]
 
 CITATION = """@inproceedings{chen2024medical,
@@ -24,10 +27,6 @@ MISUSES = (
     "Counting how common a finding is: findings are as frequent here as they were asked for.",
     "Passing the images off as real ones.",
 )
-
-_NO_BOUND = 1e38
-"""A filter with a greater bound had no held-out images to take one of, or no model to judge with."""
-
 
 def is_phantom(about: About) -> bool:
     """Whether the models learned from drawings alone; of models that were given, nobody here knows."""
@@ -92,7 +91,7 @@ def privacy(about: About) -> str:
     if is_phantom(about):
         return f"No patient's data was used. {_measured(about)}"
     trained = "were" if about["own_models"] else "may have been"
-    copies = "were rejected" if "duplicate" in about["quality"]["enabled"] else "were not looked for"
+    copies = "were rejected" if COPIES.name in about["quality"]["enabled"] else "were not looked for"
     return (
         f"The models {trained} trained on patients' images and reports. Near-copies of training images {copies}; "
         f"nothing proves that no patient can be recognised. {_measured(about)}"
@@ -144,34 +143,9 @@ def _measured(about: About) -> str:
 
 
 def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:
-    share = {name.removesuffix("_quantile"): f"{value:.1%}" for name, value in quality.items() if "_quantile" in name}
-    sentences = {
-        "degenerate": f"Degenerate images were rejected: a standard deviation under {quality['min_contrast']:g} grey "
-        f"levels, or more than {bounds['clipped']:.2%} of the pixels black or white, which is more than all but "
-        f"{share['clipped']} of real held-out images have.",
-        "sharpness": f"Blurred images were rejected: softer than all but {share['sharpness']} of real held-out ones.",
-        "noise": f"Noisy images were rejected: noisier than all but {share['noise']} of real held-out images.",
-        "anatomy": "Images with unusual anatomy (shifted, inverted, framed, an organ missing) were rejected: farther "
-        f"from the usual thumbnail than all but {share['anatomy']} of real held-out images.",
-        "organs": "Images whose lungs or heart, as a segmenter finds them, are of unusual size, shape or place were "
-        f"rejected: farther from the usual than all but {share['organs']} of real held-out images'; only where the "
-        "corpus has masks to learn from.",
-        "niqe": "Images with unnatural texture were rejected: a NIQE above that of all but "
-        f"{share['niqe']} of real held-out images.",
-        "duplicate": "Near-duplicates were rejected: a training image, also brightened, mirrored or cropped by up to "
-        f"an eighth of its side, within {bounds['training_copy']:.4f} (share of the deviation left after registering, "
-        f"0..1), nearer than all but {share['training_copy']} of real held-out images come to one; or an earlier image "
-        f"here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1) or "
-        f"{bounds['copy_features']:.3f} (features of the labelling judge, standard deviations), nearer than all but "
-        f"{share['copy']} of real held-out images come to a training image. Smaller crops and copied details pass.",
-        "labels": "Images whose findings or sides a classifier finds otherwise than prompted were rejected: less "
-        f"probable than all but {share['labels']} of real held-out images with their own. The classifier learnt "
-        "from patients whom no model of the generator has seen.",
-        "agreement": f"Images at odds with their prompt were rejected: an agreement under {bounds['agreement']:.2f} "
-        f"(-1..1), which all but {share['agreement']} of real held-out pairs reach. The model that judges "
-        "it also guided the synthesis, and may share its errors.",
-    }
-    off = [name for name in sentences if name not in quality["enabled"] or bounds.get(name, 0.0) > _NO_BOUND]
-    return [text for name, text in sentences.items() if name not in off] + (
+    """What each filter says of itself, then which didn't run or had nothing to judge by."""
+    said = {each.name: each.card(quality[each.name], bounds) for each in FILTERS if each.name in quality["enabled"]}
+    off = [each.name for each in FILTERS if said.get(each.name) is None]
+    return [text for text in said.values() if text is not None] + (
         [f"Filters that did not run: {', '.join(off)}."] if off else []
     )

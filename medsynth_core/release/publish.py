@@ -29,7 +29,7 @@ from medsynth_core.release.describe import describe
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import CONTENT, ObjectRef, content_key, get_content, put_content
-from medsynth_core.storage.manifest import SCHEMA_VERSION, read_parquet
+from medsynth_core.manifest import SCHEMA_VERSION, read_rows
 from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
@@ -201,7 +201,7 @@ def _count_labels(judged: ShardList, store: ObjectStore) -> dict[str, dict[str, 
 
 def _read_part(part: ObjectRef, store: ObjectStore, columns: Sequence[str]) -> pa.Table:
     try:
-        return read_parquet(get_content(store, part), columns)
+        return read_rows(get_content(store, part), columns)
     except StoreError as error:
         if store.size(content_key(part.md5)) is None:
             raise _missing(part, store) from error

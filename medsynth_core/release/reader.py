@@ -19,7 +19,7 @@ from medsynth_core.release.filters import Condition, filter_columns, matches
 from medsynth_core.release.source import POINTER, find_release
 from medsynth_core.storage.content import check_content, content_key, md5_of_key
 from medsynth_core.storage.index import read_files
-from medsynth_core.storage.manifest import SCHEMA, read_parquet
+from medsynth_core.manifest import SCHEMA, read_rows
 from medsynth_core.storage.store import ObjectStore
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Release:
         names = sorted(name for name in self.files if name.startswith(prefix))
 
         def part(name: str) -> pa.Table:
-            rows = read_parquet(self.read(name), stored)
+            rows = read_rows(self.read(name), stored)
             kept = rows.filter(pa.array(matches(rows, filters))) if filters else rows
             return kept.select([name for name in wanted if name != "release"])
 

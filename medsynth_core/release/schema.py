@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from medsynth_core.storage.manifest import MAY_BE_NULL, SCHEMA, SCHEMA_VERSION
+from medsynth_core.manifest import MAY_BE_NULL, SCHEMA, SCHEMA_VERSION
 
 
 def manifest_schema() -> dict[str, Any]:

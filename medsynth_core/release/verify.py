@@ -19,7 +19,7 @@ from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.content import check_content, md5_of_key
 from medsynth_core.storage.index import read_entry
-from medsynth_core.storage.manifest import SCHEMA, read_parquet
+from medsynth_core.manifest import SCHEMA, read_rows
 
 _ACCEPTED = ("image_id", "shard", "offset", "size", "sha256")
 _REJECTED = ("image_id", "reasons")
@@ -126,7 +126,7 @@ def _read(release: Release, name: str, problems: list[str]) -> bytes | None:
 
 def _table(name: str, data: bytes, columns: tuple[str, ...], problems: list[str]) -> pa.Table | None:
     try:
-        return read_parquet(data, columns)
+        return read_rows(data, columns)
     except ArrowException as error:
         problems.append(f"unreadable: {name}: {str(error).splitlines()[0]}")
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from medsynth_core.errors import CorruptObjectError
 from medsynth_core.storage.content import check_content, content_key
 from medsynth_core.storage.index import ReleaseEntry, read_entry, read_files
-from medsynth_core.storage.manifest import read_parquet
+from medsynth_core.storage.parquet import read_parquet
 from medsynth_core.storage.store import ObjectStore
 
 _KEPT = ("shards/", "manifest/", "rejected/")
@@ -56,8 +56,8 @@ def open_parent(store: ObjectStore, tag: str) -> Parent:
     return Parent(entry, json.loads(_read(store, files["release.json"], f"{tag}: release.json")), kept)
 
 
-def parent_rows(store: ObjectStore, tag: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yields some columns of each manifest part of a release, in order of its path.
+def parent_rows(store: ObjectStore, tag: str, wanted: pa.Schema) -> Iterator[pa.Table]:
+    """Yields the wanted columns of each manifest part of a release, in order of its path.
 
     Raises:
         InputError: the store holds no such release.
@@ -65,7 +65,7 @@ def parent_rows(store: ObjectStore, tag: str, columns: Sequence[str]) -> Iterato
     """
     for path, md5 in sorted(read_files(store, read_entry(store, tag).dir_md5, tag).items()):
         if path.startswith("manifest/"):
-            yield read_parquet(_read(store, md5, f"{tag}: {path}"), columns)
+            yield read_parquet(_read(store, md5, f"{tag}: {path}"), wanted)
 
 
 def _read(store: ObjectStore, md5: str, where: str) -> bytes:

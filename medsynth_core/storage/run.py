@@ -1,9 +1,10 @@
-"""The list of a run's shards, as the synthesis and quality stages leave it on disk."""
+"""The list of a run's shards, as the stages synthesis and deduplicate leave it on disk."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,8 +22,12 @@ class ShardList(BaseModel):
     parent: str | None
     """Tag of the release that these shards are added to."""
     model_digests: dict[str, str]
+    judge_sha256: str
+    """Digest of the labelling judge and of the training images that features are standardised by."""
+    quality: dict[str, Any]
+    """The filters that ran (``enabled``), what they have in common, and a section of each."""
     bounds: dict[str, float]
-    """What the quantiles of ``quality`` came to."""
+    """What their quantiles came to."""
     shards: tuple[CompletionRecord, ...]
     counts: Counts
     """Of these shards, without the parent's."""

@@ -1,7 +1,9 @@
-"""Identity of what is made (contract C2): spec_hash, image ids and their random streams.
+"""Identity of what is made (contract C2): spec_hash, run_id, image ids and their random streams.
 
-``spec_hash`` covers everything that determines the images and nothing else: prompts, model digests, sampling
-settings, format version. Shards, workers, store and runner are not in it.
+``spec_hash`` covers everything that determines the images and nothing else: prompts, weights of the models that draw,
+sampling settings with the precision that they resolve to, format version. The judge, filters and their bounds, shards,
+workers, store and runner are not in it. A ``run_id`` is of one spec, one partition into shards and one set of verdicts:
+the enabled filters' names, versions and settings, and what they compare with.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.config.tree import QualityConfig, SynthesisConfig
+from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.hashing import sha256_json
 
 FORMAT_VERSION = 2
@@ -38,8 +41,8 @@ class ShardPlan:
 
     Attributes:
         spec_hash: identity of the images.
-        run_id: spec_hash and a digest of the partition and the verdict settings: completion records of one
-            run_id may be mixed, others not.
+        run_id: spec_hash and a digest of the partition and of how images are judged: completion records of one run_id
+            may be mixed, others not.
         prompt_ids: all prompts, in order.
         samples: (first sample, how many) of each prompt.
         shard_images: requested a shard; the last may have fewer.
@@ -80,10 +83,32 @@ class ShardPlan:
         return ImageRequest(image_id(self.spec_hash, self.prompt_ids[prompt], sample), prompt, sample)
 
 
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run makes and by what it judges; found out once and passed on.
+
+    Attributes:
+        spec_hash: identity of the images.
+        verdicts: digest of the enabled filters' names, versions and settings, and of what they compare with.
+        model_digests: vqgan, alignment and llm.
+        judge_sha256: of the labelling judge and of the training images: features of the same digest can be compared.
+        quality: the enabled filters and their settings, as a release records them.
+        bounds: what their quantiles come to.
+    """
+
+    spec_hash: str
+    verdicts: str
+    model_digests: dict[str, str]
+    judge_sha256: str
+    quality: dict[str, Any]
+    bounds: dict[str, float]
+
+
 def spec_hash(
     prompts: Sequence[Mapping[str, object]],
     model_digests: Mapping[str, str],
     settings: SynthesisConfig,
+    precision: str,
     parent: str | None = None,
 ) -> str:
     """Returns the hex identity of a run's images.
@@ -92,23 +117,36 @@ def spec_hash(
         prompts: what conditions each image: prompt_id, text, findings, view.
         model_digests: vqgan, alignment and llm.
         settings: of which only the sampling fields count.
+        precision: what ``settings.precision`` resolves to where the images are made.
         parent: hash of the release that is extended: what is added to it are other images.
     """
-    sampling = settings.model_dump(include={"temperature", "top_p", "top_k", "guidance", "seed", "precision"})
-    what = [FORMAT_VERSION, list(prompts), dict(model_digests), sampling]
+    sampling = settings.model_dump(include={"temperature", "top_p", "top_k", "guidance", "seed"})
+    what = [FORMAT_VERSION, list(prompts), dict(model_digests), sampling | {"precision": precision}]
     return sha256_json(what if parent is None else [*what, parent])[:32]
 
 
+def verdict_digest(quality: Mapping[str, Any], versions: Mapping[str, int], compared: str) -> str:
+    """Returns the hex identity of how images are judged.
+
+    Args:
+        quality: ``recorded`` settings of the enabled filters.
+        versions: of each of them.
+        compared: digest of what they compare with.
+    """
+    return sha256_json([quality, dict(versions), compared])[:32]
+
+
 def plan_shards(
-    spec: str,
+    identity: RunIdentity,
     prompt_ids: Sequence[str],
     samples: Sequence[tuple[int, int]],
     settings: SynthesisConfig,
-    quality: QualityConfig,
+    split: str,
 ) -> ShardPlan:
-    """Returns the partition of so many samples of each prompt, (first, how many)."""
-    partition = settings.model_dump(include={"shard_images", "max_shard_bytes"})
-    plan = sha256_json([partition, quality.model_dump(mode="json"), list(prompt_ids), list(samples)])[:12]
+    """Returns the partition of so many samples of each prompt, (first, how many); ``split`` is written with them."""
+    partition = settings.model_dump(include={"shard_images", "max_shard_bytes"}) | {"split": split}
+    plan = sha256_json([partition, identity.verdicts, list(prompt_ids), list(samples)])[:12]
+    spec = identity.spec_hash
     return ShardPlan(spec, f"{spec}-{plan}", tuple(prompt_ids), tuple(samples), settings.shard_images)
 
 

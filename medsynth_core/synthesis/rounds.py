@@ -23,7 +23,7 @@ from medsynth_core.quality.release_copies import find_release_copies
 from medsynth_core.storage.completion import CompletionRecord, finished_shards
 from medsynth_core.storage.content import get_content
 from medsynth_core.storage.index import read_entry
-from medsynth_core.storage.manifest import read_parquet
+from medsynth_core.manifest import read_rows
 from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
@@ -152,7 +152,7 @@ class _Wanted:
         """Yields the rows of the images that the release will have, without copies across shards."""
         copies = find_release_copies(records, self._store, self._parent, self._llm, self._bounds)
         for record in records:
-            part = read_parquet(get_content(self._store, record.manifest), _COLUMNS)
+            part = read_rows(get_content(self._store, record.manifest), _COLUMNS)
             yield from (row for row in part.to_pylist() if row["image_id"] not in copies)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from medsynth_core.config import Config, Paths
@@ -19,14 +18,11 @@ from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.in_parts import InParts, half
 from medsynth_core.models.llm import ImageLanguageModel
-from medsynth_core.models.pixels import to_images, to_inputs
-from medsynth_core.models.segmenter import OrganSegmenter
+from medsynth_core.models.pixels import to_images
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
-from medsynth_core.quality.embedding import Embedding
-from medsynth_core.quality.filters import Features, Images
-from medsynth_core.quality.organs import organ_cells
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
@@ -34,8 +30,8 @@ from medsynth_core.synthesis.packed import pack
 
 log = logging.getLogger(__name__)
 
-_Found = TypeVar("_Found")
-
+Images = npt.NDArray[np.uint8]
+"""uint8 [N, H, W]."""
 _PIXELS_AT_ONCE = {True: 2**21, False: 2**16}
 """Rendered at once, by whether it is on a GPU: so few on a CPU that activations stay in its caches, a third of the time
 of a whole batch at 256 x 256; on a GPU what bounds their memory."""
@@ -55,11 +51,7 @@ class Batch:
 
 
 class Synthesiser:
-    """Loaded models on one device. Any number of threads may ask; one at a time decodes.
-
-    Attributes:
-        map: as the builtin; beside a GPU by several threads.
-    """
+    """Loaded models on one device. Any number of threads may ask; one at a time decodes."""
 
     def __init__(
         self,
@@ -79,15 +71,16 @@ class Synthesiser:
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
         # record the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        # What follows decoding doesn't wait behind the next batch's tokens, and beside a GPU the cores are free for it.
-        cuda = llm.device.type == "cuda"
-        self._beside = torch.cuda.Stream() if cuda else None
-        judges = ThreadPoolExecutor(max(1, torch.get_num_threads() // 2), thread_name_prefix="judge") if cuda else None
-        self.map = judges.map if judges is not None else map
         self._most_images: int | None = config.synthesis.batch_size
-        side = alignment.side * vqgan.config.downsampling
-        rendered = max(1, _PIXELS_AT_ONCE[cuda] // side**2)
-        self._at_once = {"rendered": rendered, "judged": 16 * rendered}
+        cuda = llm.device.type == "cuda"
+        # Rendering doesn't wait behind the next batch's tokens.
+        at_once = max(1, _PIXELS_AT_ONCE[cuda] // self.image_size**2)
+        self._in_parts = InParts("rendered", at_once, torch.cuda.Stream() if cuda else None)
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        return self.alignment.side * self.vqgan.config.downsampling
 
     @classmethod
     def load(cls, config: Config, paths: Paths) -> Synthesiser:
@@ -164,7 +157,7 @@ class Synthesiser:
                         raise
                 # Only now is the error, and with it what its frames held, gone.
                 self.engine.release()
-                self._most_images = _half(len(places), "decoded")
+                self._most_images = half(len(places), "decoded")
             return None
 
         coming = self._decoder.submit(decode)
@@ -185,54 +178,5 @@ class Synthesiser:
     def render(self, batch: Batch) -> Images:
         """Returns the images of a batch, uint8 [B, H, W]."""
         codes_Bhw = batch.codes_Bhw
-        parts = self._in_parts(
-            "rendered", len(codes_Bhw), lambda part: to_images(self.vqgan.decode_codes(codes_Bhw[part]))
-        )
+        parts = self._in_parts(len(codes_Bhw), lambda part: to_images(self.vqgan.decode_codes(codes_Bhw[part])))
         return np.concatenate(parts)
-
-    def agreement(self, images_u8: Images, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Returns prompt-image agreement, float32 [N] in [-1, 1]."""
-
-        def score(part: slice) -> npt.NDArray[np.float32]:
-            pixels = to_inputs(images_u8[part], self.alignment.device)
-            scores: npt.NDArray[np.float32] = self.alignment.agreement(pixels, texts[part]).cpu().numpy()
-            return scores
-
-        return np.concatenate(self._in_parts("judged", len(texts), score))
-
-    def look(self, embedding: Embedding, images_u8: Images) -> tuple[npt.NDArray[np.float32], Features]:
-        """Returns the labelling judge's logits, float32 [N, L], and what it sees, float16 [N, F]."""
-        seen = self._in_parts("judged", len(images_u8), lambda part: embedding.see(images_u8[part]))
-        logits, features = zip(*seen, strict=True)
-        return np.concatenate(logits), np.concatenate(features).astype(np.float16)
-
-    def organs(self, segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
-        """Returns the organ in each cell, int64 [N, G, G]."""
-        return np.concatenate(
-            self._in_parts("judged", len(images_u8), lambda part: organ_cells(segmenter, images_u8[part]))
-        )
-
-    def _in_parts(self, done: str, images: int, call: Callable[[slice], _Found]) -> list[_Found]:
-        """Returns what ``call`` finds in each part of so many images; when a GPU's memory doesn't suffice, parts are
-        halved from there on."""
-        found: list[_Found] = []
-        start = 0
-        with torch.cuda.stream(self._beside):
-            while start < images:
-                stop = min(start + self._at_once[done], images)
-                try:
-                    found.append(call(slice(start, stop)))
-                    start = stop
-                    continue
-                except RuntimeError as error:
-                    if stop - start == 1 or not should_reduce_batch_size(error):
-                        raise
-                self._at_once[done] = _half(stop - start, done)
-        return found
-
-
-def _half(images: int, done: str) -> int:
-    """Makes room where memory lacked for ``images`` at once; returns how many to try next."""
-    log.warning("out of memory for %d images %s at once; %d from here on", images, done, images // 2)
-    clear_device_cache(garbage_collection=True)
-    return images // 2

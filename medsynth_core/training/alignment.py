@@ -17,12 +17,9 @@ from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook, lift
-from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
-from medsynth_core.quality.calibration import save_scores
-from medsynth_core.training.calibration import rendered
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -77,14 +74,12 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         validate=validate,
     )
     metrics = retrieval(model, held_out)
-    calibration = held_out_agreement(model, vqgan, held_out)
     codebook = build_codebook(model, vqgan, pairs, settings, corpus_digest)
     metrics["codebook_entries"] = float(len(codebook))
 
     def save(folder: Path) -> None:
         model.save(folder)
         codebook.save(folder / "codebook")
-        save_scores(folder, {"agreement": calibration})
         draw_words(model, codebook, held_out, folder / "words.png")
 
     return finish("alignment", save, paths, trained, metrics, accelerator)
@@ -123,17 +118,6 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
     return {f"recall_at_{k}": float(hits_TB[:, :k].any(1).float().mean()) for k in (1, 5, 10)} | {
         "recall_at_1_by_chance": float((keys[:, None] == keys[None]).float().mean())
     }
-
-
-@torch.inference_mode()
-def held_out_agreement(model: AlignmentModel, vqgan: VQGAN, pairs: Pairs) -> list[float]:
-    """Returns the agreement scores of real held-out pairs, images as the VQ-GAN renders them: what quality calibrates
-    on. A real image agrees better than anything that passed through the tokeniser."""
-    scores: list[float] = []
-    for images in rendered(vqgan, image_codes(pairs, vqgan)):
-        pixels = to_inputs(images, model.device)
-        scores += model.agreement(pixels, pairs.queries[len(scores) : len(scores) + len(images)]).tolist()
-    return scores
 
 
 @torch.inference_mode()

@@ -18,12 +18,10 @@ from medsynth_core.config.tree import LLMConfig
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.models.judge import Judge
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
-from medsynth_core.training.calibration import calibrate_filters
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -83,13 +81,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     merge_adapters()
     metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], config.models.vqgan.codes, len(pairs))
-    judge = Judge.load(paths.judge).to(device)
-
-    def save(folder: Path) -> None:
-        model.save(folder)
-        calibrate_filters(folder, vqgan, judge, examples.codes_NT, held_out.codes_NT, pairs, held_out_pairs)
-
-    return finish("llm", save, paths, trained, metrics, accelerator)
+    return finish("llm", model.save, paths, trained, metrics, accelerator)
 
 
 def add_adapters(model: ImageLanguageModel, settings: LLMConfig) -> Callable[[], None]:

@@ -20,7 +20,8 @@ from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import CorruptObjectError, InputError
 from medsynth_core.release import Release, collate, open_release
 from medsynth_core.release.stream import buffered_order
-from medsynth_core.storage.manifest import parquet_bytes, read_parquet, table_of
+from medsynth_core.manifest import table_of, read_rows
+from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
@@ -262,4 +263,4 @@ def test_a_truncated_shard_is_named(workspace: Path, tmp_path: Path) -> None:
 def test_columns_that_a_part_lacks_are_null() -> None:
     """Parts of an earlier schema stay readable: changes only add columns."""
     old = parquet_bytes(table_of([{"image_id": "a"}]).select(["image_id"]))
-    assert read_parquet(old, ["view", "image_id"]).to_pylist() == [{"view": None, "image_id": "a"}]
+    assert read_rows(old, ["view", "image_id"]).to_pylist() == [{"view": None, "image_id": "a"}]

@@ -30,7 +30,8 @@ from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import content_key, md5_of_key, put_content
 from medsynth_core.storage.index import list_tags
-from medsynth_core.storage.manifest import parquet_bytes, table_of
+from medsynth_core.manifest import table_of
+from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.reports import report_key
 from medsynth_core.storage.store import ObjectStore, open_store
 from medsynth_core.workspace.garbage import find_garbage

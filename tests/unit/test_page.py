@@ -17,7 +17,8 @@ from medsynth_core.evaluation.page.render import PageContent, write_page
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.completion import Counts
 from medsynth_core.storage.index import ReleaseEntry
-from medsynth_core.storage.manifest import parquet_bytes, table_of
+from medsynth_core.manifest import table_of
+from medsynth_core.storage.parquet import parquet_bytes
 
 ABOUT: dict[str, Any] = {
     "name": "made-up",

@@ -18,7 +18,8 @@ from medsynth_core.quality.duplicate import signatures
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
 from medsynth_core.storage.local import LocalStore
-from medsynth_core.storage.manifest import parquet_bytes, read_parquet, table_of
+from medsynth_core.manifest import table_of, read_rows
+from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.synthesis.worker import encode_png
@@ -86,7 +87,7 @@ def test_a_copy_across_shards_goes_and_its_row_stays(tmp_path: Path) -> None:
     assert result.counts == Counts(requested=8, accepted=4, rejected={"degenerate:blank": 3, "duplicate:release": 1})
     record = result.shards[1]
     assert record.rejected is not None
-    rejected = read_parquet(get_content(store, record.rejected)).to_pylist()
+    rejected = read_rows(get_content(store, record.rejected)).to_pylist()
     assert [(row["image_id"], row["reasons"]) for row in rejected] == [
         ("1-1", ["duplicate:release"]),
         ("1-blank", ["degenerate:blank"]),
@@ -113,7 +114,7 @@ def test_a_shard_without_rejected_images_lists_its_first(tmp_path: Path) -> None
     part = ShardList.load(paths.quality, "quality").shards[1].rejected
     assert part is not None
     assert part.relpath == "rejected/part-00001.parquet"
-    assert read_parquet(get_content(store, part))["image_id"].to_pylist() == ["1-1"]
+    assert read_rows(get_content(store, part))["image_id"].to_pylist() == ["1-1"]
 
 
 def test_an_image_that_only_looks_alike_goes_by_that_reason(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_an_image_that_only_looks_alike_goes_by_that_reason(tmp_path: Path) -> N
     assert result.counts.rejected == {"degenerate:blank": 2, "duplicate:alike": 1}
     part = result.shards[1].rejected
     assert part is not None
-    (lost, _) = read_parquet(get_content(LocalStore(tmp_path / "store"), part)).to_pylist()
+    (lost, _) = read_rows(get_content(LocalStore(tmp_path / "store"), part)).to_pylist()
     assert (lost["image_id"], lost["reasons"]) == ("1-0", ["duplicate:alike"])
     assert lost["score_release_features"] < 0.01
     assert lost["score_release_distance"] == 0.5, "that of its shard"
@@ -133,7 +134,7 @@ def test_what_stays_is_found_at_its_offset_with_its_hash(tmp_path: Path) -> None
     record = result.shards[1]
     assert record.tar is not None
     tar = get_content(store, record.tar)
-    rows = read_parquet(get_content(store, record.manifest)).to_pylist()
+    rows = read_rows(get_content(store, record.manifest)).to_pylist()
     assert [row["image_id"] for row in rows] == ["1-1", "1-2", "1-3"]
     for row in rows:
         png = tar[row["offset"] : row["offset"] + row["size"]]

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from medsynth_core.storage.completion import Counts
-from medsynth_core.storage.manifest import ROWS_A_GROUP, SCHEMA, parquet_bytes, read_parquet, table_of
+from medsynth_core.manifest import SCHEMA, table_of, read_rows
+from medsynth_core.storage.parquet import ROWS_A_GROUP, parquet_bytes
 from medsynth_core.storage.shard import ShardWriter
 
 
@@ -55,7 +56,7 @@ def test_a_name_that_a_header_has_no_room_for_is_refused() -> None:
 
 def test_a_manifest_round_trips_and_refuses_unknown_columns() -> None:
     rows = [{"image_id": "a", "pathology": ["mass"], "synthetic": True, "labels": []}]
-    table = read_parquet(parquet_bytes(table_of(rows)))
+    table = read_rows(parquet_bytes(table_of(rows)))
     assert table.schema.names == SCHEMA.names
     assert table.to_pylist()[0]["pathology"] == ["mass"]
     assert all(field.metadata[b"description"] for field in SCHEMA)
@@ -89,7 +90,7 @@ def test_row_groups_are_small_enough_for_the_hubs_viewer() -> None:
 def test_a_part_without_rows_has_no_row_group() -> None:
     data = parquet_bytes(table_of([]))
     assert pq.ParquetFile(io.BytesIO(data)).metadata.num_row_groups == 0
-    assert read_parquet(data).schema == SCHEMA
+    assert read_rows(data).schema == SCHEMA
 
 
 def test_counts_must_add_up() -> None:

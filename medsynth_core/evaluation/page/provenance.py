@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from medsynth_core.filters import FILTERS
+
 About = Mapping[str, Any]
 _SAMPLING = {
     "samples_per_prompt": "images a prompt",
@@ -17,14 +19,6 @@ _SAMPLING = {
     "seed": "seed",
     "precision": "arithmetic",
 }
-_FILTER_SETTINGS = {
-    "degenerate": ("min_contrast", "clipped_quantile"),
-    "duplicate": ("training_copy_quantile", "copy_quantile"),
-}
-_FILTER_OF = {"clipped": "degenerate", "copy": "duplicate", "training_copy": "duplicate"}
-"""The filter of a quantile that isn't called like it."""
-_FILTER_BOUNDS = {"degenerate": ("clipped",), "duplicate": ("training_copy", "copy", "copy_features")}
-
 
 @dataclass(frozen=True)
 class FilterLine:
@@ -45,18 +39,17 @@ def sampling_lines(about: About) -> list[tuple[str, str]]:
 def filter_lines(about: About) -> list[FilterLine]:
     """Returns the filters that ran, in their order, then those that didn't."""
     quality, bounds = about["quality"], about.get("bounds", {})
-    enabled = list(quality.get("enabled", ()))
-    settings_of = [name.removesuffix("_quantile") for name in quality if name.endswith("_quantile")]
-    names = dict.fromkeys([*enabled, *(_FILTER_OF.get(name, name) for name in settings_of)])
     lines = []
-    for name in names:
-        settings = [key for key in _FILTER_SETTINGS.get(name, (f"{name}_quantile",)) if key in quality]
-        limits = [key for key in _FILTER_BOUNDS.get(name, (name,)) if key in bounds]
+    for each in sorted(FILTERS, key=lambda each: each.name not in quality["enabled"]):
+        settings = quality.get(each.name)
+        limits = [column.bound for column in each.columns if column.bound in bounds]
         lines.append(
             FilterLine(
-                name,
-                name in enabled,
-                ", ".join(f"{key} {_said(quality[key])}" for key in settings),
+                each.name,
+                each.name in quality["enabled"],
+                ", ".join(f"{key} {_said(value)}" for key, value in settings.items())
+                if isinstance(settings, dict)
+                else "",
                 ", ".join(f"{bounds[key]:.4g}" + (f" ({key})" if len(limits) > 1 else "") for key in limits),
             )
         )

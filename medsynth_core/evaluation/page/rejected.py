@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from medsynth_core.evaluation.page.scores import SCORES
-from medsynth_core.quality.registration import SIDE
+from medsynth_core.filters import COLUMNS
+from medsynth_core.filters.registration import SIDE
 from medsynth_core.release.reader import Release
 
 
@@ -32,7 +32,7 @@ def rejected_images(release: Release, most: int) -> list[RejectedImage]:
     """Returns up to ``most`` images of each reason, by reason and id."""
     reasons = release.rejected(["image_id", "reasons"])
     chosen = _of_each(reasons, most)
-    columns = ["image_id", "prompt", "labels", "reasons", "signature", *(score.column for score in SCORES)]
+    columns = ["image_id", "prompt", "labels", "reasons", "signature", *(column.name for column in COLUMNS)]
     rows = release.rejected(columns, filters=[("image_id", "in", list(chosen))]).to_pylist()
     rows.sort(key=lambda row: (chosen[row["image_id"]], row["image_id"]))
     return [RejectedImage(chosen[row["image_id"]], row, _thumbnail(row["signature"])) for row in rows]

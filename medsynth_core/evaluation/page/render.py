@@ -17,7 +17,9 @@ from medsynth_core.evaluation.page.earlier import Earlier
 from medsynth_core.evaluation.page.gallery import GalleryImage, page_png
 from medsynth_core.evaluation.page.histogram import HEIGHT, WIDTH, histograms
 from medsynth_core.evaluation.page.rejected import RejectedImage
-from medsynth_core.evaluation.page.scores import deciding_score, has_score, reason_in_words, score_lines
+from medsynth_core.filters.agreement import SCORE as AGREEMENT
+from medsynth_core.filters.duplicate import TRAINING_DISTANCE
+from medsynth_core.evaluation.page.scores import bound_of, deciding_score, has_score, reason_in_words, score_lines
 from medsynth_core.release.facts import is_phantom
 from medsynth_core.release.reader import Release
 
@@ -140,9 +142,9 @@ def _gallery(content: PageContent) -> list[dict[str, Any]]:
                 "labels": [_in_words(label) for label in labels],
                 "data": json.dumps(labels),
                 "findings": labels,
-                "agreement": row["score_agreement"] if has_score(row, "score_agreement") else None,
-                "distance": row["score_training_distance"] if has_score(row, "score_training_distance") else None,
-                "scores": score_lines(row),
+                "agreement": row[AGREEMENT] if has_score(row, AGREEMENT) else None,
+                "distance": row[TRAINING_DISTANCE] if has_score(row, TRAINING_DISTANCE) else None,
+                "scores": score_lines(row, but=frozenset({AGREEMENT, TRAINING_DISTANCE})),
                 "keys": _keys(image.cells[:KEYPATCHES], words, content.grid_side),
                 "caption": key_caption(words),
                 "neighbour": {"src": _url(beside), "distance": f"{neighbour.distance:.3f}"} if neighbour else None,
@@ -195,9 +197,9 @@ def _choices(shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
 def _rejected(each: RejectedImage, about: Mapping[str, Any]) -> dict[str, Any]:
     score = deciding_score(each.reason)
     line = None
-    if score and has_score(each.row, score.column):
-        bound = about.get("bounds", {}).get(score.bound) if score.bound else about["quality"].get("min_contrast")
-        line = f"{score.title} {each.row[score.column]:.{score.digits}f}"
+    if score and has_score(each.row, score.name):
+        bound = bound_of(score, about)
+        line = f"{score.title} {each.row[score.name]:.{score.digits}f}"
         line += "" if bound is None else f", bound {bound:.{score.digits}f}"
     return {
         "reason": each.reason,

@@ -1,19 +1,14 @@
-"""The near-duplicate filter: copies of training images and copies inside a release.
+"""Thumbnails and how near two of them come: what finds a picture that is nearly the same, pixel by pixel.
 
-A signature is a 16 x 16 thumbnail, uint8. The distance of two is the mean absolute difference over 255 after
-each was brought to the same mean, so that brightness doesn't hide a copy: 0 is the same picture. How close
-different patients come depends on the corpus and its size (0.05 was the least among 85 real films, 0.008 the
-first percentile of phantoms to 9,000 others), so the bound is a quantile of held-out images' distances.
-
-Training images are compared as the VQ-GAN renders them, since a generator that has memorised one emits its codes:
-a copy then lies at 0, where the original lies at up to 0.03, farther than the next patient. They are compared by
-registration, so that contrast, a crop or mirroring doesn't hide a copy either; its distance has a bound of its own.
+A thumbnail has 16 x 16 cells, uint8. The distance of two is the mean absolute difference over 255 after each was brought
+to the same mean, so that brightness doesn't hide a copy: 0 is the same picture. How close different patients come
+depends on the corpus and its size (0.05 was the least among 85 real films, 0.008 the first percentile of phantoms to
+9,000 others).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,20 +16,19 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from medsynth_core.errors import InputError
-from medsynth_core.quality.filters import Images, Judgement, Prompt
-from medsynth_core.quality.registration import SIDE, Registration
+from medsynth_core.filters.registration import SIDE
 
-Signatures = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
+"""uint8 [N, H, W]."""
+Thumbnails = npt.NDArray[np.uint8]
 """uint8 [N, 256]."""
 _SCALE = 255.0 * SIDE * SIDE
 _ROWS_A_BLOCK = 8192
 _SETTLED_AT_ONCE = 512
 _NONE = np.zeros((0, SIDE * SIDE), dtype=np.uint8)
-_REFERENCE = "training_signatures.npy"
 
 
-def signatures(images_u8: Images) -> Signatures:
+def thumbnails(images_u8: Images) -> Thumbnails:
     """Returns a thumbnail an image, averaged over areas."""
     if not len(images_u8):
         return _NONE
@@ -42,25 +36,7 @@ def signatures(images_u8: Images) -> Signatures:
     return np.stack(small).reshape(len(images_u8), -1)
 
 
-def save_reference(folder: Path, training: Signatures) -> None:
-    """Writes the signatures of the training images into a model's folder."""
-    np.save(folder / _REFERENCE, training, allow_pickle=False)
-
-
-def load_reference(folder: Path) -> Signatures:
-    """Returns the signatures of the images that a model was trained on.
-
-    Raises:
-        InputError: there are none, or they can't be read.
-    """
-    try:
-        marks: Signatures = np.load(folder / _REFERENCE, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / _REFERENCE}: no signatures of training images; retrain the model") from error
-    return marks
-
-
-def nearest(query: Signatures, reference: Signatures) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def nearest(query: Thumbnails, reference: Thumbnails) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Returns (distance in 0..1, row of the nearest reference) for each query; distance 1 without a reference."""
     distance = np.ones(len(query), dtype=np.float32)
     row = np.full(len(query), -1, dtype=np.int64)
@@ -75,39 +51,39 @@ def nearest(query: Signatures, reference: Signatures) -> tuple[npt.NDArray[np.fl
     return distance, row
 
 
-def first_of_copies(marks: Signatures, bound: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+def first_of_copies(thumbs: Thumbnails, bound: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     """Returns (is a copy of an earlier kept one, distance to the nearest earlier kept one), in order.
 
     The distance is 1 for an image with no kept one before it. Compares all pairs: for the images of one shard.
     """
     return settle(
-        len(marks),
+        len(thumbs),
         0,
         bound,
         1.0,
-        lambda rows, kept: nearest(marks[rows], marks[kept])[0],
-        lambda rows: _among(marks[rows]),
+        lambda rows, kept: nearest(thumbs[rows], thumbs[kept])[0],
+        lambda rows: _among(thumbs[rows]),
     )
 
 
-def find_copies(marks: Signatures, bound: float, n_kept: int = 0) -> dict[int, float]:
+def find_copies(thumbs: Thumbnails, bound: float, n_kept: int = 0) -> dict[int, float]:
     """Returns the rows that are copies of an earlier kept one, with the distance to the nearest such; the first
     ``n_kept`` are kept whatever they are.
 
     Gives the copies of ``first_of_copies`` exactly, for as many images as fit into memory: sums over blocks of
-    4 x 4 cells of two signatures can't lie further apart than the signatures do, so a tree of these sums finds
+    4 x 4 cells of two thumbnails can't lie further apart than the thumbnails do, so a tree of these sums finds
     the few kept ones that are worth comparing. A release of one image repeated keeps one and stays cheap.
     """
-    sums, radius = _block_sums(marks), bound * _SCALE + 1e-3
+    sums, radius = _block_sums(thumbs), bound * _SCALE + 1e-3
 
     def to_nearest(rows: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         tree, distance = cKDTree(sums[kept]), np.ones(len(rows), dtype=np.float32)
         for place, row in enumerate(rows):  # one at a time: the candidates of many could be all pairs
             candidates = tree.query_ball_point(sums[row], radius, p=1.0)
-            distance[place] = nearest(marks[row : row + 1], marks[kept[candidates]])[0][0]
+            distance[place] = nearest(thumbs[row : row + 1], thumbs[kept[candidates]])[0][0]
         return distance
 
-    copies, distances = settle(len(marks), n_kept, bound, 1.0, to_nearest, lambda rows: _among(marks[rows]))
+    copies, distances = settle(len(thumbs), n_kept, bound, 1.0, to_nearest, lambda rows: _among(thumbs[rows]))
     return {int(row): float(distances[row]) for row in np.flatnonzero(copies)}
 
 
@@ -143,40 +119,22 @@ def settle(
     return is_copy, distances
 
 
-class TrainingCopyFilter:
-    """Rejects near-copies of training images, also brightened, cropped or mirrored ones, given the signatures of their
-    reconstructions."""
-
-    name = "duplicate"
-
-    def __init__(self, training: Registration, bound: float) -> None:
-        self._training = training
-        self._bound = bound
-
-    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
-        """Score: distance to the nearest training image, registered."""
-        return [
-            Judgement({"score_training_distance": float(d)}, "duplicate:training" if d <= self._bound else None)
-            for d in self._training.distances(images_u8)
-        ]
-
-
-def _among(block: Signatures) -> npt.NDArray[np.float32]:
-    """Returns the distances of some signatures to each other, float32 [n, n]."""
+def _among(block: Thumbnails) -> npt.NDArray[np.float32]:
+    """Returns the distances of some thumbnails to each other, float32 [n, n]."""
     centred = _centred(block)
     distances: npt.NDArray[np.float32] = (cdist(centred, centred, "cityblock") / _SCALE).astype(np.float32)
     return distances
 
 
-def _block_sums(marks: Signatures) -> npt.NDArray[np.float32]:
+def _block_sums(thumbs: Thumbnails) -> npt.NDArray[np.float32]:
     """Returns sums over blocks less their mean, float32 [N, 16], which holds them exactly."""
-    cells = marks.reshape(len(marks), SIDE // 4, 4, SIDE // 4, 4)
-    sums = cells.sum(axis=(2, 4), dtype=np.float32).reshape(len(marks), (SIDE // 4) ** 2)
+    cells = thumbs.reshape(len(thumbs), SIDE // 4, 4, SIDE // 4, 4)
+    sums = cells.sum(axis=(2, 4), dtype=np.float32).reshape(len(thumbs), (SIDE // 4) ** 2)
     sums -= sums.mean(axis=1, keepdims=True)
     return sums
 
 
-def _centred(marks: Signatures) -> npt.NDArray[np.float64]:
-    values = marks.astype(np.float64)
+def _centred(thumbs: Thumbnails) -> npt.NDArray[np.float64]:
+    values = thumbs.astype(np.float64)
     centred: npt.NDArray[np.float64] = values - values.mean(axis=1, keepdims=True)
     return centred

@@ -1,4 +1,4 @@
-"""The quality stage: what only the whole release can show, near-duplicates across shards and of the parent's images.
+"""The stage ``deduplicate``: near-duplicates across shards and of the parent's images go.
 
 A shard that loses images is packed anew, every other object stays as it is.
 """
@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from medsynth_core.config import Config, Paths
 from medsynth_core.progress import Progress
-from medsynth_core.quality.alike import Copy, CopyBounds
-from medsynth_core.quality.release_copies import find_release_copies
+from medsynth_core.filters.fingerprints import Copy
+from medsynth_core.deduplicate.release_copies import Comparison, find_release_copies
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
-from medsynth_core.storage.manifest import SCHEMA, parquet_bytes, read_parquet
+from medsynth_core.manifest import SCHEMA, read_rows
+from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
@@ -31,7 +32,7 @@ STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
-class QualityReport:
+class DeduplicateReport:
     """Totals after the pass; ``across_shards`` images were copies of one in an earlier shard."""
 
     counts: Counts
@@ -39,30 +40,30 @@ class QualityReport:
     repacked_shards: int
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> QualityReport:
-    """Rejects near-duplicates across shards and writes ``paths.quality``.
+def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> DeduplicateReport:
+    """Rejects near-duplicates across shards and writes ``paths["deduplicate"]``.
 
     Raises:
-        InputError: there is no synthesis to judge.
+        InputError: there is no synthesis.
         CorruptObjectError: a shard's bytes don't match its record.
     """
-    made = ShardList.load(paths.synthesis, "synthesis")
-    progress(0, len(made.shards), "signatures")
-    limits = CopyBounds.of(made.bounds) if "duplicate" in config.quality.enabled else None
-    copies = find_release_copies(made.shards, store, made.parent, made.model_digests["llm"], limits)
+    made = ShardList.load(paths["synthesis"], "synthesis")
+    progress(0, len(made.shards), "fingerprints")
+    comparison = Comparison(made.quality["enabled"], made.bounds, made.judge_sha256)
+    copies = find_release_copies(made.shards, store, made.parent, comparison)
     records = []
     for done, record in enumerate(made.shards, 1):
         members = (
-            read_parquet(get_content(store, record.manifest), ["image_id"])["image_id"].to_pylist() if copies else ()
+            read_rows(get_content(store, record.manifest), ["image_id"])["image_id"].to_pylist() if copies else ()
         )
         dropped = {identity: copies[identity] for identity in members if identity in copies}
         records.append(_repack(record, dropped, store) if dropped else record)
         progress(done, len(made.shards))
     counts = reduce(add, (record.counts for record in records), Counts(requested=0, accepted=0))
     repacked = sum(new is not old for new, old in zip(records, made.shards, strict=True))
-    with replace_directory(paths.quality) as folder:
+    with replace_directory(paths["deduplicate"]) as folder:
         made.model_copy(update={"shards": tuple(records), "counts": counts}).save(folder)
-    return QualityReport(counts, len(copies), repacked)
+    return DeduplicateReport(counts, len(copies), repacked)
 
 
 def _repack(record: CompletionRecord, dropped: Mapping[str, Copy], store: ObjectStore) -> CompletionRecord:
@@ -80,7 +81,7 @@ def _repack(record: CompletionRecord, dropped: Mapping[str, Copy], store: Object
         if suffix == "png" and identity not in dropped:
             writer.add_raw(identity, data, files[f"{identity}.json"])
     tar_bytes, places = writer.finish()
-    rows = read_parquet(get_content(store, record.manifest)).to_pylist()
+    rows = read_rows(get_content(store, record.manifest)).to_pylist()
     kept = [row | {"offset": places[row["image_id"]][0]} for row in rows if row["image_id"] not in dropped]
     lost = [
         row
@@ -89,7 +90,7 @@ def _repack(record: CompletionRecord, dropped: Mapping[str, Copy], store: Object
         for row in rows
         if row["image_id"] in dropped
     ]
-    before = read_parquet(get_content(store, record.rejected)).to_pylist() if record.rejected is not None else []
+    before = read_rows(get_content(store, record.rejected)).to_pylist() if record.rejected is not None else []
     rejected = sorted(before + lost, key=lambda row: row["image_id"])
     path = record.manifest.relpath
     reasons = Counter(record.counts.rejected) + Counter(copy.reason for copy in dropped.values())

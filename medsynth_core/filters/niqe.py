@@ -9,9 +9,8 @@ Shapes: N images, H x W pixels, P patches, F = 36 features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,10 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.special import gamma
 
+from medsynth_core.config.section import Fraction, Section
 from medsynth_core.errors import InputError
-from medsynth_core.quality.filters import Images, Judgement, Prompt
+from medsynth_core.filters.spec import NO_LIMIT, Arrays, Column, Context, Filter, Prompt, Reason, Reference, Scores, Training, percent, quantile_of
+from medsynth_core.filters.thumbnails import Images
 
 Floats = npt.NDArray[np.floating[Any]]
 N_FEATURES = 36
@@ -32,7 +33,8 @@ _SHARP_SHARE = 0.75
 """Patches less sharp than this share of their image's sharpest don't enter the model (section II-B)."""
 _SHAPES = np.arange(0.2, 10.0, 0.001)
 _RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
-_FILE = "naturalness.npz"
+_NATURAL = 512
+"""Training images, evenly spread, that the model is fitted on; all of them are held in memory."""
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -71,39 +73,60 @@ class NaturalnessModel:
         scores: Floats = np.sqrt(np.einsum("nf,nfg,ng->n", away_NF, inverse_NFF, away_NF).clip(min=0))
         return scores
 
-    def save(self, folder: Path) -> None:
-        """Writes the Gaussian into a model's folder."""
-        np.savez(folder / _FILE, mean=self.mean_F, covariance=self.covariance_FF)
 
-    @classmethod
-    def load(cls, folder: Path) -> NaturalnessModel:
-        """Returns the Gaussian that training stored.
-
-        Raises:
-            InputError: there is none, or it can't be read.
-        """
-        try:
-            with np.load(folder / _FILE, allow_pickle=False) as saved:
-                return cls(saved["mean"], saved["covariance"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder / _FILE}: no model of image statistics; retrain the model") from error
+_SCORE, _UNNATURAL = "score_niqe", "niqe:unnatural"
 
 
-class NaturalnessFilter:
-    """Rejects images whose local statistics are farther from the corpus' than almost all held-out images'."""
+class NaturalnessSettings(Section):
+    """Unnatural texture."""
+
+    quantile: Fraction = 0.005
+    """Of NIQE against the corpus' own statistics."""
+
+
+class Naturalness(Filter[NaturalnessSettings, NaturalnessModel]):
+    """Rejects images whose local statistics are farther from the corpus' than almost all held-out images'. Off by
+    default: it costs most and catches nothing that the others miss."""
 
     name = "niqe"
+    version = 1
+    cost = 0.5
+    on = False
+    settings = NaturalnessSettings
+    columns = (Column(_SCORE, "NIQE against the corpus' own statistics, the lower the better", "NIQE", "niqe"),)
+    reasons = {_UNNATURAL: Reason("unnatural texture", _SCORE)}
 
-    def __init__(self, model: NaturalnessModel, bound: float) -> None:
-        self._model = model
-        self._bound = bound
+    def fit(self, reference: Reference) -> Arrays:
+        n = len(reference.images_u8)
+        spread = np.linspace(0, n - 1, min(_NATURAL, n)).astype(int)
+        model = NaturalnessModel.fit(reference.images_u8[spread])
+        return {"mean": model.mean_F, "covariance": model.covariance_FF}
 
-    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
+    def model(self, fitted: Arrays, training: Training) -> NaturalnessModel:
+        return NaturalnessModel(fitted["mean"], fitted["covariance"])
+
+    def measure(
+        self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: NaturalnessModel
+    ) -> Scores:
         """Score: NIQE."""
-        return [
-            Judgement({"score_niqe": float(s)}, None if s <= self._bound else "niqe:unnatural")
-            for s in self._model.scores(images_u8)
-        ]
+        return {_SCORE: model.scores(images_u8)}
+
+    def bounds(self, scores: Scores, settings: NaturalnessSettings, margin: float) -> dict[str, float]:
+        return {"niqe": quantile_of(_SCORE, scores[_SCORE], 1 - settings.quantile, NO_LIMIT, margin)}
+
+    def judge(self, scores: Scores, bounds: Mapping[str, float], settings: NaturalnessSettings) -> list[str | None]:
+        return [None if score <= bounds["niqe"] else _UNNATURAL for score in scores[_SCORE]]
+
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
+        if bounds["niqe"] >= NO_LIMIT:
+            return None
+        return (
+            "Images with unnatural texture were rejected: a NIQE above that of all but "
+            f"{percent(settings['quantile'])} of real held-out images."
+        )
+
+
+FILTER = Naturalness()
 
 
 def _features(images_u8: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:

@@ -1,20 +1,20 @@
 """The manifest: one Arrow schema, a row an image (contract C7). Changes only add columns.
 
-The ``release`` column isn't stored in the parts, which are written before a version exists; the reader adds it
+Score columns are the filters' own (``filters``). The ``release`` column isn't stored in the parts, which are written before a version exists; the reader adds it
 (docs/decisions/0003-release-column.md).
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from medsynth_core.filters import COLUMNS as SCORES
+from medsynth_core.storage.parquet import read_parquet
 
 SCHEMA_VERSION = 1
-ROWS_A_GROUP = 5000
 
 _FINDING = pa.struct(
     [("pathology", pa.string()), ("anatomy", pa.string()), ("side", pa.string()), ("severity", pa.string())]
@@ -46,19 +46,13 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("vqgan_sha256", pa.string(), "digest of the image tokeniser"),
     ("alignment_sha256", pa.string(), "digest of the alignment model and visual codebook"),
     ("llm_sha256", pa.string(), "digest of the language model"),
+    (
+        "judge_sha256",
+        pa.string(),
+        "digest of the labelling judge and of the training images: ``features`` of the same digest can be compared",
+    ),
     ("sampling", _SAMPLING, "sampling settings"),
-    ("score_contrast", pa.float32(), "standard deviation in grey levels"),
-    ("score_clipped", pa.float32(), "share of pixels at 0 or 255"),
-    ("score_sharpness", pa.float32(), "root mean square of the Laplacian over the standard deviation"),
-    ("score_noise", pa.float32(), "standard deviation of the noise in grey levels"),
-    ("score_anatomy", pa.float32(), "distance from the usual thumbnail, about 1 for a usual image"),
-    ("score_organs", pa.float32(), "distance of lungs and heart from the usual ones, about 1 for a usual image"),
-    ("score_niqe", pa.float32(), "NIQE against the corpus' own statistics, the lower the better"),
-    ("score_training_distance", pa.float32(), "distance to the nearest training image, registered, 0..1"),
-    ("score_release_distance", pa.float32(), "distance to the nearest earlier image of the shard, 0..1"),
-    ("score_release_features", pa.float32(), "distance to the nearest earlier image of the shard in ``features``"),
-    ("score_labels", pa.float32(), "cross-entropy of the prompted labels by the labelling judge, nats"),
-    ("score_agreement", pa.float32(), "prompt-image agreement by the alignment model, -1..1"),
+    *((score.name, pa.float32(), score.description) for score in SCORES),
     ("signature", pa.binary(), "16x16 uint8 thumbnail, for duplicates across shards"),
     (
         "features",
@@ -80,8 +74,8 @@ SCHEMA = pa.schema(
 """Columns in order; each field's metadata holds its description."""
 
 MAY_BE_NULL = frozenset(
-    {"shard", "offset", "features", "labels.anatomy", "labels.side", "labels.severity"}
-    | {name for name, _, _ in _COLUMNS if name.startswith("score_")}
+    {"shard", "offset", "features", "judge_sha256", "labels.anatomy", "labels.side", "labels.severity"}
+    | {score.name for score in SCORES}
 )
 """What is null in a row where it doesn't apply; a filter that isn't enabled, or was spared, leaves no score."""
 
@@ -98,26 +92,15 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """Returns a table as Parquet with small row groups; the same rows give the same bytes."""
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_statistics=True) as writer:
-        if len(table):  # Hugging Face's datasets fails on a row group without rows
-            writer.write_table(table, row_group_size=ROWS_A_GROUP)
-    return sink.getvalue()
+def columns_of(names: Iterable[str]) -> pa.Schema:
+    """Returns the schema of some columns, in this order."""
+    return pa.schema([SCHEMA.field(name) for name in names])
 
 
-def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Returns (some columns of) a table from Parquet bytes; a column that is younger than the part is null.
+def read_rows(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns (some columns of) a manifest part from Parquet bytes; a column that is younger than the part is null.
 
     Raises:
         pyarrow.ArrowException: the bytes are no Parquet.
     """
-    file = pq.ParquetFile(pa.BufferReader(data))
-    if columns is None:
-        return file.read()
-    table = file.read([name for name in columns if name in file.schema_arrow.names])
-    for name in columns:
-        if name not in table.column_names:
-            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-    return table.select(list(columns))
+    return read_parquet(data, None if columns is None else columns_of(columns))

@@ -10,23 +10,19 @@ Shapes: N images, O = 3 organs, M = 6 measures of each, G cells a side.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
+from medsynth_core.config.section import Fraction, Section
 from medsynth_core.corpus.records import ORGANS
-from medsynth_core.errors import InputError
-from medsynth_core.models.pixels import to_inputs
-from medsynth_core.models.segmenter import OrganSegmenter
-from medsynth_core.quality.filters import Images, Judgement, Prompt
+from medsynth_core.filters.spec import NO_LIMIT, Arrays, Column, Context, Filter, Prompt, Reason, Reference, Scores, Training, percent, quantile_of
+from medsynth_core.filters.thumbnails import Images
 
 Floats = npt.NDArray[np.float64]
-_FILE = "organs.json"
 _FINEST = np.array([0.02, 0.005, 0.005, 0.005, 0.005, 0.02])
 """Differences of each measure that mean nothing, less than a cell; added to the deviations."""
 _LEAST_VARIANCE = 0.02
@@ -36,15 +32,6 @@ _NONE = 0.005
 _FEWEST_CELLS = 4
 """Of fewer cells an organ has a size, but no place and shape."""
 _CONNECTED = np.array([[[0] * 3] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0] * 3] * 3])
-
-
-@torch.inference_mode()
-def organ_cells(segmenter: OrganSegmenter, images_u8: Images) -> npt.NDArray[np.int64]:
-    """Returns the organ in each cell, numbers of ``records.ORGANS``, int64 [N, G, G]."""
-    device = next(segmenter.parameters()).device
-    logits = segmenter(to_inputs(images_u8, device))
-    cells: npt.NDArray[np.int64] = logits.argmax(1).cpu().numpy()
-    return cells
 
 
 def measures(cells_NGG: npt.NDArray[np.int64]) -> Floats:
@@ -99,46 +86,99 @@ class UsualOrgans:
         standard = _standard(measures_NOM, self._mean_OM, self._deviation_OM).reshape(measures_NOM.shape)
         return [ORGANS[place] for place in np.square(standard).sum(2).argmax(1)]
 
-    def save(self, folder: Path) -> None:
-        """Writes what is usual into a model's folder."""
-        about = {"mean": self._mean_OM, "deviation": self._deviation_OM, "whiten": self._whiten}
-        (folder / _FILE).write_text(json.dumps({name: value.tolist() for name, value in about.items()}) + "\n", "utf-8")
+    def arrays(self) -> dict[str, Floats]:
+        """Returns what ``of`` takes."""
+        return {"mean": self._mean_OM, "deviation": self._deviation_OM, "whiten": self._whiten}
 
     @classmethod
-    def load(cls, folder: Path) -> UsualOrgans:
-        """Returns what a model's folder says is usual.
+    def of(cls, arrays: Arrays) -> UsualOrgans:
+        """Returns what was fitted before.
 
         Raises:
-            InputError: it says nothing, or can't be read.
+            KeyError: these aren't its arrays.
         """
-        try:
-            about = json.loads((folder / _FILE).read_text("utf-8"))
-            return cls(*(np.array(about[name], dtype=np.float64) for name in ("mean", "deviation", "whiten")))
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder / _FILE}: no usual organs there; retrain the {folder.name} model") from error
+        return cls(arrays["mean"], arrays["deviation"], arrays["whiten"])
 
 
-class OrganFilter:
-    """Rejects frontal images whose lungs and heart are farther from the usual than almost all real held-out images'."""
+_SCORE, _STRANGEST = "score_organs", "strangest organ"
+
+
+class OrganSettings(Section):
+    """Lungs and heart, of frontal images, where the corpus has masks."""
+
+    quantile: Fraction = 0.02
+    """Of the distance of both lungs and heart from their usual size, shape and place."""
+
+
+class Organs(Filter[OrganSettings, UsualOrgans | None]):
+    """Rejects frontal images whose lungs and heart are farther from the usual than almost all real held-out images'.
+    Where no film had a mask there is no segmenter, and it judges nothing."""
 
     name = "organs"
+    version = 1
+    cost = 0.4
+    settings = OrganSettings
+    columns = (
+        Column(
+            _SCORE,
+            "distance of lungs and heart from the usual ones, about 1 for a usual image",
+            "unusual lungs or heart",
+            "organs",
+            may_lack=True,
+        ),
+    )
+    reasons = {f"organs:{organ}": Reason(f"unusual {organ}", _SCORE) for organ in ORGANS}
 
-    def __init__(self, segment: Callable[[Images], npt.NDArray[np.int64]], usual: UsualOrgans, bound: float) -> None:
-        """Takes what returns the organ of each cell, int64 [N, G, G]."""
-        self._segment = segment
-        self._usual = usual
-        self._bound = bound
+    def fit(self, reference: Reference) -> Arrays:
+        found = []
+        for _, prompts, context in reference.batches():
+            cells = context.organs()
+            if cells is None:
+                return {}
+            found.append(measures(cells[_frontal(prompts)]))
+        training_NOM = np.concatenate(found)
+        return UsualOrgans.fit(training_NOM).arrays() if len(training_NOM) else {}
 
-    def judge(self, images_u8: Images, prompts: Sequence[Prompt]) -> list[Judgement]:
+    def model(self, fitted: Arrays, training: Training) -> UsualOrgans | None:
+        return UsualOrgans.of(fitted) if fitted else None
+
+    def measure(
+        self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: UsualOrgans | None
+    ) -> Scores:
         """Score: ``UsualOrgans.scores``; a lateral image has none."""
-        judgements = [Judgement({}) for _ in prompts]
-        frontal = [row for row, prompt in enumerate(prompts) if prompt.view != "lateral"]
-        if frontal:
-            found = measures(self._segment(images_u8[frontal]))
-            for row, score, organ in zip(frontal, self._usual.scores(found), self._usual.strangest(found), strict=True):
-                reason = None if score <= self._bound else f"organs:{organ}"
-                judgements[row] = Judgement({"score_organs": float(score)}, reason)
-        return judgements
+        scores, strangest = np.full(len(prompts), np.nan), np.full(len(prompts), "", dtype=object)
+        cells = None if model is None else context.organs()
+        frontal = _frontal(prompts)
+        if model is not None and cells is not None and frontal.any():
+            found = measures(cells[frontal])
+            scores[frontal], strangest[frontal] = model.scores(found), model.strangest(found)
+        return {_SCORE: scores, _STRANGEST: strangest}
+
+    def bounds(self, scores: Scores, settings: OrganSettings, margin: float) -> dict[str, float]:
+        return {"organs": quantile_of(_SCORE, scores[_SCORE], 1 - settings.quantile, NO_LIMIT, margin)}
+
+    def judge(self, scores: Scores, bounds: Mapping[str, float], settings: OrganSettings) -> list[str | None]:
+        return [
+            f"organs:{organ}" if score > bounds["organs"] else None
+            for score, organ in zip(scores[_SCORE], scores[_STRANGEST], strict=True)
+        ]
+
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
+        if bounds["organs"] >= NO_LIMIT:
+            return None
+        return (
+            "Images whose lungs or heart, as a segmenter finds them, are of unusual size, shape or place were "
+            f"rejected: farther from the usual than all but {percent(settings['quantile'])} of real held-out images'; "
+            "only where the corpus has masks to learn from."
+        )
+
+
+FILTER = Organs()
+
+
+def _frontal(prompts: Sequence[Prompt]) -> npt.NDArray[np.bool_]:
+    """Returns which images show organs where a segmenter of frontal films looks for them, bool [N]."""
+    return np.array([prompt.view != "lateral" for prompt in prompts], dtype=bool)
 
 
 def _standard(measures_NOM: Floats, mean_OM: Floats, deviation_OM: Floats) -> Floats:

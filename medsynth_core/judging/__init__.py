@@ -1,0 +1,1 @@
+"""Judging of images: networks, filters in their order, and what they were calibrated on."""
