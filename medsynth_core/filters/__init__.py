@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model, field_validator
 
@@ -69,8 +69,13 @@ def _field(each: Filter[Any, Any]) -> Any:
     return each.settings, Field(default=each.settings(), description=each.settings.__doc__)
 
 
-QualityConfig: type[QualitySettings] = create_model(
-    "QualityConfig", __base__=QualitySettings, __doc__=QualitySettings.__doc__,
-    **{each.name: _field(each) for each in FILTERS},
-)  # fmt: skip
-"""Section ``quality``: what filters have in common, and a section a filter."""
+if TYPE_CHECKING:
+    QualityConfig = QualitySettings
+else:
+    QualityConfig = create_model(
+        "QualityConfig",
+        __base__=QualitySettings,
+        __doc__=QualitySettings.__doc__,
+        **{each.name: _field(each) for each in FILTERS},
+    )
+    """Section ``quality``: what filters have in common, and a section a filter."""

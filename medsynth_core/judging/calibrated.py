@@ -10,7 +10,7 @@ labelling judge that they ask.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from safetensors.numpy import load_file, save_file
 from medsynth_core.errors import InputError, StateError
 from medsynth_core.filters import FILTERS, QualitySettings
 from medsynth_core.filters.spec import Arrays, Filter, Scores
-from medsynth_core.hashing import sha256_file, sha256_json
+from medsynth_core.hashing import DigestCache
 from medsynth_core.judging.networks import Judging
-from medsynth_core.judging.training_set import TrainingSet
+from medsynth_core.judging.training_set import CALIBRATE, TrainingSet
 from medsynth_core.judging.verdicts import Chain, ReadyFilter
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.judge import Judge
@@ -111,18 +111,29 @@ def load_judge(folder: Path) -> Judge:
     return Judge.load(folder / JUDGE)
 
 
-def digest_of(folder: Path, running: Sequence[Filter[Any, Any]]) -> str:
+def digest_of(folder: Path, running: Sequence[Filter[Any, Any]], digests: DigestCache) -> str:
     """Returns the hex SHA-256 of all that these filters compare with; of other filters nothing counts.
 
     Raises:
-        InputError: there is nothing.
+        InputError: nothing is calibrated there.
     """
     others = {each.name for each in FILTERS} - {each.name for each in running}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    counted = [path for path in files if path.relative_to(folder).parts[0] not in others]
-    if not counted:
-        raise InputError(f"{folder}: no calibrated filters there; run `medsynth calibrate`")
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in counted])
+    return _digest(folder, digests, lambda part: part not in others)
+
+
+def judge_digest(folder: Path, digests: DigestCache) -> str:
+    """Returns the hex SHA-256 of the labelling judge and the training images: features of the same one are comparable.
+
+    Raises:
+        InputError: they aren't there.
+    """
+    return _digest(folder, digests, lambda part: part in {JUDGE, TrainingSet.FILE})
+
+
+def _digest(folder: Path, digests: DigestCache, counts: Callable[[str], bool]) -> str:
+    if not (folder / TrainingSet.FILE).is_file():
+        raise InputError(f"{folder}: no calibrated filters there; {CALIBRATE}")
+    return digests.tree(folder, lambda path: counts(path.relative_to(folder).parts[0]))
 
 
 def _read_scores(folder: Path, each: Filter[Any, Any]) -> dict[str, npt.NDArray[np.float64]]:

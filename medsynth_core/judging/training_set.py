@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ from medsynth_core.errors import InputError
 from medsynth_core.filters.thumbnails import Thumbnails
 
 Floats = npt.NDArray[np.float32]
-_FILE = "training.safetensors"
+CALIBRATE = "run `medsynth calibrate`; models of an earlier version, which kept it in llm/, are trained again"
+"""What to do when something that filters compare with is missing."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class TrainingSet:
         thumbnails: uint8 [R, 256].
         raw_features: float16 [R, F], as the judge gives them.
     """
+
+    FILE: ClassVar = "training.safetensors"
 
     thumbnails: Thumbnails
     raw_features: npt.NDArray[np.float16]
@@ -54,7 +58,7 @@ class TrainingSet:
 
     def save(self, folder: Path) -> None:
         """Writes thumbnails and features into the filters' folder."""
-        save_file({"thumbnails": self.thumbnails, "features": self.raw_features}, folder / _FILE)
+        save_file({"thumbnails": self.thumbnails, "features": self.raw_features}, folder / self.FILE)
 
     @classmethod
     def load(cls, folder: Path) -> TrainingSet:
@@ -63,12 +67,9 @@ class TrainingSet:
         Raises:
             InputError: there are none, or they can't be read.
         """
-        path = folder / _FILE
+        path = folder / cls.FILE
         try:
             saved = load_file(path)
             return cls(saved["thumbnails"], saved["features"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise InputError(
-                f"{path}: no training images to compare with; run `medsynth calibrate` (models of an earlier version "
-                f"kept them in llm/)"
-            ) from error
+            raise InputError(f"{path}: no training images to compare with; {CALIBRATE}") from error

@@ -14,20 +14,18 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
+from medsynth_core.deduplicate.release_copies import Comparison, find_release_copies
 from medsynth_core.errors import ConfigError, IncompleteRunError
-from medsynth_core.models.artifact import model_digests
+from medsynth_core.manifest import columns_of, read_rows
 from medsynth_core.prompts.quotas import parse_quotas, tally
-from medsynth_core.quality.alike import CopyBounds
-from medsynth_core.quality.release_copies import find_release_copies
 from medsynth_core.storage.completion import CompletionRecord, finished_shards
 from medsynth_core.storage.content import get_content
-from medsynth_core.storage.index import read_entry
-from medsynth_core.manifest import read_rows
 from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
+from medsynth_core.synthesis.identity import RunIdentity, ShardPlan, plan_shards
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _COLUMNS = ("image_id", "prompt_id", "labels", "view")
@@ -45,26 +43,20 @@ class Round:
         return [shard for shard in range(self.plan.n_shards) if shard not in self.records]
 
 
-def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bounds: CopyBounds | None) -> list[Round]:
+def read_rounds(params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity) -> list[Round]:
     """Returns the rounds up to the first that isn't finished; all are when the last one is.
 
-    Args:
-        copy_bounds: distances at which an image is a copy of an earlier one; None lets copies pass.
-
     Raises:
-        InputError: prompts or models are missing, or there is no such parent.
+        InputError: prompts are missing.
         ConfigError: a quota is no finding, or no prompt asks for it.
         IncompleteRunError: a quota can't be met within ``release.max_attempts``.
     """
-    prompts = read_prompts(paths.prompts)
-    parent = config.release.parent
-    dir_md5 = read_entry(store, parent).dir_md5 if parent is not None else None
-    spec = spec_hash([p.identity() for p in prompts], model_digests(config, paths), config.synthesis, dir_md5)
-    wanted = _Wanted(config, paths, store, prompts, copy_bounds) if config.release.quotas else None
-    samples = [(0, config.synthesis.samples_per_prompt)] * len(prompts)
+    settings, prompts = params.synthesis, read_prompts(paths["prompts"])
+    wanted = _Wanted(params, paths, store, prompts, identity) if params.quotas else None
+    samples = [(0, settings.samples_per_prompt)] * len(prompts)
     rounds: list[Round] = []
     while samples:
-        plan = plan_shards(spec, [p.prompt_id for p in prompts], samples, config.synthesis, config.quality)
+        plan = plan_shards(identity, [p.prompt_id for p in prompts], samples, settings, params.split)
         rounds.append(Round(plan, finished_shards(store, plan.run_id, plan.n_shards)))
         if wanted is None or rounds[-1].missing:
             break
@@ -93,26 +85,26 @@ class _Wanted:
 
     def __init__(
         self,
-        config: Config,
+        params: SynthesisParams,
         paths: Paths,
         store: ObjectStore,
         prompts: Sequence[PromptRow],
-        copy_bounds: CopyBounds | None,
+        identity: RunIdentity,
     ) -> None:
-        vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-        self._quotas = parse_quotas(config.release.quotas, vocabulary)
+        vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
+        self._quotas = parse_quotas(params.quotas, vocabulary)
         self._askers = [[i for i, p in enumerate(prompts) if q.counts(p.findings, p.view)] for q in self._quotas]
         self._index = {prompt.prompt_id: i for i, prompt in enumerate(prompts)}
-        self._max_attempts = config.release.max_attempts
-        self._store, self._bounds = store, copy_bounds
-        self._llm = model_digests(config, paths)["llm"]
-        self._parent = config.release.parent
-        rows = parent_rows(store, self._parent, ["labels", "view"]) if self._parent is not None else []
+        self._max_attempts = params.max_attempts
+        self._store, self._parent = store, params.parent
+        self._comparison = Comparison(identity.quality["enabled"], identity.bounds, identity.judge_sha256)
+        wanted = columns_of(["labels", "view"])
+        rows = parent_rows(store, self._parent, wanted) if self._parent is not None else []
         self._inherited = tally(self._quotas, chain.from_iterable(part.to_pylist() for part in rows))
         for quota, askers, there in zip(self._quotas, self._askers, self._inherited, strict=True):
             if there < quota.n and not askers:
                 raise ConfigError(
-                    f"release.quotas: no prompt asks for {quota.text!r} (synthesis.view is {config.synthesis.view}); "
+                    f"release.quotas: no prompt asks for {quota.text!r} (synthesis.view is {params.synthesis.view}); "
                     f"correct it, or run `medsynth prompts` again"
                 )
 
@@ -150,7 +142,7 @@ class _Wanted:
 
     def _accepted(self, records: Sequence[CompletionRecord]) -> Iterator[dict[str, Any]]:
         """Yields the rows of the images that the release will have, without copies across shards."""
-        copies = find_release_copies(records, self._store, self._parent, self._llm, self._bounds)
+        copies = find_release_copies(records, self._store, self._parent, self._comparison)
         for record in records:
             part = read_rows(get_content(self._store, record.manifest), _COLUMNS)
             yield from (row for row in part.to_pylist() if row["image_id"] not in copies)

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 
-import numpy as np
-import torch
-
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError
-from medsynth_core.models.artifact import model_digests, models_folder
-from medsynth_core.models.judge import Judge
+from medsynth_core.judging.calibrated import bounds_of, digest_of, judge_digest, load_chain
+from medsynth_core.models.artifact import model_digests, pick_device, resolve_precision
 from medsynth_core.progress import Progress
-from medsynth_core.quality.agreement import AgreementFilter
-from medsynth_core.quality.alike import CopyBounds
-from medsynth_core.quality.anatomy import Anatomy, AnatomyFilter
-from medsynth_core.quality.calibration import read_bound
-from medsynth_core.quality.degenerate import DegenerateFilter
-from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
-from medsynth_core.quality.embedding import Embedding
-from medsynth_core.quality.filters import Filter
-from medsynth_core.quality.labels import JUDGE, LabelFilter
-from medsynth_core.quality.niqe import NaturalnessFilter, NaturalnessModel
-from medsynth_core.quality.noise import NoiseFilter
-from medsynth_core.quality.organs import OrganFilter, UsualOrgans
-from medsynth_core.quality.registration import Registration
-from medsynth_core.quality.sharpness import SharpnessFilter
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import Counts
+from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.synthesis.identity import RunIdentity, spec_hash, verdict_digest
 from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
-
-STAGE_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -53,56 +36,78 @@ class SynthesisReport:
     counts: Counts
 
 
-def rounds(config: Config, paths: Paths, store: ObjectStore) -> list[Round]:
+def identify(params: SynthesisParams, paths: Paths, store: ObjectStore) -> RunIdentity:
+    """Returns what a run makes and by what it judges.
+
+    Raises:
+        InputError: prompts, models or calibrated filters are missing, or there is no such parent.
+    """
+    parent = read_entry(store, params.parent).dir_md5 if params.parent is not None else None
+    digests, running = model_digests(paths), params.quality.running()
+    prompts = [prompt.identity() for prompt in read_prompts(paths["prompts"])]
+    precision = resolve_precision(params.synthesis.precision, pick_device(params.device))
+    recorded, versions = params.quality.recorded(), {each.name: each.version for each in running}
+    return RunIdentity(
+        spec_hash(prompts, digests, params.synthesis, precision, parent),
+        verdict_digest(recorded, versions, digest_of(paths["calibrate"], running, paths.digests)),
+        digests,
+        judge_digest(paths["calibrate"], paths.digests),
+        recorded,
+        bounds_of(paths["calibrate"], params.quality),
+    )
+
+
+def rounds(params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity) -> list[Round]:
     """Returns the rounds of generating up to the first unfinished one, whose plan is written to the store.
 
     Raises:
-        InputError: prompts or models are missing, or there is no such parent.
+        InputError: prompts are missing.
         ConfigError, IncompleteRunError: the quotas can't be met.
     """
-    found = read_rounds(config, paths, store, _copy_bounds(config, paths))
+    found = read_rounds(params, paths, store, identity)
     if found[-1].missing:
         write_plan(store, found[-1].plan)
     return found
 
 
-def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker:
+def open_worker(params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity) -> ShardWorker:
     """Returns a worker with its models and filters loaded.
 
     Raises:
-        InputError: prompts or models are missing.
+        InputError: prompts, models or calibrated filters are missing.
     """
-    synthesiser = Synthesiser.load(config, paths)
-    embedding = load_embedding(config, paths, synthesiser)
+    synthesiser = Synthesiser.load(params, paths)
     return ShardWorker(
-        config,
-        read_prompts(paths.prompts),
+        identity,
+        params.synthesis,
+        params.split,
+        read_prompts(paths["prompts"]),
         synthesiser,
-        model_digests(config, paths),
-        load_filters(config, paths, synthesiser, embedding, bounds(config, paths)),
-        _copy_bounds(config, paths),
-        embedding,
+        load_chain(
+            paths["calibrate"], params.quality, identity.bounds, synthesiser.alignment, synthesiser.image_size
+        ),
         store,
     )
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
-    """Makes the missing shards, ``runner.in_flight`` at a time, round by round, and writes ``paths.synthesis``.
+def run(params: SynthesisParams, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
+    """Makes the missing shards, ``runner.in_flight`` at a time, round by round, and writes their list.
 
     One shard in work is enough to keep the machine busy until its upload; a second fills that time.
 
     Raises:
-        InputError: prompts or models are missing, or there is no such parent.
+        InputError: prompts, models or calibrated filters are missing, or there is no such parent.
         ConfigError, IncompleteRunError: the quotas can't be met.
         StoreError, TransientError: the store fails.
     """
     store.check_writable()
+    identity = identify(params, paths, store)
     worker, made = None, 0
-    while (last := rounds(config, paths, store)[-1]).missing:
-        worker = worker or open_worker(config, paths, store)
-        _make(worker, last, config.runner.in_flight, progress)
+    while (last := rounds(params, paths, store, identity)[-1]).missing:
+        worker = worker or open_worker(params, paths, store, identity)
+        _make(worker, last, params.in_flight, progress)
         made += len(last.missing)
-    return collect(config, paths, store, made)
+    return collect(params, paths, store, identity, made)
 
 
 def _make(worker: ShardWorker, todo: Round, in_flight: int, progress: Progress) -> None:
@@ -120,13 +125,15 @@ def _make(worker: ShardWorker, todo: Round, in_flight: int, progress: Progress) 
             raise
 
 
-def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> SynthesisReport:
-    """Writes ``paths.synthesis`` from the completion records, never from memory.
+def collect(
+    params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity, made: int
+) -> SynthesisReport:
+    """Writes the list of shards from the completion records, never from memory.
 
     Raises:
         IncompleteRunError: a shard has no record, or the quotas aren't met.
     """
-    found = rounds(config, paths, store)
+    found = rounds(params, paths, store, identity)
     missing = found[-1].missing
     if missing:
         raise IncompleteRunError(
@@ -135,82 +142,16 @@ def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> Synt
         )
     ordered = tuple(record for each in found for _, record in sorted(each.records.items()))
     counts = reduce(add, (record.counts for record in ordered))
-    plans = [each.plan for each in found]
-    with replace_directory(paths.synthesis) as folder:
+    with replace_directory(paths["synthesis"]) as folder:
         ShardList(
-            spec_hash=plans[0].spec_hash,
-            run_ids=tuple(plan.run_id for plan in plans),
-            parent=config.release.parent,
-            model_digests=model_digests(config, paths),
-            bounds=bounds(config, paths),
+            spec_hash=identity.spec_hash,
+            run_ids=tuple(each.plan.run_id for each in found),
+            parent=params.parent,
+            model_digests=identity.model_digests,
+            judge_sha256=identity.judge_sha256,
+            quality=identity.quality,
+            bounds=identity.bounds,
             shards=ordered,
             counts=counts,
         ).save(folder)
-    return SynthesisReport(plans[0].spec_hash, len(found), made, len(ordered) - made, counts)
-
-
-def _copy_bounds(config: Config, paths: Paths) -> CopyBounds | None:
-    return CopyBounds.of(bounds(config, paths)) if "duplicate" in config.quality.enabled else None
-
-
-def load_embedding(config: Config, paths: Paths, synthesiser: Synthesiser) -> Embedding:
-    """Returns the labelling judge that the language model brings along, on its device, and what it saw in training
-    images.
-
-    Raises:
-        InputError: they aren't there.
-    """
-    folder = models_folder(config, paths) / "llm"
-    judge = Judge.load(folder / JUDGE).to(synthesiser.llm.device, memory_format=torch.channels_last)
-    return Embedding.load(folder, judge)
-
-
-def load_filters(
-    config: Config, paths: Paths, synthesiser: Synthesiser, embedding: Embedding, limits: Mapping[str, float]
-) -> list[Filter]:
-    """Returns the enabled filters, cheap ones first, with their bounds ``limits``.
-
-    Raises:
-        InputError: what they compare with isn't stored with the models.
-    """
-    folder = models_folder(config, paths) / "llm"
-    training = load_reference(folder)
-    judge, organs = embedding.judge, []
-    if judge.segmenter is not None:
-        segment = partial(synthesiser.organs, judge.segmenter)
-        organs = [OrganFilter(segment, UsualOrgans.load(folder), limits["organs"])]
-    available: Iterable[Filter] = (
-        DegenerateFilter(config.quality.min_contrast, limits["clipped"]),
-        SharpnessFilter(limits["sharpness"]),
-        NoiseFilter(limits["noise"]),
-        AnatomyFilter(Anatomy(training), limits["anatomy"]),
-        *organs,
-        NaturalnessFilter(NaturalnessModel.load(folder), limits["niqe"]),
-        LabelFilter(partial(synthesiser.look, embedding), judge.labels, limits["labels"]),
-        AgreementFilter(synthesiser.agreement, limits["agreement"]),
-        TrainingCopyFilter(Registration(training), limits["training_copy"]),
-    )
-    return [each for each in available if each.name in config.quality.enabled]
-
-
-def bounds(config: Config, paths: Paths) -> dict[str, float]:
-    """Returns the filters' bounds: the configured quantiles of what real held-out data scored.
-
-    Raises:
-        InputError: a model has no scores stored with it.
-    """
-    folder, quality = models_folder(config, paths), config.quality
-    llm, highest = folder / "llm", float(np.finfo(np.float32).max)
-    return {
-        "clipped": read_bound(llm, "clipped", 1 - quality.clipped_quantile, 1.0, quality.margin),
-        "sharpness": read_bound(llm, "sharpness", quality.sharpness_quantile, 0.0, quality.margin),
-        "noise": read_bound(llm, "noise", 1 - quality.noise_quantile, highest, quality.margin),
-        "anatomy": read_bound(llm, "anatomy", 1 - quality.anatomy_quantile, highest, quality.margin),
-        "organs": read_bound(llm, "organs", 1 - quality.organs_quantile, highest, quality.margin),
-        "niqe": read_bound(llm, "niqe", 1 - quality.niqe_quantile, highest, quality.margin),
-        "labels": read_bound(llm, "labels", 1 - quality.labels_quantile, highest, quality.margin),
-        "training_copy": read_bound(llm, "training_copy", quality.training_copy_quantile, without=0.0),
-        "copy": read_bound(llm, "copy", quality.copy_quantile, without=0.0),
-        "copy_features": read_bound(llm, "copy_features", quality.copy_quantile, without=0.0),
-        "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
-    }
+    return SynthesisReport(identity.spec_hash, len(found), made, len(ordered) - made, counts)
