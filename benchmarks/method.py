@@ -42,7 +42,7 @@ from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
-from medsynth_core.quality.niqe import NaturalnessModel
+from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser

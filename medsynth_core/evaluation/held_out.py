@@ -30,7 +30,7 @@ from medsynth_core.evaluation.judged import Judged, judged_figures
 from medsynth_core.evaluation.judges import load_judge
 from medsynth_core.models.artifact import pick_device
 from medsynth_core.progress import Progress
-from medsynth_core.quality.niqe import N_FEATURES, NaturalnessModel
+from medsynth_core.filters.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, pathology_labels

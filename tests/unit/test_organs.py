@@ -21,12 +21,16 @@ from medsynth_core.models.artifact import read_card
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.segmenter import CELLS, OrganSegmenter
 from medsynth_core.progress import silent
-from medsynth_core.quality.filters import Images
-from medsynth_core.quality.organs import OrganFilter, UsualOrgans, measures, organ_cells
+from medsynth_core.filters import organs
+from medsynth_core.filters.organs import UsualOrgans, measures
+from medsynth_core.filters.thumbnails import Images
+from medsynth_core.judging.networks import organ_cells
+from medsynth_core.judging.verdicts import Verdict
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.training import segmenter
 from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import read_pairs
+from tests.judged import GivenJudging, chain
 
 RIGHT, LEFT, HEART = range(1, 4)
 PROMPT, LATERAL = (PromptRow("p0", "The lungs are clear.", (), view) for view in ("frontal", "lateral"))
@@ -63,29 +67,36 @@ def test_measures_of_a_rectangle_are_known() -> None:
     assert np.isnan(heart[1:]).all(), "three cells have no shape"
 
 
-def test_organs_that_are_missing_or_misplaced_are_named(tmp_path: Path) -> None:
+def test_organs_that_are_missing_or_misplaced_are_named() -> None:
     good = masks_of(7, 60)
-    usual = UsualOrgans.fit(measures(masks_of(8, 300)))
-    usual.save(tmp_path)
-    np.testing.assert_array_equal(UsualOrgans.load(tmp_path).scores(measures(good)), usual.scores(measures(good)))
-    bound = float(usual.scores(measures(masks_of(9, 300))).max())
+    fitted = UsualOrgans.fit(measures(masks_of(8, 300)))
+    usual = UsualOrgans.of(fitted.arrays())
+    np.testing.assert_array_equal(usual.scores(measures(good)), fitted.scores(measures(good)))
+    bounds = {"organs": float(usual.scores(measures(masks_of(9, 300))).max())}
     no_heart, no_left = np.where(good == HEART, 0, good), np.where(good == LEFT, 0, good)
     mirrored = good[:, :, ::-1].copy()
     swapped = np.select([mirrored == RIGHT, mirrored == LEFT], [LEFT, RIGHT], mirrored)
 
-    def reasons(cells: np.ndarray) -> list[str | None]:
-        judge = OrganFilter(lambda images: cells, UsualOrgans.load(tmp_path), bound)
-        return [judgement.reason for judgement in judge.judge(BLANK[: len(cells)], [PROMPT] * len(cells))]
+    def judged(cells: np.ndarray, prompts: list[PromptRow]) -> list[Verdict]:
+        judging = GivenJudging(cells=lambda images: cells)
+        judge = chain([organs.FILTER], bounds, judging, fitted={"organs": fitted.arrays()})
+        return judge.verdicts(BLANK[: len(prompts)], prompts)
 
-    assert set(reasons(good)) == {None}
-    assert set(reasons(no_left)) == {"organs:left lung"}
-    assert set(reasons(no_heart)) == {"organs:heart"}
-    assert np.mean([reason is not None for reason in reasons(swapped)]) > 0.9, "a heart on the right"
-    lateral = OrganFilter(lambda images: no_heart[: len(images)], usual, bound).judge(BLANK[:2], [LATERAL, PROMPT])
-    assert [(judgement.reason, len(judgement.scores)) for judgement in lateral] == [(None, 0), ("organs:heart", 1)]
-    (tmp_path / "organs.json").write_text("{}")
-    with pytest.raises(InputError, match=r"organs\.json: no usual organs there; retrain"):
-        UsualOrgans.load(tmp_path)
+    def reasons(cells: np.ndarray) -> set[str]:
+        return {"".join(verdict.reasons) for verdict in judged(cells, [PROMPT] * len(cells))}
+
+    assert reasons(good) == {""}
+    assert reasons(no_left) == {"organs:left lung"}
+    assert reasons(no_heart) == {"organs:heart"}
+    rejected = [not verdict.accepted for verdict in judged(swapped, [PROMPT] * len(swapped))]
+    assert np.mean(rejected) > 0.9, "a heart on the right"
+    lateral = judged(no_heart[:2], [LATERAL, PROMPT])
+    assert [(verdict.reasons, len(verdict.scores)) for verdict in lateral] == [([], 0), (["organs:heart"], 1)]
+
+
+def test_without_masks_to_learn_from_organs_judges_nothing() -> None:
+    judge = chain([organs.FILTER], {"organs": 0.0})
+    assert [verdict.accepted for verdict in judge.verdicts(BLANK[:2], [PROMPT] * 2)] == [True, True]
 
 
 def test_an_organ_that_no_training_image_shows_is_unusual() -> None:
