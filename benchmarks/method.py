@@ -32,7 +32,6 @@ from scipy import stats
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
 from medsynth_core.config import Paths
-from medsynth_core.config.load import configure
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
@@ -48,6 +47,7 @@ from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.calibration import as_rendered
 from medsynth_core.vocabulary.labels import SIDES
+from medsynth_core.workspace.params import configure
 from medsynth_core.workspace.stages import is_fresh, read_stages, run_stage
 
 log = logging.getLogger("method")

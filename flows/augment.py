@@ -13,7 +13,7 @@ from prefect.futures import PrefectFuture, as_completed
 from flows.prepare import prepare
 from flows.runner import run_name, shards_in_flight, task_runner
 from flows.train import train_models
-from medsynth_core.config import Config
+from medsynth_core.workspace.tree import Config
 from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
 from tasks.shards import Todo, make_shard, plan_round

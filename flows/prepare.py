@@ -7,12 +7,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsynth_core.config import Config, Paths, dump_config, load_config
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import configure_store
+from medsynth_core.workspace.params import load_config, write_config
 from medsynth_core.workspace.record import newest_release
+from medsynth_core.workspace.tree import Config
 
 
 def prepare(
@@ -35,7 +37,7 @@ def prepare(
         config = load_config(root / "params.yaml", overrides, preset)
     check(root, config)
     if overrides or preset:
-        (root / "params.yaml").write_text(dump_config(config), "utf-8")
+        write_config(root / "params.yaml", config)
     return root, config
 
 

@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.prepare import prepare
 from flows.runner import run_name
-from medsynth_core.config import Config
+from medsynth_core.workspace.tree import Config
 from tasks.stages import (
     mine_vocabulary,
     read_corpus,

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from prefect import get_run_logger, task
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.identity import ShardPlan
 from medsynth_core.synthesis.rounds import read_plan
 from medsynth_core.synthesis.worker import ShardWorker
+from medsynth_core.workspace.tree import Config
 from tasks.retry import is_transient
 
 _loading = threading.Lock()

@@ -8,9 +8,10 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.stages import flat, is_fresh, last_report, mark_fresh, plain, read_stages, run_stage
+from medsynth_core.workspace.tree import Config
 from tasks.progress import shown
 from tasks.retry import is_transient
 

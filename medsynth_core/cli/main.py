@@ -38,8 +38,8 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New folder.")], overrides: Overrides = None, preset: Preset = None
 ) -> None:
     """Make a workspace: a git and DVC repository for runs and releases."""
-    from medsynth_core.config.load import configure
     from medsynth_core.workspace.init import init_workspace
+    from medsynth_core.workspace.params import configure
 
     made = init_workspace(folder.resolve(), configure(overrides or (), preset))
     print(f"{'new workspace' if made else 'already a workspace, left as it is:'} {folder}")
@@ -88,8 +88,9 @@ def prompts(
         _stage("prompts", workspace)
         return
     from medsynth_core.cli.tables import plan_tables
-    from medsynth_core.config import Paths, load_config
+    from medsynth_core.config import Paths
     from medsynth_core.prompts import stage
+    from medsynth_core.workspace.params import load_config
 
     root = workspace.resolve()
     plan_tables(stage.plan(load_config(root / "params.yaml"), Paths(root)))
@@ -159,13 +160,14 @@ def evaluate(workspace: Workspace = Path()) -> None:
 def utility(workspace: Workspace = Path(), overrides: Overrides = None) -> None:
     """Stage: train classifiers on real and on the release's images (utility.shares), judge them on real ones."""
     from medsynth_core.cli.tables import utility_table
-    from medsynth_core.config import Paths, dump_config, load_config
+    from medsynth_core.config import Paths
     from medsynth_core.evaluation.utility_stage import read_utility
     from medsynth_core.release.reader import open_release
+    from medsynth_core.workspace.params import load_config, write_config
 
     root = workspace.resolve()
     if overrides:
-        (root / "params.yaml").write_text(dump_config(load_config(root / "params.yaml", overrides)), "utf-8")
+        write_config(root / "params.yaml", load_config(root / "params.yaml", overrides))
     _stage("utility", root)
     if found := read_utility(Paths(root).utility, open_release(root).name):
         utility_table(found["rows"])
@@ -180,8 +182,8 @@ def report(workspace: Workspace = Path()) -> None:
 @app.command()
 def record(workspace: Workspace = Path()) -> None:
     """Commit and tag what `dvc repro` released."""
-    from medsynth_core.config import load_config
     from medsynth_core.storage.store import open_store
+    from medsynth_core.workspace.params import load_config
     from medsynth_core.workspace.record import record_release
 
     root = workspace.resolve()
@@ -250,9 +252,9 @@ def gc(
     older_than: Annotated[float, typer.Option(help="Hours; younger objects may belong to a run in work.")] = 24.0,
 ) -> None:
     """List, or delete, what the store holds and no release, DVC file or run needs."""
-    from medsynth_core.config import load_config
     from medsynth_core.storage.store import open_store
     from medsynth_core.workspace.garbage import collect_garbage, find_garbage
+    from medsynth_core.workspace.params import load_config
 
     root = workspace.resolve()
     store = open_store(load_config(root / "params.yaml").store, root)
@@ -305,7 +307,7 @@ def main() -> None:
 def _stage(name: str, workspace: Path) -> None:
     """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
-    from medsynth_core.config import load_config
+    from medsynth_core.workspace.params import load_config
     from medsynth_core.workspace.stages import flat, run_stage
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

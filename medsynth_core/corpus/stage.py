@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import CorpusConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus.images import resize_and_crop
 from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
 from medsynth_core.corpus.readers import Source, open_corpus
 from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Study, View
+from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 3
 SPLITS = ("train", "judge", "val", "test")

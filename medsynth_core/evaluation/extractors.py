@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 from transformers import BatchFeature
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.torchxrayvision import XRayDenseNet
 from medsynth_core.quality.labels import JUDGE
 from medsynth_core.training.features import load_image_encoder
+from medsynth_core.workspace.tree import Config
 
 _OURS = {"judge": Path("llm") / JUDGE, "classifier": Path("classifier")}
 """Places of our own finding classifiers among the models."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation.embedding import draw_map, embed, map_table
 from medsynth_core.evaluation.extractors import load_extractor
@@ -34,6 +34,7 @@ from medsynth_core.quality.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, pathology_labels
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 2
 MAP = "map.png"

@@ -8,12 +8,13 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.evaluation.extractors import as_pixels, load_torchxrayvision
 from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.torchxrayvision import XRayDenseNet
 from medsynth_core.quality.labels import JUDGE
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

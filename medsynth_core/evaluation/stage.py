@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.evaluation.contact_sheet import SheetItem, contact_sheet
 from medsynth_core.evaluation.held_out import MAP, read_evaluation
 from medsynth_core.evaluation.page.earlier import earlier_releases
@@ -28,6 +28,7 @@ from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.reports import METRICS, PAGE
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 3
 _SHEET_IMAGES = 16

@@ -20,17 +20,18 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import OptimiserConfig
+from medsynth_core.config import Paths, config_digest
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.settings import OptimiserConfig
 from medsynth_core.progress import Progress, silent
 from medsynth_core.release.reader import Release
 from medsynth_core.training.classifier import worn_in_training
 from medsynth_core.training.finish import checkpoint_path, drop_checkpoint
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.workspace.tree import Config
 
 SETTINGS = ("real", "synthetic", "real + synthetic", "synthetic, then real")
 _MIN_CASES = 8

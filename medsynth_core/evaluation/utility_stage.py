@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.evaluation.utility import UtilityRow, measure_utility
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 1
 _ROWS = "utility.json"

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_file, sha256_json
+from medsynth_core.workspace.tree import Config
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from medsynth_core.config.tree import RiskLimits
 from medsynth_core.errors import InputError, RiskError
+from medsynth_core.privacy.settings import RiskLimits
 
 Floats = npt.NDArray[np.floating[Any]]
 _FILE = "privacy.json"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.hashing import sha256_file, sha256_json, sha256_tree
 from medsynth_core.models.artifact import model_digests, models_folder, pick_device
@@ -40,6 +40,7 @@ from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.training.calibration import as_rendered
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medsynth_core.config.tree import Config
 from medsynth_core.prompts.sampling import parse_target
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 _VIEWS = ("frontal", "lateral")
 _NORMAL = ("normal", "no finding")

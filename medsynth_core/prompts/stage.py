@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import ModelOutputError
 from medsynth_core.progress import Progress
 from medsynth_core.prompts.account import Account
@@ -24,6 +24,7 @@ from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
 from medsynth_core.prompts.writing import Written, have_written, plan_key, rejections
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from operator import add
 
 import pyarrow as pa
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.progress import Progress
 from medsynth_core.quality.alike import Copy, CopyBounds
 from medsynth_core.quality.release_copies import find_release_copies
@@ -26,6 +26,7 @@ from medsynth_core.storage.manifest import SCHEMA, parquet_bytes, read_parquet
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 3
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import yaml
 
 from medsynth_core import __version__
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError, InputError, StoreError
 from medsynth_core.hashing import sha256_file
 from medsynth_core.privacy.risk import keep_limits, read_risk
@@ -33,6 +33,7 @@ from medsynth_core.storage.manifest import SCHEMA_VERSION, read_parquet
 from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 3
 _AT_ONCE = 16

@@ -16,8 +16,9 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.config.tree import QualityConfig, SynthesisConfig
 from medsynth_core.hashing import sha256_json
+from medsynth_core.quality.settings import QualityConfig
+from medsynth_core.synthesis.settings import SynthesisConfig
 
 FORMAT_VERSION = 2
 """Raised when the same prompts and models would make other images."""

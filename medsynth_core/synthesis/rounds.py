@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, IncompleteRunError
 from medsynth_core.models.artifact import model_digests
 from medsynth_core.prompts.quotas import parse_quotas, tally
@@ -29,6 +29,7 @@ from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 _COLUMNS = ("image_id", "prompt_id", "labels", "view")
 

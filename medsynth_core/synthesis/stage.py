@@ -11,7 +11,7 @@ from operator import add
 import numpy as np
 import torch
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError
 from medsynth_core.models.artifact import model_digests, models_folder
 from medsynth_core.models.judge import Judge
@@ -38,6 +38,7 @@ from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 5
 

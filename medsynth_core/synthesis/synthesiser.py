@@ -14,7 +14,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
@@ -31,6 +31,7 @@ from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.packed import pack
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medsynth_core import __version__
-from medsynth_core.config import Config
 from medsynth_core.errors import ConfigError
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.quality.alike import CopyBounds, Marks, reject_copies
@@ -32,6 +31,7 @@ from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ImageRequest, ShardPlan, image_seed
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

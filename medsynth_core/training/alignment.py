@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import AlignmentConfig
+from medsynth_core.config import Paths, config_digest
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook, lift
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.settings import AlignmentConfig
 from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
@@ -28,6 +28,7 @@ from medsynth_core.training.finish import TrainingReport, checkpoint_path, finis
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.training.words_picture import draw_words
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

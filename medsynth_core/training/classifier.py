@@ -15,15 +15,16 @@ from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import ClassifierConfig
+from medsynth_core.config import Paths, config_digest
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.classifier import FindingClassifier, worn
+from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.progress import Progress
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import Findings, Label, label_matrix, pathology_labels
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

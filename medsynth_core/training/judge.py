@@ -16,7 +16,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.model_selection import GroupKFold
 from torchmetrics.functional.classification import binary_calibration_error
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.judge import Judge
 from medsynth_core.progress import Progress
@@ -27,6 +27,7 @@ from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.training.segmenter import fit as fit_segmenter
 from medsynth_core.training.segmenter import segmenter_checkpoint
 from medsynth_core.vocabulary.labels import Findings, Label, anatomy_labels, is_anatomy, pathology_labels
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

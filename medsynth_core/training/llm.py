@@ -13,13 +13,13 @@ from accelerate.utils import DistributedType
 from safetensors import safe_open
 from torch import nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import LLMConfig
+from medsynth_core.config import Paths, config_digest
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
@@ -28,6 +28,7 @@ from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from medsynth_core.config import Config
-from medsynth_core.config.tree import OptimiserConfig
 from medsynth_core.errors import ConfigError, StateError
 from medsynth_core.models.artifact import pick_device, pick_dtype
+from medsynth_core.models.settings import OptimiserConfig
 from medsynth_core.progress import Progress
 from medsynth_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from medsynth_core.training.curve import best_of, curve_path, stale_checkpoints, write_curve
+from medsynth_core.workspace.tree import Config
 
 Losses = Mapping[str, Tensor]
 """Loss terms by name, scalars; ``total`` is what the optimiser goes down."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from medsynth_core.config.paths import Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus

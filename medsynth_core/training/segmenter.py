@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
+from medsynth_core.config import Paths, config_digest
 from medsynth_core.corpus.normalised import MASK_SIDE
 from medsynth_core.corpus.records import ORGANS, UNMASKED
 from medsynth_core.hashing import sha256_tree
@@ -27,6 +27,7 @@ from medsynth_core.training.classifier import worn_in_training
 from medsynth_core.training.finish import checkpoint_path
 from medsynth_core.training.loop import Batch, Losses, Objective, train
 from medsynth_core.training.pairs import Pairs
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

@@ -10,19 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import VQGANConfig
+from medsynth_core.config import Paths, config_digest
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.settings import VQGANConfig
 from medsynth_core.models.vqgan import VQGAN, PatchDiscriminator
 from medsynth_core.progress import Progress
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
+from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 

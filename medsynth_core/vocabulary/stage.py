@@ -13,7 +13,7 @@ import joblib
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus, row_batches
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
@@ -21,6 +21,7 @@ from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 STAGE_VERSION = 4
 LABELS_SCHEMA = pa.schema(

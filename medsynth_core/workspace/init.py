@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from medsynth_core.config import Config, dump_config
 from medsynth_core.errors import InputError
-from medsynth_core.storage.atomic import write_bytes_atomically
+from medsynth_core.workspace.params import write_config
 from medsynth_core.workspace.repository import commit, dvc, git
+from medsynth_core.workspace.tree import Config
 
 _GIT_IGNORED = ("/data/", "/models/", "/dataset", "/store/", "/.medsynth/", "__pycache__/")
 _DVC_IGNORED = ("__pycache__/", "/store/", "/.medsynth/")
@@ -35,7 +35,7 @@ def init_workspace(root: Path, config: Config) -> bool:
     (root / ".gitignore").write_text("\n".join(_GIT_IGNORED) + "\n", "utf-8")
     (root / ".dvcignore").write_text("\n".join(_DVC_IGNORED) + "\n", "utf-8")
     configure_store(root, config)
-    write_bytes_atomically(root / "params.yaml", dump_config(config).encode())
+    write_config(root / "params.yaml", config)
     commit(root, "New medsynth workspace", ["."])
     return True
 

@@ -14,12 +14,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_json, sha256_tree
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import write_bytes_atomically
 from medsynth_core.storage.store import open_store
+from medsynth_core.workspace.tree import Config
 
 _MODULES = {
     "corpus": "medsynth_core.corpus.stage",

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation import held_out, utility, utility_stage
 from medsynth_core.evaluation import stage as report
@@ -31,6 +31,7 @@ from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import parse_config
-from medsynth_core.config.tree import SegmenterConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus import stage as corpus_stage
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
@@ -20,6 +18,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import read_card
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.segmenter import CELLS, OrganSegmenter
+from medsynth_core.models.settings import SegmenterConfig
 from medsynth_core.progress import silent
 from medsynth_core.quality.filters import Images
 from medsynth_core.quality.organs import OrganFilter, UsualOrgans, measures, organ_cells
@@ -27,6 +26,8 @@ from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.training import segmenter
 from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.tree import Config
 
 RIGHT, LEFT, HEART = range(1, 4)
 PROMPT, LATERAL = (PromptRow("p0", "The lungs are clear.", (), view) for view in ("frontal", "lateral"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
 from medsynth_core.quality import stage
@@ -22,6 +22,7 @@ from medsynth_core.storage.manifest import parquet_bytes, read_parquet, table_of
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.tree import Config
 
 CONFIG = Config()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from medsynth_core.config.tree import Config
 from medsynth_core.corpus.records import BadRow, Study
+from medsynth_core.workspace.tree import Config
 
 
 @dataclass(frozen=True)

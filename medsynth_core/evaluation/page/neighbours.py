@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.evaluation.page.gallery import Neighbour
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.artifact import model_digest, models_folder
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.quality.duplicate import load_reference, nearest
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.tree import Config
 
 
 def is_of_drawings(paths: Paths) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from medsynth_core.config.tree import Config
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.records import Assignment, Reply
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 
 class Provider(Protocol):

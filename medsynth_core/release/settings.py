@@ -1,0 +1,34 @@
+"""Settings of the release."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from medsynth_core.config.section import Section
+
+
+class ReleaseConfig(Section):
+    """What the release is called and what its description says of it."""
+
+    name: str = Field(default="synthetic-cxr", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    """Dataset name; tags are NAME-vN."""
+    split: Literal["train", "val", "test"] = "train"
+    """Value of the manifest's split column."""
+    parent: str | None = None
+    """Tag of an earlier release of the same store, whose images stay and which is added to; null starts afresh."""
+    quotas: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Finding, with side, severity or view if wanted ("large left pleural effusion", "lateral pneumothorax", "normal")
+    -> at least so many accepted images, the parent's included; more is made until there are."""
+    max_attempts: PositiveInt = 4
+    """A quota that isn't met with this many made images for each one that it wants is an error."""
+    license: str = Field(default="other", pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
+    """Licence that you release under, as SPDX or Hugging Face call it; other: one of your own, or none yet. The
+    corpus' licence may forbid to choose: the dataset card states both."""
+    license_link: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Address of the licence's text."""
+    publisher: str | None = None
+    """Name of the team that releases."""
+    url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Address of the page where the dataset lives."""
