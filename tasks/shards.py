@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from prefect import get_run_logger, task
 
-from medsynth_core.config import Paths
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.identity import ShardPlan
 from medsynth_core.synthesis.rounds import read_plan
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.worker import ShardWorker
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 from tasks.retry import is_transient
 
@@ -48,7 +49,7 @@ def plan_round(root: str, config: Config) -> Todo | None:
     """Returns what the store lacks of the round in work, or None when no more is needed."""
     store = open_store(config.store, Path(root))
     store.check_writable()
-    rounds = stage.rounds(config, Paths(Path(root)), store)
+    rounds = stage.rounds(SynthesisParams.of(config), workspace_paths(Path(root), config), store)
     plan, missing = rounds[-1].plan, rounds[-1].missing
     if not missing:
         return None
@@ -99,4 +100,6 @@ def _read_plan(root: str, store_json: str, run_id: str) -> ShardPlan:
 def _open_worker(root: str, config_json: str, spec_hash: str) -> ShardWorker:
     """Loads the models once for all shards of ``spec_hash``: a later run with other prompts or models loads its own."""
     config = Config.model_validate_json(config_json)
-    return stage.open_worker(config, Paths(Path(root)), open_store(config.store, Path(root)))
+    folder = Path(root)
+    store = open_store(config.store, folder)
+    return stage.open_worker(SynthesisParams.of(config), workspace_paths(folder, config), store)

@@ -6,12 +6,15 @@ field: credentials come from the environment (``AWS_*``, ``OPENAI_API_KEY``).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bf16"]
+View = Literal["frontal", "lateral"]
 
 
 class Section(BaseModel):

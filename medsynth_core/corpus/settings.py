@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
+from medsynth_core.config.parameters import Params
 from medsynth_core.config.section import Fraction, Section
 
 
@@ -67,3 +69,11 @@ class CorpusConfig(Section):
                 "corpus.val_fraction + corpus.test_fraction + corpus.judge_fraction must leave 0.1 or more for training"
             )
         return self
+
+
+@dataclass(frozen=True)
+class CorpusParams(Params):
+    """What stage ``corpus`` reads of params.yaml."""
+
+    seed: int
+    corpus: CorpusConfig

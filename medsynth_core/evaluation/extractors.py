@@ -17,18 +17,16 @@ from transformers import BatchFeature
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import models_folder
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.torchxrayvision import XRayDenseNet
 from medsynth_core.quality.labels import JUDGE
 from medsynth_core.training.features import load_image_encoder
-from medsynth_core.workspace.tree import Config
 
-_OURS = {"judge": Path("llm") / JUDGE, "classifier": Path("classifier")}
-"""Places of our own finding classifiers among the models."""
+_OURS = {"judge": ("llm", JUDGE), "classifier": ("classifier", "")}
+"""Model and place in it of our own finding classifiers."""
 
 
-def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
+def load_extractor(name: str, paths: Paths) -> nn.Module:
     """Returns the network of one of ``evaluation.extractors``, in evaluation mode.
 
     Raises:
@@ -36,7 +34,8 @@ def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
     """
     kind, _, place = name.partition(":")
     if kind in _OURS:
-        net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / _OURS[kind]))
+        model, inside = _OURS[kind]
+        net: nn.Module = ClassifierFeatures(FindingClassifier.load(paths[model] / inside))
     elif kind == "torchxrayvision":
         net = XRayFeatures(load_torchxrayvision(place, paths))
     elif kind == "inception":

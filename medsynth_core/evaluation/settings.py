@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
-from medsynth_core.config.section import Section
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Device, Section
+from medsynth_core.models.settings import ClassifierConfig
+from medsynth_core.training.settings import TrainingParams
 
 
 class EvaluationConfig(Section):
@@ -69,3 +73,28 @@ class ReportConfig(Section):
     training_images: bool = False
     """Also write a page that shows the training image nearest to each, which the corpus' licence must allow; it stays
     in the workspace. The phantom's are always shown."""
+
+
+@dataclass(frozen=True)
+class EvaluationParams(Params):
+    """What stage ``evaluation`` reads of params.yaml."""
+
+    seed: int
+    evaluation: Annotated[EvaluationConfig, Param(but=("batch_size",))]
+    device: Annotated[Device, Param(changes_output=False)]
+
+
+@dataclass(frozen=True)
+class UtilityParams(TrainingParams):
+    """What stage ``utility`` reads of params.yaml."""
+
+    classifier: Annotated[ClassifierConfig, Param("models.classifier")]
+    utility: UtilityConfig
+
+
+@dataclass(frozen=True)
+class ReportParams(Params):
+    """What stage ``report`` reads of params.yaml."""
+
+    seed: int
+    report: ReportConfig

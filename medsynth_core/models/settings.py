@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from medsynth_core.config.section import Count, Fraction, Section
+from medsynth_core.config.section import Count, Fraction, Precision, Section
 
 
 class OptimiserConfig(Section):
@@ -187,7 +187,7 @@ class ModelsConfig(Section):
 
     path: str | None = None
     """Folder with trained models (vqgan/, alignment/, llm/) to be used as they are; null trains them."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
     classifier: ClassifierConfig = ClassifierConfig()
     judge: ClassifierConfig = ClassifierConfig()

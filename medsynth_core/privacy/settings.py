@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from medsynth_core.config.section import Section
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Device, Section
+from medsynth_core.quality.settings import FilterName
 
 Limit = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -35,3 +38,15 @@ class PrivacyConfig(Section):
     min_images: Annotated[int, Field(ge=10)] = 50
     """Of fewer images, synthetic, training or held-out, no figure is given."""
     limits: RiskLimits = RiskLimits()
+
+
+@dataclass(frozen=True)
+class PrivacyParams(Params):
+    """What stage ``privacy`` reads of params.yaml; the limits are the release's to keep."""
+
+    seed: int
+    max_images: Annotated[int, Param("privacy.max_images")]
+    min_images: Annotated[int, Param("privacy.min_images")]
+    copy_quantile: Annotated[float, Param("quality.copy_quantile")]
+    enabled: Annotated[tuple[FilterName, ...], Param("quality.enabled")]
+    device: Annotated[Device, Param(changes_output=False)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from medsynth_core.config.section import Count, Fraction, Section
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Count, Device, Fraction, Precision, Section, View
 
 
 class OpenAIConfig(Section):
@@ -70,7 +72,7 @@ class LocalLLMConfig(Section):
     """Limit of an answer."""
     batch_size: PositiveInt = 8
     """Prompts written together."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """auto: bf16 on a GPU that has it, else float32."""
 
 
@@ -107,3 +109,15 @@ class PromptsConfig(Section):
         if self.provider == "transformers" and self.transformers.model is None:
             raise ValueError("provider is transformers: set transformers.model to a chat model's folder")
         return self
+
+
+@dataclass(frozen=True)
+class PromptsParams(Params):
+    """What stage ``prompts`` reads of params.yaml."""
+
+    seed: int
+    prompts: PromptsConfig
+    view: Annotated[View, Param("synthesis.view")]
+    samples_per_prompt: Annotated[int, Param("synthesis.samples_per_prompt")]
+    quotas: Annotated[dict[str, int], Param("release.quotas")]
+    device: Annotated[Device, Param(changes_output=False)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from medsynth_core.config.parameters import Param, Params
 from medsynth_core.config.section import Fraction, Section
 
 FilterName = Literal[
@@ -57,3 +59,10 @@ class QualityConfig(Section):
     )
     """Which run; the order is always degenerate, sharpness, noise, anatomy, organs, niqe, labels, agreement, duplicate:
     cheap ones first. Left out here: niqe, which costs and catches nothing that the others miss."""
+
+
+@dataclass(frozen=True)
+class QualityParams(Params):
+    """What stage ``quality`` reads of params.yaml; bounds come with the shards."""
+
+    enabled: Annotated[tuple[FilterName, ...], Param("quality.enabled")]

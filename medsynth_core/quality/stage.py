@@ -19,6 +19,7 @@ from medsynth_core.config import Paths
 from medsynth_core.progress import Progress
 from medsynth_core.quality.alike import Copy, CopyBounds
 from medsynth_core.quality.release_copies import find_release_copies
+from medsynth_core.quality.settings import QualityParams
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
@@ -26,9 +27,6 @@ from medsynth_core.storage.manifest import SCHEMA, parquet_bytes, read_parquet
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.workspace.tree import Config
-
-STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -40,16 +38,16 @@ class QualityReport:
     repacked_shards: int
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> QualityReport:
-    """Rejects near-duplicates across shards and writes ``paths.quality``.
+def run(params: QualityParams, paths: Paths, store: ObjectStore, progress: Progress) -> QualityReport:
+    """Rejects near-duplicates across shards and writes the shards that are left.
 
     Raises:
         InputError: there is no synthesis to judge.
         CorruptObjectError: a shard's bytes don't match its record.
     """
-    made = ShardList.load(paths.synthesis, "synthesis")
+    made = ShardList.load(paths["synthesis"], "synthesis")
     progress(0, len(made.shards), "signatures")
-    limits = CopyBounds.of(made.bounds) if "duplicate" in config.quality.enabled else None
+    limits = CopyBounds.of(made.bounds) if "duplicate" in params.enabled else None
     copies = find_release_copies(made.shards, store, made.parent, made.model_digests["llm"], limits)
     records = []
     for done, record in enumerate(made.shards, 1):
@@ -61,7 +59,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         progress(done, len(made.shards))
     counts = reduce(add, (record.counts for record in records), Counts(requested=0, accepted=0))
     repacked = sum(new is not old for new, old in zip(records, made.shards, strict=True))
-    with replace_directory(paths.quality) as folder:
+    with replace_directory(paths["quality"]) as folder:
         made.model_copy(update={"shards": tuple(records), "counts": counts}).save(folder)
     return QualityReport(counts, len(copies), repacked)
 

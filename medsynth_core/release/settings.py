@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from medsynth_core.config.section import Section
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Precision, Section, View
+from medsynth_core.privacy.settings import RiskLimits
+from medsynth_core.quality.settings import QualityConfig
 
 
 class ReleaseConfig(Section):
@@ -32,3 +36,40 @@ class ReleaseConfig(Section):
     """Name of the team that releases."""
     url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     """Address of the page where the dataset lives."""
+
+
+@dataclass(frozen=True)
+class ReleaseParams(Params):
+    """What stage ``release`` reads of params.yaml: the name and the limits that it obeys, and what it writes down.
+
+    Attributes:
+        models_path: None: the models were trained here.
+    """
+
+    release: ReleaseConfig
+    limits: Annotated[RiskLimits, Param("privacy.limits")]
+    quality: QualityConfig
+    models_path: Annotated[str | None, Param("models.path")]
+    samples_per_prompt: Annotated[int, Param("synthesis.samples_per_prompt")]
+    view: Annotated[View, Param("synthesis.view")]
+    precision: Annotated[Precision, Param("synthesis.precision")]
+    temperature: Annotated[float, Param("synthesis.temperature")]
+    top_p: Annotated[float, Param("synthesis.top_p")]
+    top_k: Annotated[int, Param("synthesis.top_k")]
+    guidance: Annotated[float, Param("synthesis.guidance")]
+    sampling_seed: Annotated[int, Param("synthesis.seed")]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What of the sampling decides the images, and how many were asked for: the same for whoever makes them in
+        other shards or batches."""
+        return {
+            "samples_per_prompt": self.samples_per_prompt,
+            "view": self.view,
+            "precision": self.precision,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "guidance": self.guidance,
+            "seed": self.sampling_seed,
+        }

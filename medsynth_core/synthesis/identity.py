@@ -39,7 +39,7 @@ class ShardPlan:
 
     Attributes:
         spec_hash: identity of the images.
-        run_id: spec_hash and a digest of the partition and the verdict settings: completion records of one
+        run_id: spec_hash and a digest of the partition, the verdict settings and the split: completion records of one
             run_id may be mixed, others not.
         prompt_ids: all prompts, in order.
         samples: (first sample, how many) of each prompt.
@@ -106,10 +106,15 @@ def plan_shards(
     samples: Sequence[tuple[int, int]],
     settings: SynthesisConfig,
     quality: QualityConfig,
+    split: str,
 ) -> ShardPlan:
-    """Returns the partition of so many samples of each prompt, (first, how many)."""
+    """Returns the partition of so many samples of each prompt, (first, how many).
+
+    Args:
+        split: what the manifest's column of that name says: records that say another can't be mixed with these.
+    """
     partition = settings.model_dump(include={"shard_images", "max_shard_bytes"})
-    plan = sha256_json([partition, quality.model_dump(mode="json"), list(prompt_ids), list(samples)])[:12]
+    plan = sha256_json([partition, quality.model_dump(mode="json"), list(prompt_ids), list(samples), split])[:12]
     return ShardPlan(spec, f"{spec}-{plan}", tuple(prompt_ids), tuple(samples), settings.shard_images)
 
 

@@ -28,8 +28,8 @@ from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ShardPlan, plan_shards, spec_hash
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
-from medsynth_core.workspace.tree import Config
 
 _COLUMNS = ("image_id", "prompt_id", "labels", "view")
 
@@ -46,7 +46,9 @@ class Round:
         return [shard for shard in range(self.plan.n_shards) if shard not in self.records]
 
 
-def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bounds: CopyBounds | None) -> list[Round]:
+def read_rounds(
+    params: SynthesisParams, paths: Paths, store: ObjectStore, copy_bounds: CopyBounds | None
+) -> list[Round]:
     """Returns the rounds up to the first that isn't finished; all are when the last one is.
 
     Args:
@@ -57,15 +59,17 @@ def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bounds: C
         ConfigError: a quota is no finding, or no prompt asks for it.
         IncompleteRunError: a quota can't be met within ``release.max_attempts``.
     """
-    prompts = read_prompts(paths.prompts)
-    parent = config.release.parent
+    prompts = read_prompts(paths["prompts"])
+    parent = params.parent
     dir_md5 = read_entry(store, parent).dir_md5 if parent is not None else None
-    spec = spec_hash([p.identity() for p in prompts], model_digests(config, paths), config.synthesis, dir_md5)
-    wanted = _Wanted(config, paths, store, prompts, copy_bounds) if config.release.quotas else None
-    samples = [(0, config.synthesis.samples_per_prompt)] * len(prompts)
+    spec = spec_hash([p.identity() for p in prompts], model_digests(paths), params.synthesis, dir_md5)
+    wanted = _Wanted(params, paths, store, prompts, copy_bounds) if params.quotas else None
+    samples = [(0, params.synthesis.samples_per_prompt)] * len(prompts)
     rounds: list[Round] = []
     while samples:
-        plan = plan_shards(spec, [p.prompt_id for p in prompts], samples, config.synthesis, config.quality)
+        plan = plan_shards(
+            spec, [p.prompt_id for p in prompts], samples, params.synthesis, params.quality, params.split
+        )
         rounds.append(Round(plan, finished_shards(store, plan.run_id, plan.n_shards)))
         if wanted is None or rounds[-1].missing:
             break
@@ -94,26 +98,26 @@ class _Wanted:
 
     def __init__(
         self,
-        config: Config,
+        params: SynthesisParams,
         paths: Paths,
         store: ObjectStore,
         prompts: Sequence[PromptRow],
         copy_bounds: CopyBounds | None,
     ) -> None:
-        vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-        self._quotas = parse_quotas(config.release.quotas, vocabulary)
+        vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
+        self._quotas = parse_quotas(params.quotas, vocabulary)
         self._askers = [[i for i, p in enumerate(prompts) if q.counts(p.findings, p.view)] for q in self._quotas]
         self._index = {prompt.prompt_id: i for i, prompt in enumerate(prompts)}
-        self._max_attempts = config.release.max_attempts
+        self._max_attempts = params.max_attempts
         self._store, self._bounds = store, copy_bounds
-        self._llm = model_digests(config, paths)["llm"]
-        self._parent = config.release.parent
+        self._llm = model_digests(paths)["llm"]
+        self._parent = params.parent
         rows = parent_rows(store, self._parent, ["labels", "view"]) if self._parent is not None else []
         self._inherited = tally(self._quotas, chain.from_iterable(part.to_pylist() for part in rows))
         for quota, askers, there in zip(self._quotas, self._askers, self._inherited, strict=True):
             if there < quota.n and not askers:
                 raise ConfigError(
-                    f"release.quotas: no prompt asks for {quota.text!r} (synthesis.view is {config.synthesis.view}); "
+                    f"release.quotas: no prompt asks for {quota.text!r} (synthesis.view is {params.synthesis.view}); "
                     f"correct it, or run `medsynth prompts` again"
                 )
 

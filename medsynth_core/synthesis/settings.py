@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from medsynth_core.config.section import Count, Section
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Count, Device, Precision, Section, View
+from medsynth_core.quality.settings import QualityConfig
 
 
 class SynthesisConfig(Section):
@@ -20,7 +23,7 @@ class SynthesisConfig(Section):
     """A shard that grows beyond this is an error that names shard_images."""
     batch_size: PositiveInt | None = None
     """Images decoded together at most; changes no image but by rounding. null: as many as memory holds."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the language model. auto: bf16 on a GPU that has it, else float32. A CPU that multiplies bf16
     itself (AVX512-BF16, AMX) decodes a large model some 1.5 times as fast with it."""
     temperature: PositiveFloat = 1.0
@@ -29,7 +32,7 @@ class SynthesisConfig(Section):
     """0: no top-k."""
     guidance: Annotated[float, Field(ge=1.0)] = 3.0
     """Classifier-free guidance scale on the logits; 1 is none."""
-    view: Literal["frontal", "lateral"] = "frontal"
+    view: View = "frontal"
     """Projection that is asked for."""
     seed: Count = 0
     """Changes every image's random stream."""
@@ -50,3 +53,21 @@ class RunnerConfig(Section):
     """Cluster address for ray and dask; null starts a local one."""
     retries: Count = 3
     """Retries of a transient failure of one shard."""
+
+
+@dataclass(frozen=True)
+class SynthesisParams(Params):
+    """What stage ``synthesis`` reads of params.yaml.
+
+    Attributes:
+        split, parent, quotas, max_attempts: of the release that is made.
+    """
+
+    synthesis: Annotated[SynthesisConfig, Param(but=("batch_size",))]
+    quality: QualityConfig
+    split: Annotated[Literal["train", "val", "test"], Param("release.split")]
+    parent: Annotated[str | None, Param("release.parent")]
+    quotas: Annotated[dict[str, int], Param("release.quotas")]
+    max_attempts: Annotated[int, Param("release.max_attempts")]
+    in_flight: Annotated[int, Param("runner.in_flight", changes_output=False)]
+    device: Annotated[Device, Param(changes_output=False)]

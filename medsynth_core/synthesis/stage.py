@@ -13,7 +13,7 @@ import torch
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError
-from medsynth_core.models.artifact import model_digests, models_folder
+from medsynth_core.models.artifact import model_digests
 from medsynth_core.models.judge import Judge
 from medsynth_core.progress import Progress
 from medsynth_core.quality.agreement import AgreementFilter
@@ -36,11 +36,9 @@ from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.inputs import read_prompts
 from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
-from medsynth_core.workspace.tree import Config
-
-STAGE_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -54,41 +52,41 @@ class SynthesisReport:
     counts: Counts
 
 
-def rounds(config: Config, paths: Paths, store: ObjectStore) -> list[Round]:
+def rounds(params: SynthesisParams, paths: Paths, store: ObjectStore) -> list[Round]:
     """Returns the rounds of generating up to the first unfinished one, whose plan is written to the store.
 
     Raises:
         InputError: prompts or models are missing, or there is no such parent.
         ConfigError, IncompleteRunError: the quotas can't be met.
     """
-    found = read_rounds(config, paths, store, _copy_bounds(config, paths))
+    found = read_rounds(params, paths, store, _copy_bounds(params, paths))
     if found[-1].missing:
         write_plan(store, found[-1].plan)
     return found
 
 
-def open_worker(config: Config, paths: Paths, store: ObjectStore) -> ShardWorker:
+def open_worker(params: SynthesisParams, paths: Paths, store: ObjectStore) -> ShardWorker:
     """Returns a worker with its models and filters loaded.
 
     Raises:
         InputError: prompts or models are missing.
     """
-    synthesiser = Synthesiser.load(config, paths)
-    embedding = load_embedding(config, paths, synthesiser)
+    synthesiser = Synthesiser.load(params, paths)
+    embedding = load_embedding(params, paths, synthesiser)
     return ShardWorker(
-        config,
-        read_prompts(paths.prompts),
+        params,
+        read_prompts(paths["prompts"]),
         synthesiser,
-        model_digests(config, paths),
-        load_filters(config, paths, synthesiser, embedding, bounds(config, paths)),
-        _copy_bounds(config, paths),
+        model_digests(paths),
+        load_filters(params, paths, synthesiser, embedding, bounds(params, paths)),
+        _copy_bounds(params, paths),
         embedding,
         store,
     )
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
-    """Makes the missing shards, ``runner.in_flight`` at a time, round by round, and writes ``paths.synthesis``.
+def run(params: SynthesisParams, paths: Paths, store: ObjectStore, progress: Progress) -> SynthesisReport:
+    """Makes the missing shards, ``runner.in_flight`` at a time, round by round, and writes the list of them.
 
     One shard in work is enough to keep the machine busy until its upload; a second fills that time.
 
@@ -99,11 +97,11 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     """
     store.check_writable()
     worker, made = None, 0
-    while (last := rounds(config, paths, store)[-1]).missing:
-        worker = worker or open_worker(config, paths, store)
-        _make(worker, last, config.runner.in_flight, progress)
+    while (last := rounds(params, paths, store)[-1]).missing:
+        worker = worker or open_worker(params, paths, store)
+        _make(worker, last, params.in_flight, progress)
         made += len(last.missing)
-    return collect(config, paths, store, made)
+    return collect(params, paths, store, made)
 
 
 def _make(worker: ShardWorker, todo: Round, in_flight: int, progress: Progress) -> None:
@@ -121,13 +119,13 @@ def _make(worker: ShardWorker, todo: Round, in_flight: int, progress: Progress) 
             raise
 
 
-def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> SynthesisReport:
-    """Writes ``paths.synthesis`` from the completion records, never from memory.
+def collect(params: SynthesisParams, paths: Paths, store: ObjectStore, made: int) -> SynthesisReport:
+    """Writes the list of shards from the completion records, never from memory.
 
     Raises:
         IncompleteRunError: a shard has no record, or the quotas aren't met.
     """
-    found = rounds(config, paths, store)
+    found = rounds(params, paths, store)
     missing = found[-1].missing
     if missing:
         raise IncompleteRunError(
@@ -137,51 +135,51 @@ def collect(config: Config, paths: Paths, store: ObjectStore, made: int) -> Synt
     ordered = tuple(record for each in found for _, record in sorted(each.records.items()))
     counts = reduce(add, (record.counts for record in ordered))
     plans = [each.plan for each in found]
-    with replace_directory(paths.synthesis) as folder:
+    with replace_directory(paths["synthesis"]) as folder:
         ShardList(
             spec_hash=plans[0].spec_hash,
             run_ids=tuple(plan.run_id for plan in plans),
-            parent=config.release.parent,
-            model_digests=model_digests(config, paths),
-            bounds=bounds(config, paths),
+            parent=params.parent,
+            model_digests=model_digests(paths),
+            bounds=bounds(params, paths),
             shards=ordered,
             counts=counts,
         ).save(folder)
     return SynthesisReport(plans[0].spec_hash, len(found), made, len(ordered) - made, counts)
 
 
-def _copy_bounds(config: Config, paths: Paths) -> CopyBounds | None:
-    return CopyBounds.of(bounds(config, paths)) if "duplicate" in config.quality.enabled else None
+def _copy_bounds(params: SynthesisParams, paths: Paths) -> CopyBounds | None:
+    return CopyBounds.of(bounds(params, paths)) if "duplicate" in params.quality.enabled else None
 
 
-def load_embedding(config: Config, paths: Paths, synthesiser: Synthesiser) -> Embedding:
+def load_embedding(params: SynthesisParams, paths: Paths, synthesiser: Synthesiser) -> Embedding:
     """Returns the labelling judge that the language model brings along, on its device, and what it saw in training
     images.
 
     Raises:
         InputError: they aren't there.
     """
-    folder = models_folder(config, paths) / "llm"
+    folder = paths["llm"]
     judge = Judge.load(folder / JUDGE).to(synthesiser.llm.device, memory_format=torch.channels_last)
     return Embedding.load(folder, judge)
 
 
 def load_filters(
-    config: Config, paths: Paths, synthesiser: Synthesiser, embedding: Embedding, limits: Mapping[str, float]
+    params: SynthesisParams, paths: Paths, synthesiser: Synthesiser, embedding: Embedding, limits: Mapping[str, float]
 ) -> list[Filter]:
     """Returns the enabled filters, cheap ones first, with their bounds ``limits``.
 
     Raises:
         InputError: what they compare with isn't stored with the models.
     """
-    folder = models_folder(config, paths) / "llm"
+    folder = paths["llm"]
     training = load_reference(folder)
     judge, organs = embedding.judge, []
     if judge.segmenter is not None:
         segment = partial(synthesiser.organs, judge.segmenter)
         organs = [OrganFilter(segment, UsualOrgans.load(folder), limits["organs"])]
     available: Iterable[Filter] = (
-        DegenerateFilter(config.quality.min_contrast, limits["clipped"]),
+        DegenerateFilter(params.quality.min_contrast, limits["clipped"]),
         SharpnessFilter(limits["sharpness"]),
         NoiseFilter(limits["noise"]),
         AnatomyFilter(Anatomy(training), limits["anatomy"]),
@@ -191,17 +189,17 @@ def load_filters(
         AgreementFilter(synthesiser.agreement, limits["agreement"]),
         TrainingCopyFilter(Registration(training), limits["training_copy"]),
     )
-    return [each for each in available if each.name in config.quality.enabled]
+    return [each for each in available if each.name in params.quality.enabled]
 
 
-def bounds(config: Config, paths: Paths) -> dict[str, float]:
+def bounds(params: SynthesisParams, paths: Paths) -> dict[str, float]:
     """Returns the filters' bounds: the configured quantiles of what real held-out data scored.
 
     Raises:
         InputError: a model has no scores stored with it.
     """
-    folder, quality = models_folder(config, paths), config.quality
-    llm, highest = folder / "llm", float(np.finfo(np.float32).max)
+    quality, llm = params.quality, paths["llm"]
+    highest = float(np.finfo(np.float32).max)
     return {
         "clipped": read_bound(llm, "clipped", 1 - quality.clipped_quantile, 1.0, quality.margin),
         "sharpness": read_bound(llm, "sharpness", quality.sharpness_quantile, 0.0, quality.margin),
@@ -213,5 +211,5 @@ def bounds(config: Config, paths: Paths) -> dict[str, float]:
         "training_copy": read_bound(llm, "training_copy", quality.training_copy_quantile, without=0.0),
         "copy": read_bound(llm, "copy", quality.copy_quantile, without=0.0),
         "copy_features": read_bound(llm, "copy_features", quality.copy_quantile, without=0.0),
-        "agreement": read_bound(folder / "alignment", "agreement", quality.agreement_quantile, without=-1.0),
+        "agreement": read_bound(paths["alignment"], "agreement", quality.agreement_quantile, without=-1.0),
     }

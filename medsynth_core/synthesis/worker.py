@@ -30,8 +30,8 @@ from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ImageRequest, ShardPlan, image_seed
 from medsynth_core.synthesis.inputs import PromptRow
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.workspace.tree import Config
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class ShardWorker:
         embedding: the labelling judge, whose features every accepted image gets.
     """
 
-    config: Config
+    params: SynthesisParams
     prompts: Sequence[PromptRow]
     synthesiser: Synthesiser
     digests: dict[str, str]
@@ -98,10 +98,10 @@ class ShardWorker:
                 label = {"prompt": prompt.text, "labels": list(prompt.findings), "view": prompt.view, "synthetic": True}
                 writer.add(request.image_id, image.png, label)
         tar, places = writer.finish()
-        if len(tar) > self.config.synthesis.max_shard_bytes:
+        if len(tar) > self.params.synthesis.max_shard_bytes:
             raise ConfigError(
                 f"shard {shard} has {len(tar)} bytes, more than synthesis.max_shard_bytes="
-                f"{self.config.synthesis.max_shard_bytes}; lower synthesis.shard_images"
+                f"{self.params.synthesis.max_shard_bytes}; lower synthesis.shard_images"
             )
         name = plan.name(shard)
         tar_name = f"shards/{name}.tar"
@@ -164,10 +164,10 @@ class ShardWorker:
     def _row(
         self, spec: str, request: ImageRequest, prompt: PromptRow, keypatches: Sequence[Keypatch], image: _Image
     ) -> dict[str, Any]:
-        settings = self.config.synthesis
+        settings = self.params.synthesis
         return {
             "image_id": request.image_id,
-            "split": self.config.release.split,
+            "split": self.params.split,
             "sha256": hashlib.sha256(image.png).hexdigest(),
             "width": image.width,
             "height": image.height,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import PositiveInt
 
+from medsynth_core.config.parameters import Params
 from medsynth_core.config.section import Section
 
 
@@ -14,3 +17,10 @@ class VocabularyConfig(Section):
     """k-anonymity: a term seen in fewer patients never enters the vocabulary."""
     max_terms: PositiveInt = 500
     """At most this many terms of each kind, the commonest first."""
+
+
+@dataclass(frozen=True)
+class VocabularyParams(Params):
+    """What stage ``vocabulary`` reads of params.yaml."""
+
+    vocabulary: VocabularyConfig

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import model_validator
 
-from medsynth_core.config.section import Count, Section
+from medsynth_core.config.section import Count, Device, Section
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.evaluation.settings import EvaluationConfig, ReportConfig, UtilityConfig
 from medsynth_core.models.settings import ModelsConfig
@@ -24,7 +22,7 @@ class Config(Section):
 
     seed: Count = 0
     """Seeds the phantom, the split, training and prompt sampling."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU when there is one."""
     corpus: CorpusConfig = CorpusConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()

@@ -22,10 +22,10 @@ import yaml
 from medsynth_core import __version__
 from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError, InputError, StoreError
-from medsynth_core.hashing import sha256_file
 from medsynth_core.privacy.risk import keep_limits, read_risk
 from medsynth_core.progress import Progress
 from medsynth_core.release.describe import describe
+from medsynth_core.release.settings import ReleaseParams
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import CONTENT, ObjectRef, content_key, get_content, put_content
@@ -33,9 +33,7 @@ from medsynth_core.storage.manifest import SCHEMA_VERSION, read_parquet
 from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.workspace.tree import Config
 
-STAGE_VERSION = 3
 _AT_ONCE = 16
 """Requests to the store."""
 _DISTRIBUTIONS = ("pathologies", "sides", "severities", "views")
@@ -59,7 +57,7 @@ class ReleaseReport:
     parent: dict[str, Any] | None
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> ReleaseReport:
+def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progress) -> ReleaseReport:
     """Checks the accounting, writes the dataset's small files to the store and the pointer to the workspace.
 
     A release with a parent lists the parent's objects beside its own; none is read or written again.
@@ -70,11 +68,12 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         IncompleteRunError: the sums are off, shards, rows or objects are missing, or no image was accepted.
         CorruptObjectError: a manifest part's bytes don't match its record.
     """
-    judged = ShardList.load(paths.quality, "quality")
-    prompts = _account(paths.prompts / "account.json", "prompts")
+    judged = ShardList.load(paths["quality"], "quality")
+    prompts = _account(paths["prompts"] / "account.json", "prompts")
+    corpus = _account(paths["corpus"] / "corpus.json", "corpus")
     _check_accounting(judged)
-    risk = read_risk(paths.privacy, sha256_file(paths.quality / "shards.json"))
-    risk["figures"] = keep_limits(risk["figures"], config.privacy.limits)
+    risk = read_risk(paths["privacy"], paths.digests.file(paths["quality"] / "shards.json"))
+    risk["figures"] = keep_limits(risk["figures"], params.limits)
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
     kept = parent.kept if parent is not None else ()
     tars = [record.tar for record in judged.shards if record.tar is not None]
@@ -83,7 +82,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     labels = _count_labels(judged, store)
     files = [*_check_objects([*kept, *tars], store, progress), *parts]
     about: dict[str, Any] = {
-        "name": config.release.name,
+        "name": params.release.name,
         "schema_version": SCHEMA_VERSION,
         "synthetic": True,
         "generator": "medsynth",
@@ -92,17 +91,17 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "model_digests": judged.model_digests,
         "counts": judged.counts.model_dump(mode="json"),
         "prompts": {key: prompts[key] for key in ("provider", "requested", "accepted", "rejected")},
-        "corpus": _corpus(paths),
+        "corpus": {key: corpus[key] for key in ("kind", "licence", "studies", "views")},
         **labels,
-        "image_size": config.corpus.image_size,
-        "sampling": config.synthesis.model_dump(mode="json"),
-        "quality": config.quality.model_dump(mode="json"),
+        "image_size": corpus["image_size"],
+        "sampling": params.sampling,
+        "quality": params.quality.model_dump(mode="json"),
         "bounds": judged.bounds,
         "privacy": risk,
         "parent": None,
         "runs": [{"spec_hash": judged.spec_hash, "run_ids": judged.run_ids, "model_digests": judged.model_digests}],
-        "release": config.release.model_dump(mode="json"),
-        "own_models": config.models.path is None,
+        "release": params.release.model_dump(mode="json"),
+        "own_models": params.models_path is None,
     }
     if parent is not None:
         _add_parent(about, parent)
@@ -111,9 +110,9 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     files.extend([put_content(store, name, data) for name, data in describe(about, files).items()])
     dir_md5 = _write_dir(store, files)
     n_bytes = sum(ref.size for ref in files)
-    _write_pointer(paths.root / "dataset.dvc", dir_md5, n_bytes, len(files))
-    report = ReleaseReport(config.release.name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
-    with replace_directory(paths.release) as folder:
+    _write_pointer(paths.dataset.with_suffix(".dvc"), dir_md5, n_bytes, len(files))
+    report = ReleaseReport(params.release.name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
+    with replace_directory(paths["release"]) as folder:
         (folder / "release.json").write_bytes(text)
         (folder / "dataset.json").write_text(
             json.dumps({"dir_md5": dir_md5, "n_files": len(files), "n_bytes": n_bytes}, indent=2) + "\n", "utf-8"
@@ -266,11 +265,6 @@ def _account(path: Path, stage: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run `medsynth {stage}` first") from error
     return account
-
-
-def _corpus(paths: Paths) -> dict[str, Any]:
-    about = _account(paths.corpus / "corpus.json", "corpus")
-    return {key: about[key] for key in ("kind", "licence", "studies", "views")}
 
 
 def _write_dir(store: ObjectStore, files: list[ObjectRef]) -> str:
