@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from transformers import GPTNeoXConfig, LlamaConfig, LogitsProcessor, LogitsProcessorList
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from medsynth_core.config.tree import LLMConfig, SynthesisConfig
 from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.models.llm import ImageLanguageModel, Prefix, TokenLayout
+from medsynth_core.models.settings import LLMConfig
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.packed import PackedLinear, can_pack, pack
+from medsynth_core.synthesis.settings import SynthesisConfig
 
 VOCABULARY = 50_281 + 1_024
 CODES = 1_024

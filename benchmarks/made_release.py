@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from medsynth_core.quality.duplicate import signatures
 
 from medsynth_core import __version__
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.hashing import sha256_file
+from medsynth_core.manifest import table_of
 from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
 from medsynth_core.progress import silent
-from medsynth_core.quality.duplicate import signatures
 from medsynth_core.release import publish
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
-from medsynth_core.manifest import table_of
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import image_id, image_seed
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.tree import Config
 
 PATHOLOGIES = ("pleural effusion", "cardiomegaly", "lung nodule", "pneumothorax")
 SIDES = ("left", "right")

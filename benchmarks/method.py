@@ -28,26 +28,26 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from medsynth_core.training.calibration import as_rendered
 from scipy import stats
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
 from medsynth_core.config import Paths
-from medsynth_core.config.load import configure
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.oracle import Oracle, found_table
+from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
-from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.training.calibration import as_rendered
 from medsynth_core.vocabulary.labels import SIDES
+from medsynth_core.workspace.params import configure
 from medsynth_core.workspace.stages import is_fresh, read_stages, run_stage
 
 log = logging.getLogger("method")

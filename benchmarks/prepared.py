@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsynth_core.config import Config, load_config
-from medsynth_core.config.load import configure
-from medsynth_core.progress import silent
 from medsynth_core.quality.calibration import save_scores
+
+from medsynth_core.progress import silent
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.params import configure, load_config
 from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, run_stage
+from medsynth_core.workspace.tree import Config
 
 PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm")
 BASE = (

@@ -23,27 +23,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from PIL import Image
-from scipy.ndimage import gaussian_filter
-
-from medsynth_core.config import Config, Paths, load_config
-from medsynth_core.config.tree import FilterName
-from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
-from medsynth_core.corpus.records import Study
-from medsynth_core.evaluation.oracle import Oracle
-from medsynth_core.models.pixels import to_inputs
 from medsynth_core.quality.alike import CopyBounds, Marks, first_of_alike, reject_copies
 from medsynth_core.quality.duplicate import first_of_copies, signatures
 from medsynth_core.quality.embedding import Embedding
 from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
+from medsynth_core.quality.settings import FilterName
+from medsynth_core.training.calibration import as_rendered, rendered
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from medsynth_core.config import Paths
+from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
+from medsynth_core.corpus.records import Study
+from medsynth_core.evaluation.oracle import Oracle
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.stage import bounds, load_embedding, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.training.calibration import as_rendered, rendered
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
+from medsynth_core.workspace.params import load_config
+from medsynth_core.workspace.tree import Config
 
 app = typer.Typer(help=__doc__, add_completion=False)
 Draw = np.random.Generator

@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks import release_readers as readers
 from benchmarks.made_release import Image, Packed, leave_judged, made_images, pack_shard, plan_of, upload_packed
 from benchmarks.server import serving_s3
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.release import publish as release_stage
@@ -36,6 +36,7 @@ from medsynth_core.storage.completion import finished_shards
 from medsynth_core.storage.index import ReleaseEntry, claim
 from medsynth_core.storage.s3 import S3Store
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.tree import Config
 
 RUN = "b" * 32
 BUCKET = "bench"

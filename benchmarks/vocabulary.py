@@ -32,13 +32,13 @@ from rich.console import Console
 from rich.table import Table
 
 from medsynth_core.config import Paths
-from medsynth_core.config.load import configure
 from medsynth_core.corpus import stage as corpus_stage
 from medsynth_core.corpus.normalised import STUDIES_SCHEMA
 from medsynth_core.progress import silent
 from medsynth_core.vocabulary import stage as vocabulary_stage
 from medsynth_core.vocabulary.mining import Mention, mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
+from medsynth_core.workspace.params import configure
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -327,7 +327,8 @@ def peak_of_stage(root: Path, cores: set[int]) -> float:
         "import os\n"
         f"os.sched_setaffinity(0, {sorted(cores)})\n"
         "from pathlib import Path\n"
-        "from medsynth_core.config import Config, Paths\n"
+        "from medsynth_core.config import Paths\n"
+        "from medsynth_core.workspace.tree import Config\n"
         "from medsynth_core.progress import silent\n"
         "from medsynth_core.vocabulary import stage\n"
         f"stage.run(Config(), Paths(Path({str(root)!r})), silent)\n"

@@ -13,24 +13,11 @@ from prefect.futures import PrefectFuture, as_completed
 from flows.prepare import prepare
 from flows.runner import run_name, shards_in_flight, task_runner
 from flows.train import train_models
-from medsynth_core.config import Config
+from medsynth_core.workspace.tree import Config
 from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
 from tasks.shards import Todo, make_shard, plan_round
-from tasks.stages import (
-    collect_shards,
-    evaluate_release,
-    judge_release,
-    measure_privacy,
-    measure_utility,
-    mine_vocabulary,
-    plan_prompts,
-    publish_release,
-    read_corpus,
-    record,
-    write_prompts,
-    write_report,
-)
+from tasks.stages import collect_shards, plan_prompts, record, run_task
 
 
 @flow(name="augment", flow_run_name=run_name)
@@ -48,22 +35,22 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
     """
     folder, config = prepare(workspace, overrides or (), extend=extend)
     root = str(folder)
-    read_corpus(root, config)
-    mine_vocabulary(root, config)
+    run_task("corpus", root, config)
+    run_task("vocabulary", root, config)
     plan_prompts(root, config)
-    write_prompts(root, config)
+    run_task("prompts", root, config)
     if config.models.path is None:
         train_models(root, config)
     made = 0
     while (todo := plan_round(root, config)) is not None:
         made += synthesise.with_options(task_runner=task_runner(config.runner))(root, config, todo)
     collect_shards(root, config, made)
-    judge_release(root, config)
-    measure_privacy(root, config)
-    release = publish_release(root, config)
-    evaluate_release(root, config)
-    measure_utility(root, config)
-    write_report(root, config)
+    run_task("deduplicate", root, config)
+    run_task("privacy", root, config)
+    release = run_task("release", root, config)
+    run_task("evaluation", root, config)
+    run_task("utility", root, config)
+    run_task("report", root, config)
     tag = record(root, config)
     show_release(root, config, tag, release)
     return tag

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 from flows.prepare import prepare
-from medsynth_core.config import Config
 from medsynth_core.errors import MedsynthError
+from medsynth_core.workspace.tree import Config
 
 _FLOWS = ("augment", "train")
 _PREFECT = {

@@ -8,8 +8,8 @@ from typing import Any
 from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from medsynth_core.config.tree import RunnerConfig
 from medsynth_core.errors import ConfigError
+from medsynth_core.synthesis.settings import RunnerConfig
 from tasks.shards import take_share, visible_gpus
 
 

@@ -8,16 +8,9 @@ from prefect import flow
 
 from flows.prepare import prepare
 from flows.runner import run_name
-from medsynth_core.config import Config
-from tasks.stages import (
-    mine_vocabulary,
-    read_corpus,
-    train_alignment,
-    train_classifier,
-    train_judge,
-    train_llm,
-    train_vqgan,
-)
+from medsynth_core.workspace.stages import STAGES
+from medsynth_core.workspace.tree import Config
+from tasks.stages import run_task
 
 
 @flow(name="train", flow_run_name=run_name)
@@ -30,17 +23,11 @@ def train(workspace: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """
     folder, config = prepare(workspace, overrides or ())
     root = str(folder)
-    read_corpus(root, config)
-    mine_vocabulary(root, config)
+    run_task("corpus", root, config)
+    run_task("vocabulary", root, config)
     return train_models(root, config)
 
 
 def train_models(root: str, config: Config) -> dict[str, Any]:
     """Runs the tasks that train, one after the other, and returns their reports."""
-    return {
-        "classifier": train_classifier(root, config),
-        "judge": train_judge(root, config),
-        "vqgan": train_vqgan(root, config),
-        "alignment": train_alignment(root, config),
-        "llm": train_llm(root, config),
-    }
+    return {stage.name: run_task(stage.name, root, config) for stage in STAGES if stage.given}

@@ -1,7 +1,7 @@
 """The manifest: one Arrow schema, a row an image (contract C7). Changes only add columns.
 
-Score columns are the filters' own (``filters``). The ``release`` column isn't stored in the parts, which are written before a version exists; the reader adds it
-(docs/decisions/0003-release-column.md).
+Score columns are the filters' own (``filters``). The ``release`` column isn't stored in the parts, which are written
+before a version exists; the reader adds it (docs/decisions/0003-release-column.md).
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from medsynth_core.config import Config
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.reports import report_key
 from medsynth_core.storage.store import open_store
+from medsynth_core.workspace.tree import Config
 
 
 def show_counts(number: int, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -10,3 +10,12 @@ from medsynth_core.errors import TransientError
 def is_transient(task: Any, run: Any, state: Any) -> bool:
     """Returns whether a failed task run may succeed when tried again: only after a TransientError."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [10, 60, 300],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+}
+"""Options of a task that asks a server."""

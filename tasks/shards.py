@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from prefect import get_run_logger, task
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.identity import ShardPlan
 from medsynth_core.synthesis.rounds import read_plan
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.worker import ShardWorker
+from medsynth_core.workspace.stages import workspace_paths
+from medsynth_core.workspace.tree import Config
 from tasks.retry import is_transient
 
 _loading = threading.Lock()
@@ -47,7 +49,8 @@ def plan_round(root: str, config: Config) -> Todo | None:
     """Returns what the store lacks of the round in work, or None when no more is needed."""
     store = open_store(config.store, Path(root))
     store.check_writable()
-    rounds = stage.rounds(config, Paths(Path(root)), store)
+    params, paths = SynthesisParams.of(config), workspace_paths(Path(root), config)
+    rounds = stage.rounds(params, paths, store, stage.identify(params, paths, store))
     plan, missing = rounds[-1].plan, rounds[-1].missing
     if not missing:
         return None
@@ -86,7 +89,7 @@ def _worker(root: str, config: Config, run_id: str) -> tuple[ShardWorker, ShardP
     store = config.store.model_dump_json()
     with _loading:  # one set of models a process, however many shards are in flight
         plan = _read_plan(root, store, run_id)
-        return _open_worker(root, config.model_dump_json(), plan.spec_hash), plan
+        return _open_worker(root, config.model_dump_json(), plan.run_id), plan
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +98,9 @@ def _read_plan(root: str, store_json: str, run_id: str) -> ShardPlan:
 
 
 @lru_cache(maxsize=1)
-def _open_worker(root: str, config_json: str, spec_hash: str) -> ShardWorker:
-    """Loads the models once for all shards of ``spec_hash``: a later run with other prompts or models loads its own."""
+def _open_worker(root: str, config_json: str, run_id: str) -> ShardWorker:
+    """Loads the models once for all shards of a run; a later one, of other prompts, models or filters, loads its own."""
     config = Config.model_validate_json(config_json)
-    return stage.open_worker(config, Paths(Path(root)), open_store(config.store, Path(root)))
+    folder = Path(root)
+    params, paths, store = SynthesisParams.of(config), workspace_paths(folder, config), open_store(config.store, folder)
+    return stage.open_worker(params, paths, store, stage.identify(params, paths, store))

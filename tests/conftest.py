@@ -13,9 +13,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import parse_config
+from medsynth_core.config import Paths
 from medsynth_core.progress import silent
+from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.tree import Config
 
 TINY: dict[str, Any] = {
     "corpus": {"n_studies": 325, "image_size": 32, "val_fraction": 0.1, "test_fraction": 0.1},

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ import typer
 
 from medsynth_core import __version__
 from medsynth_core.errors import InputError, MedsynthError
+from medsynth_core.workspace import stages
+from medsynth_core.workspace.repository import ISOLATED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,8 +41,8 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New folder.")], overrides: Overrides = None, preset: Preset = None
 ) -> None:
     """Make a workspace: a git and DVC repository for runs and releases."""
-    from medsynth_core.config.load import configure
     from medsynth_core.workspace.init import init_workspace
+    from medsynth_core.workspace.params import configure
 
     made = init_workspace(folder.resolve(), configure(overrides or (), preset))
     print(f"{'new workspace' if made else 'already a workspace, left as it is:'} {folder}")
@@ -64,124 +67,62 @@ def train(workspace: Workspace = Path(), overrides: Overrides = None, preset: Pr
     _flow("train", workspace, overrides, preset)
 
 
-@app.command()
-def corpus(workspace: Workspace = Path()) -> None:
-    """Stage: normalise the corpus."""
-    _stage("corpus", workspace)
+def add_stages(to: typer.Typer) -> None:
+    """Adds a command a stage."""
+    for stage in stages.STAGES:
+        to.command(stage.command, help=f"Stage: {stage.help}.")(_SPECIAL.get(stage.name) or _command(stage.name))
 
 
-@app.command()
-def vocabulary(workspace: Workspace = Path()) -> None:
-    """Stage: mine anatomy and pathology terms."""
-    _stage("vocabulary", workspace)
+def _command(name: str) -> Callable[..., None]:
+    def command(workspace: Workspace = Path()) -> None:
+        _stage(name, workspace)
+
+    return command
 
 
-@app.command()
-def prompts(
+def _prompts(
     workspace: Workspace = Path(),
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be asked for and its cost; ask nothing.")
     ] = False,
 ) -> None:
-    """Stage: write anatomy-pathology prompts."""
     if not plan:
         _stage("prompts", workspace)
         return
     from medsynth_core.cli.tables import plan_tables
-    from medsynth_core.config import Paths, load_config
     from medsynth_core.prompts import stage
+    from medsynth_core.prompts.settings import PromptsParams
+    from medsynth_core.workspace.params import load_config
 
     root = workspace.resolve()
-    plan_tables(stage.plan(load_config(root / "params.yaml"), Paths(root)))
+    config = load_config(root / "params.yaml")
+    plan_tables(stage.plan(PromptsParams.of(config), stages.workspace_paths(root, config)))
 
 
-@app.command("train-classifier")
-def train_classifier(workspace: Workspace = Path()) -> None:
-    """Stage: train the finding classifier that guides the image tokeniser."""
-    _stage("classifier", workspace)
-
-
-@app.command("train-judge")
-def train_judge(workspace: Workspace = Path()) -> None:
-    """Stage: train the labelling judge, on patients of its own."""
-    _stage("judge", workspace)
-
-
-@app.command("train-vqgan")
-def train_vqgan(workspace: Workspace = Path()) -> None:
-    """Stage: train the image tokeniser."""
-    _stage("vqgan", workspace)
-
-
-@app.command("train-alignment")
-def train_alignment(workspace: Workspace = Path()) -> None:
-    """Stage: train word-patch alignment and build the visual codebook."""
-    _stage("alignment", workspace)
-
-
-@app.command("train-llm")
-def train_llm(workspace: Workspace = Path()) -> None:
-    """Stage: train the language model."""
-    _stage("llm", workspace)
-
-
-@app.command()
-def synthesis(workspace: Workspace = Path()) -> None:
-    """Stage: make the missing shards."""
-    _stage("synthesis", workspace)
-
-
-@app.command()
-def quality(workspace: Workspace = Path()) -> None:
-    """Stage: reject near-duplicates across shards."""
-    _stage("quality", workspace)
-
-
-@app.command()
-def privacy(workspace: Workspace = Path()) -> None:
-    """Stage: measure what the images give away of the training images."""
-    _stage("privacy", workspace)
-
-
-@app.command()
-def release(workspace: Workspace = Path()) -> None:
-    """Stage: publish the dataset to the store and write dataset.dvc."""
-    _stage("release", workspace)
-
-
-@app.command()
-def evaluate(workspace: Workspace = Path()) -> None:
-    """Stage: compare the release with held-out real images."""
-    _stage("evaluation", workspace)
-
-
-@app.command()
-def utility(workspace: Workspace = Path(), overrides: Overrides = None) -> None:
-    """Stage: train classifiers on real and on the release's images (utility.shares), judge them on real ones."""
+def _utility(workspace: Workspace = Path(), overrides: Overrides = None) -> None:
     from medsynth_core.cli.tables import utility_table
-    from medsynth_core.config import Paths, dump_config, load_config
-    from medsynth_core.evaluation.utility_stage import read_utility
+    from medsynth_core.evaluation.utility import read_utility
     from medsynth_core.release.reader import open_release
+    from medsynth_core.workspace.params import load_config, write_config
 
     root = workspace.resolve()
     if overrides:
-        (root / "params.yaml").write_text(dump_config(load_config(root / "params.yaml", overrides)), "utf-8")
+        write_config(root / "params.yaml", load_config(root / "params.yaml", overrides))
     _stage("utility", root)
-    if found := read_utility(Paths(root).utility, open_release(root).name):
+    if found := read_utility(stages.workspace_paths(root)["utility"], open_release(root).name):
         utility_table(found["rows"])
 
 
-@app.command()
-def report(workspace: Workspace = Path()) -> None:
-    """Stage: draw the contact sheet and the HTML page."""
-    _stage("report", workspace)
+_SPECIAL: dict[str, Callable[..., None]] = {"prompts": _prompts, "utility": _utility}
+"""Commands that do more than run their stage."""
+add_stages(app)
 
 
 @app.command()
 def record(workspace: Workspace = Path()) -> None:
     """Commit and tag what `dvc repro` released."""
-    from medsynth_core.config import load_config
     from medsynth_core.storage.store import open_store
+    from medsynth_core.workspace.params import load_config
     from medsynth_core.workspace.record import record_release
 
     root = workspace.resolve()
@@ -250,9 +191,9 @@ def gc(
     older_than: Annotated[float, typer.Option(help="Hours; younger objects may belong to a run in work.")] = 24.0,
 ) -> None:
     """List, or delete, what the store holds and no release, DVC file or run needs."""
-    from medsynth_core.config import load_config
     from medsynth_core.storage.store import open_store
     from medsynth_core.workspace.garbage import collect_garbage, find_garbage
+    from medsynth_core.workspace.params import load_config
 
     root = workspace.resolve()
     store = open_store(load_config(root / "params.yaml").store, root)
@@ -305,21 +246,23 @@ def main() -> None:
 def _stage(name: str, workspace: Path) -> None:
     """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
-    from medsynth_core.config import load_config
-    from medsynth_core.workspace.stages import flat, run_stage
+    from medsynth_core.config.dotted import flat
+    from medsynth_core.workspace.check import check
+    from medsynth_core.workspace.params import load_config
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = workspace.resolve()
     config = load_config(root / "params.yaml")
+    check(config, root, [name])
     with bar(name) as progress:
-        report = run_stage(name, root, config, progress)
+        report = stages.run_stage(name, config, root, progress)
     for key, value in flat(report, f"{name}.").items():
         print(f"{key}: {value}")
 
 
 def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, extend: bool = False) -> None:
     """Starts a flow in a process of its own: the core doesn't know its orchestrator."""
-    command = [sys.executable, "-m", "flows.launch", name]
+    command = [sys.executable, *ISOLATED, "-m", "flows.launch", name]
     for override in overrides or ():
         command += ["--set", override]
     if preset is not None:

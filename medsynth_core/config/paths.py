@@ -1,88 +1,49 @@
-"""The places in a workspace where each stage reads and writes."""
+"""The places in a workspace where stages read and write."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from medsynth_core.hashing import DigestCache
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Every stage's output below one workspace root; the same names as the outs in dvc.yaml."""
+    """What lies where below one workspace root; ``paths["corpus"]`` is the main output of stage ``corpus``.
+
+    Attributes:
+        places: of the stages' outputs. Those of models lie elsewhere when ``models.path`` says so.
+    """
 
     root: Path
+    places: Mapping[str, Path]
+
+    def __getitem__(self, stage: str) -> Path:
+        return self.places[stage]
+
+    def digest(self, stage: str) -> str:
+        """Returns the digest of a stage's output: names and contents.
+
+        Raises:
+            InputError: it isn't there.
+        """
+        return self.digests.tree(self[stage])
+
+    @cached_property
+    def digests(self) -> DigestCache:
+        """Digests of files that were hashed before; ignored by git and DVC."""
+        return DigestCache(self.root / ".medsynth" / "digests.sqlite")
 
     @property
     def params(self) -> Path:
         return self.root / "params.yaml"
 
     @property
-    def corpus(self) -> Path:
-        return self.root / "data" / "corpus"
-
-    @property
-    def vocabulary(self) -> Path:
-        return self.root / "data" / "vocabulary"
-
-    @property
-    def prompts(self) -> Path:
-        return self.root / "data" / "prompts"
-
-    @property
     def prompt_ledger(self) -> Path:
         return self.root / ".medsynth" / "prompts.sqlite"
-
-    @property
-    def synthesis(self) -> Path:
-        return self.root / "data" / "synthesis"
-
-    @property
-    def quality(self) -> Path:
-        return self.root / "data" / "quality"
-
-    @property
-    def privacy(self) -> Path:
-        return self.root / "data" / "privacy"
-
-    @property
-    def release(self) -> Path:
-        return self.root / "data" / "release"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.root / "data" / "evaluation"
-
-    @property
-    def utility(self) -> Path:
-        return self.root / "data" / "utility"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "data" / "report"
-
-    @property
-    def models(self) -> Path:
-        return self.root / "models"
-
-    @property
-    def classifier(self) -> Path:
-        return self.models / "classifier"
-
-    @property
-    def judge(self) -> Path:
-        return self.models / "judge"
-
-    @property
-    def vqgan(self) -> Path:
-        return self.models / "vqgan"
-
-    @property
-    def alignment(self) -> Path:
-        return self.models / "alignment"
-
-    @property
-    def llm(self) -> Path:
-        return self.models / "llm"
 
     @property
     def metrics(self) -> Path:

@@ -14,17 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import CorpusConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus.images import resize_and_crop
 from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
 from medsynth_core.corpus.readers import Source, open_corpus
 from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Study, View
+from medsynth_core.corpus.settings import CorpusConfig, CorpusParams
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 
-STAGE_VERSION = 3
 SPLITS = ("train", "judge", "val", "test")
 _ROWS_A_FLUSH = 5000
 
@@ -48,16 +47,16 @@ class CorpusReport:
     skipped: int
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> CorpusReport:
-    """Reads ``config.corpus`` and writes ``paths.corpus``.
+def run(params: CorpusParams, paths: Paths, progress: Progress) -> CorpusReport:
+    """Reads the corpus that ``corpus`` names and writes it normalised.
 
     Raises:
         InputError: a file or column is missing, nothing usable was found, or more than
             ``corpus.max_bad_fraction`` of rows and images is unreadable.
     """
-    source = open_corpus(config)
-    with replace_directory(paths.corpus) as folder:
-        writer = _Writer(folder, config)
+    source = open_corpus(params.corpus, params.seed)
+    with replace_directory(paths["corpus"]) as folder:
+        writer = _Writer(folder, params)
         for done, item in enumerate(source.studies, start=1):
             if isinstance(item, BadRow):
                 writer.skip(item)
@@ -86,7 +85,7 @@ class _Writer:
     """Streams studies to Parquet and images to chunks; holds one chunk in memory."""
 
     folder: Path
-    config: Config
+    params: CorpusParams
     studies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     positions: Counter[str] = field(default_factory=Counter)
@@ -115,7 +114,7 @@ class _Writer:
             return
         self._ids.add(study.study_id)
         self.seen += 1
-        split = split_of(study.patient_id, self.config.seed, self.config.corpus)
+        split = split_of(study.patient_id, self.params.seed, self.params.corpus)
         kept = sum(self._add_view(study, view, split) for view in study.views)
         self.studies[split] += 1
         self._study_rows.append(
@@ -134,7 +133,7 @@ class _Writer:
             self._flush_rows()
 
     def _add_view(self, study: Study, view: View, split: str) -> bool:
-        if self.config.corpus.views == "frontal" and view.position == "lateral":
+        if self.params.corpus.views == "frontal" and view.position == "lateral":
             return False
         self.seen += 1
         try:
@@ -142,7 +141,7 @@ class _Writer:
         except InputError as error:
             self.bad.append(BadRow(view.source, None, str(error).removeprefix(f"{view.source}: ")))
             return False
-        self._chunk.append(resize_and_crop(film, self.config.corpus.image_size))
+        self._chunk.append(resize_and_crop(film, self.params.corpus.image_size))
         self._mask_chunk.append(self._mask(view, film.shape))
         self._view_rows.append(
             {
@@ -201,7 +200,7 @@ class _Writer:
         self._studies.close()
         self._views.close()
         self._truth.close()
-        limit = self.config.corpus.max_bad_fraction
+        limit = self.params.corpus.max_bad_fraction
         if self.bad and len(self.bad) > limit * self.seen:
             first = self.bad[0]
             where = first.source if first.row is None else f"{first.source} row {first.row}"
@@ -210,14 +209,14 @@ class _Writer:
                 f"more than corpus.max_bad_fraction={limit}: repair them or raise it"
             )
         if not sum(self.studies.values()):
-            raise InputError(f"{self.config.corpus.path or self.config.corpus.kind}: no study with a report in it")
+            raise InputError(f"{self.params.corpus.path or self.params.corpus.kind}: no study with a report in it")
         with (self.folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["source", "row", "reason"])
             writer.writerows((bad.source, bad.row, bad.reason) for bad in self.bad)
         report = CorpusReport(
-            self.config.corpus.kind,
-            self.config.corpus.image_size,
+            self.params.corpus.kind,
+            self.params.corpus.image_size,
             source.licence,
             self.studies,
             self.views,

@@ -15,20 +15,19 @@ from operator import add
 
 import pyarrow as pa
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.progress import Progress
-from medsynth_core.filters.fingerprints import Copy
+from medsynth_core.config import Paths
 from medsynth_core.deduplicate.release_copies import Comparison, find_release_copies
+from medsynth_core.deduplicate.settings import DeduplicateParams
+from medsynth_core.filters.fingerprints import Copy
+from medsynth_core.manifest import SCHEMA, read_rows
+from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
-from medsynth_core.manifest import SCHEMA, read_rows
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
-
-STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class DeduplicateReport:
     repacked_shards: int
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> DeduplicateReport:
+def run(params: DeduplicateParams, paths: Paths, store: ObjectStore, progress: Progress) -> DeduplicateReport:
     """Rejects near-duplicates across shards and writes ``paths["deduplicate"]``.
 
     Raises:
@@ -53,9 +52,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     copies = find_release_copies(made.shards, store, made.parent, comparison)
     records = []
     for done, record in enumerate(made.shards, 1):
-        members = (
-            read_rows(get_content(store, record.manifest), ["image_id"])["image_id"].to_pylist() if copies else ()
-        )
+        members = read_rows(get_content(store, record.manifest), ["image_id"])["image_id"].to_pylist() if copies else ()
         dropped = {identity: copies[identity] for identity in members if identity in copies}
         records.append(_repack(record, dropped, store) if dropped else record)
         progress(done, len(made.shards))

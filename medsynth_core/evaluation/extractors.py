@@ -15,19 +15,18 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 from transformers import BatchFeature
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import models_folder
+from medsynth_core.judging.calibrated import JUDGE
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.torchxrayvision import XRayDenseNet
-from medsynth_core.judging.calibrated import JUDGE
 from medsynth_core.training.features import load_image_encoder
 
-_OURS = {"judge": Path("llm") / JUDGE, "classifier": Path("classifier")}
-"""Places of our own finding classifiers among the models."""
+_OURS = {"judge": ("calibrate", JUDGE), "classifier": ("classifier", "")}
+"""Model and place in it of our own finding classifiers."""
 
 
-def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
+def load_extractor(name: str, paths: Paths) -> nn.Module:
     """Returns the network of one of ``evaluation.extractors``, in evaluation mode.
 
     Raises:
@@ -35,7 +34,8 @@ def load_extractor(name: str, config: Config, paths: Paths) -> nn.Module:
     """
     kind, _, place = name.partition(":")
     if kind in _OURS:
-        net: nn.Module = ClassifierFeatures(FindingClassifier.load(models_folder(config, paths) / _OURS[kind]))
+        model, inside = _OURS[kind]
+        net: nn.Module = ClassifierFeatures(FindingClassifier.load(paths[model] / inside))
     elif kind == "torchxrayvision":
         net = XRayFeatures(load_torchxrayvision(place, paths))
     elif kind == "inception":

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.config.tree import EvaluationConfig
 from medsynth_core.evaluation.image_sets import ImageSet
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.metrics.kernel import kernel_distance
 from medsynth_core.evaluation.metrics.neighbours import neighbourhoods
 from medsynth_core.evaluation.metrics.similarity import similarities
+from medsynth_core.evaluation.settings import EvaluationConfig
 
 Floats = npt.NDArray[np.floating[Any]]
 _Z = 1.96

@@ -84,7 +84,7 @@ def real_images(paths: Paths, split: str, views: set[str], most: int, seed: int)
     Raises:
         InputError: the labels don't belong to this corpus.
     """
-    if not len(Corpus.open(paths.corpus).views(split)):
+    if not len(Corpus.open(paths["corpus"]).views(split)):
         return ImageSet([], [], lambda places: np.empty((0, 0, 0), dtype=np.uint8))
     pairs = read_pairs(paths, split)
     fitting = np.array([row for row, view in enumerate(pairs.views) if view in views], dtype=np.int64)

@@ -8,17 +8,16 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.evaluation.extractors import as_pixels, load_torchxrayvision
-from medsynth_core.models.artifact import models_folder
+from medsynth_core.judging.calibrated import load_judge as load_judge_of
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.torchxrayvision import XRayDenseNet
-from medsynth_core.judging.calibrated import JUDGE
 
 log = logging.getLogger(__name__)
 
 
-def load_judge(name: str, config: Config, paths: Paths) -> OwnJudge | ExternalJudge:
+def load_judge(name: str, paths: Paths) -> OwnJudge | ExternalJudge:
     """Returns one of ``evaluation.judges``, in evaluation mode.
 
     Raises:
@@ -27,7 +26,7 @@ def load_judge(name: str, config: Config, paths: Paths) -> OwnJudge | ExternalJu
     kind, _, place = name.partition(":")
     net: OwnJudge | ExternalJudge
     if kind == "judge":
-        net = OwnJudge(Judge.load(models_folder(config, paths) / "llm" / JUDGE))
+        net = OwnJudge(load_judge_of(paths["calibrate"]))
     else:
         net = ExternalJudge(load_torchxrayvision(place, paths))
         if net.net.left_out:

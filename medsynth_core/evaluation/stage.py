@@ -1,184 +1,225 @@
-"""The report stage: contact sheet, HTML page, and on the phantom the oracle's table."""
+"""The evaluation stage: a release against real images that no model learnt from."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.evaluation.contact_sheet import SheetItem, contact_sheet
-from medsynth_core.evaluation.held_out import MAP, read_evaluation
-from medsynth_core.evaluation.page.earlier import earlier_releases
-from medsynth_core.evaluation.page.gallery import GalleryImage, gallery_rows, read_images
-from medsynth_core.evaluation.page.neighbours import is_of_drawings, nearest_training_images
-from medsynth_core.evaluation.page.rejected import rejected_images
-from medsynth_core.evaluation.page.render import PageContent, write_page
-from medsynth_core.evaluation.utility_stage import read_utility
-from medsynth_core.models.artifact import model_digest, models_folder
-from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.config import Paths
+from medsynth_core.errors import InputError
+from medsynth_core.evaluation.embedding import draw_map, embed, map_table
+from medsynth_core.evaluation.extractors import load_extractor
+from medsynth_core.evaluation.figures import (
+    Features,
+    Figure,
+    feature_figures,
+    naturalness_figure,
+    similarity_figure,
+)
+from medsynth_core.evaluation.image_sets import NO_FINDING, ImageSet, real_images, synthetic_images
+from medsynth_core.evaluation.judged import Judged, judged_figures
+from medsynth_core.evaluation.judges import load_judge
+from medsynth_core.evaluation.settings import EvaluationParams
+from medsynth_core.filters.niqe import N_FEATURES, NaturalnessModel
+from medsynth_core.models.artifact import pick_device
 from medsynth_core.progress import Progress
-from medsynth_core.release.reader import Release, open_release
+from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
-from medsynth_core.storage.reports import METRICS, PAGE
-from medsynth_core.storage.store import ObjectStore
+from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, pathology_labels
 
-STAGE_VERSION = 3
-_SHEET_IMAGES = 16
-_REJECTED_OF_EACH = 12
-_ORACLE_IMAGES = 2000
-_OWN_EYES = "report-with-training-images.html"
-"""Never leaves the workspace: the page that goes into the store shows no patient."""
-_KINDS = {"pathologies": "finding", "sides": "side", "severities": "severity", "views": "view"}
+MAP = "map.png"
+_FIGURES = "metrics.json"
+_SPLIT = "test"
+_NATURALNESS_IMAGES = 500
+"""Training images that the NIQE model is fitted on at most."""
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What the page shows in one figure each; the oracle's means are None unless the corpus is the phantom.
+    """Images that were compared, and the figures of all of them by extractor; ``_real`` is what real images get."""
 
-    Attributes:
-        accepted_share: accepted images over requested ones.
-        balanced_accuracy: mean over pathologies of prompted-found and unprompted-not-found.
-        side_correct: share of the findings that were found on the side of their prompt.
-    """
-
-    n_images: int
-    accepted_share: float
-    balanced_accuracy: float | None
-    side_correct: float | None
+    n_synthetic: int
+    n_training: int
+    n_held_out: int
+    figures: dict[str, Any]
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> EvaluationReport:
-    """Reads the workspace's release, and what the store's earlier ones measured, and writes ``paths.report``.
+@dataclass(frozen=True)
+class _Sides:
+    synthetic: ImageSet
+    training: ImageSet
+    held_out: ImageSet
+
+    def all(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        return self.synthetic, self.training, self.held_out
+
+    @property
+    def labels(self) -> list[str | None]:
+        """None for all images, then the prompted pathologies by name, then no finding."""
+        names = {name for shown in self.synthetic.pathologies for name in shown}
+        return [None, *sorted(names - {NO_FINDING}), *sorted(names & {NO_FINDING})]
+
+
+def run(params: EvaluationParams, paths: Paths, progress: Progress) -> EvaluationReport:
+    """Reads the workspace's release and corpus and writes what was found.
 
     Raises:
-        InputError: there is no release, or no evaluation of it.
-        CorruptObjectError: the record of an earlier release can't be read.
+        InputError: there is no release, or an extractor can't be loaded.
     """
     release = open_release(paths.root)
-    evaluation = read_evaluation(paths.evaluation, release.name)
-    oracle = _oracle(config, release, progress) if config.corpus.kind == "phantom" else []
-    utility = read_utility(paths.utility, release.name)
-    gallery = _gallery(config, paths, release)
-    scatter = paths.evaluation / MAP
-    content = PageContent(
-        release,
-        gallery,
-        rejected_images(release, _REJECTED_OF_EACH),
-        config.latent_side,
-        _not_shown(release),
-        oracle,
-        evaluation,
-        earlier_releases(store, release),
-        utility,
-        scatter.read_bytes() if scatter.is_file() else None,
+    settings, seed = params.evaluation, params.seed
+    views = set(release.manifest(["view"])["view"].to_pylist())
+    sides = _Sides(
+        synthetic_images(release, settings.max_images, seed),
+        real_images(paths, "train", views, settings.max_images, seed),
+        real_images(paths, _SPLIT, views, settings.max_images, seed),
     )
-    with replace_directory(paths.report) as folder:
-        sheet = [_sheet_item(image, config.latent_side) for image in gallery[:_SHEET_IMAGES]]
-        contact_sheet(sheet, f"{release.name}: synthetic images, not for diagnosis", folder / "contact_sheet.png")
-        if is_of_drawings(paths):
-            write_page(_beside_training(content, config, paths), folder / PAGE)
-        else:
-            write_page(content, folder / PAGE)
-            if config.report.training_images:
-                write_page(_beside_training(content, config, paths), folder / _OWN_EYES)
-        shown = {
-            "release": release.name,
-            "model_digests": release.info["model_digests"],
-            "evaluation": evaluation,
-            "privacy": release.info.get("privacy"),
-            "utility": utility,
-            "oracle": oracle,
-        }
-        (folder / METRICS).write_text(json.dumps(shown, indent=2) + "\n", "utf-8")
-    report = _report(release, oracle)
+    comparable = min(map(len, sides.all())) >= settings.min_images
+    figures: list[Figure] = []
+    places: dict[str, Floats] = {}
+    for name in settings.extractors:
+        features = _features(name, params, paths, sides, comparable, progress)
+        for label in sides.labels:
+            of_label = [side.places(label) for side in sides.all()]
+            figures += feature_figures(features, label, of_label, settings, seed)
+        if comparable and not places:
+            progress(0, 1, "t-SNE")
+            n = min(len(sides.held_out), len(sides.synthetic), settings.map_images)
+            places = embed(features.held_out[:n], features.synthetic[:n], seed)
+    figures += _of_judges(params, paths, sides, progress)
+    figures += _of_pixels(params, sides, progress)
+    rows = [_rounded(asdict(figure)) for figure in figures]
+    report = EvaluationReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
+    with replace_directory(paths["evaluation"]) as folder:
+        about = {**asdict(report), "release": release.name, "split": _SPLIT, "figures": rows}
+        (folder / _FIGURES).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        _write_table(rows, folder / "figures.csv")
+        if places:
+            draw_map(places, f"t-SNE of {settings.extractors[0]} features", folder / MAP)
     paths.metrics.mkdir(exist_ok=True)
-    figures = {key: value for key, value in dataclasses.asdict(report).items() if value is not None}
-    (paths.metrics / "report.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    (paths.metrics / "distribution.csv").write_text(_distribution(release.info), "utf-8")
+    flat = {name: value for name, value in asdict(report).items() if name != "figures"} | report.figures
+    (paths.metrics / "evaluation.json").write_text(json.dumps(flat, indent=2) + "\n", "utf-8")
+    (paths.metrics / "evaluation.csv").write_text(map_table(places), "utf-8")
     return report
 
 
-def _gallery(config: Config, paths: Paths, release: Release) -> list[GalleryImage]:
-    """Returns the images with their keypatches' cells, where the codebook at hand is the one that they came from."""
-    folder = models_folder(config, paths) / "alignment"
-    codebook, own = VisualCodebook.load(folder / "codebook"), model_digest(folder)
-    rows = gallery_rows(release, config.report.gallery_images)
-    return [
-        GalleryImage(
-            row,
-            image,
-            tuple(int(codebook.cells_E[entry]) for entry in row["keypatch_ids"])
-            if row["alignment_sha256"] == own
-            else (),
-        )
-        for row, image in zip(rows, read_images(release, rows), strict=True)
-    ]
+def read_evaluation(folder: Path, release: str) -> dict[str, Any]:
+    """Returns what the stage found: numbers of images, and ``figures`` as rows with the fields of ``Figure``.
+
+    Raises:
+        InputError: there is none, or it is of another release than this name.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / _FIGURES).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no evaluation there; run `medsynth evaluate` first") from error
+    if about["release"] != release:
+        raise InputError(f"{folder}: of {about['release']}, not of {release}; run `medsynth evaluate` again")
+    return about
 
 
-def _not_shown(release: Release) -> str:
-    licence = release.info["corpus"]["licence"]
-    return f"The training images nearest to them aren't shown: the terms of the corpus ({licence}) may not allow it."
+def _features(
+    name: str, params: EvaluationParams, paths: Paths, sides: _Sides, comparable: bool, progress: Progress
+) -> Features:
+    """Returns the features of all sides; of no width where no figure will come of them."""
+    if not comparable:
+        return Features(name, *(np.empty((len(side), 0), dtype=np.float32) for side in sides.all()))
+    net = load_extractor(name, paths).to(pick_device(params.device))
+    return Features(name, *_encoded(net, sides.all(), params, progress, name))
 
 
-def _beside_training(content: PageContent, config: Config, paths: Paths) -> PageContent:
-    """Returns the content with the nearest training image beside every image of the gallery."""
-    found = nearest_training_images(config, paths, [image.row for image in content.gallery])
-    if not any(found):
-        note = "The training images nearest to them aren't known: the models or the corpus at hand are others."
-    elif is_of_drawings(paths):
-        note = "Beside each: the training image, a phantom, whose thumbnail is nearest."
-    else:
-        note = "Beside each: the training image whose thumbnail is nearest, of a patient. Don't pass this page on."
-    beside = [
-        dataclasses.replace(image, neighbour=neighbour) for image, neighbour in zip(content.gallery, found, strict=True)
-    ]
-    return dataclasses.replace(content, gallery=beside, neighbours=note)
+@torch.inference_mode()
+def _encoded(
+    net: nn.Module, sides: Sequence[ImageSet], params: EvaluationParams, progress: Progress, name: str
+) -> list[Floats]:
+    """Returns what a network makes of every image of each side, float32 [N, F]."""
+    device = pick_device(params.device)
+    total, done = sum(map(len, sides)), 0
+    of_side = []
+    for side in sides:
+        parts: list[Floats] = []
+        for images in side.batches(params.evaluation.batch_size):
+            parts.append(net(torch.from_numpy(images).to(device)).float().cpu().numpy())
+            done += len(images)
+            progress(done, total, name)
+        of_side.append(np.concatenate(parts))
+    return of_side
 
 
-def _sheet_item(image: GalleryImage, side: int) -> SheetItem:
-    row = image.row
-    return SheetItem(image.image_u8, row["prompt"], image.cells, row["keypatch_words"], side, row["verdict"])
+def _of_judges(params: EvaluationParams, paths: Paths, sides: _Sides, progress: Progress) -> list[Figure]:
+    """Returns what each judge finds of the prompted pathologies, and of the places in which they lie."""
+    both = (sides.synthetic, sides.held_out)
+    if min(map(len, both)) < params.evaluation.min_images:
+        return []
+    prompted = {label for each in both[0].findings for label in pathology_labels(each) | anatomy_labels(each)}
+    figures: list[Figure] = []
+    for name in params.evaluation.judges:
+        judge = load_judge(name, paths).to(pick_device(params.device))
+        found = _encoded(judge, both, params, progress, name)
+        for what, wanted in (("pathologies", False), ("anatomies", True)):
+            terms = sorted({term for term, _ in prompted if is_anatomy(term) == wanted})
+            if not terms or (wanted and not any(map(is_anatomy, judge.terms))):
+                continue
+            judged = [Judged.of(side, terms, margins, judge.terms) for side, margins in zip(both, found, strict=True)]
+            figures += judged_figures(f"{name} on {what}", terms, judged[0], judged[1], params.seed)
+    return figures
 
 
-def _oracle(config: Config, release: Release, progress: Progress) -> list[dict[str, Any]]:
-    """Returns the oracle's table over the accepted images, the first ones where there are many."""
-    from medsynth_core.evaluation.oracle import Oracle, found_table
-
-    oracle = Oracle.fit(config.seed, progress=progress)
-    rows = release.manifest(["shard", "offset", "size", "labels"]).slice(0, _ORACLE_IMAGES).to_pylist()
-    requested = [[(label["pathology"], label["side"]) for label in row["labels"]] for row in rows]
-    return [
-        {**dataclasses.asdict(row), "balanced_accuracy": row.balanced_accuracy}
-        for row in found_table(oracle, np.stack(read_images(release, rows)), requested)
-    ]
+def _of_pixels(params: EvaluationParams, sides: _Sides, progress: Progress) -> list[Figure]:
+    """Returns NIQE and MS-SSIM of all images and of each pathology."""
+    ours, theirs = _naturalness(params, sides, progress)
+    figures = []
+    for label in sides.labels:
+        scores = ours[sides.synthetic.places(label)], theirs[sides.held_out.places(label)]
+        figures.append(naturalness_figure(*scores, label, params.evaluation))
+        figures.append(similarity_figure(sides.synthetic, sides.held_out, label, params.evaluation, params.seed))
+    return figures
 
 
-def _report(release: Release, oracle: Sequence[Mapping[str, Any]]) -> EvaluationReport:
-    counts = release.info["counts"]
-    sided = [row for row in oracle if row["n_sided"]]
-    return EvaluationReport(
-        counts["accepted"],
-        round(counts["accepted"] / counts["requested"], 4),
-        _mean([row["balanced_accuracy"] for row in oracle if row["balanced_accuracy"] is not None]),
-        _mean([row["side_correct"] for row in sided], [row["n_sided"] for row in sided]),
-    )
+def _naturalness(params: EvaluationParams, sides: _Sides, progress: Progress) -> list[Floats]:
+    """Returns NIQE of the synthetic and of the held-out images by a model of training images; NaN when those are too
+    few to fit one."""
+    fitted = np.arange(min(len(sides.training), _NATURALNESS_IMAGES))
+    judged = (sides.synthetic, sides.held_out)
+    if len(fitted) <= N_FEATURES:
+        return [np.full(len(side), np.nan) for side in judged]
+    model = NaturalnessModel.fit(sides.training.read(fitted))
+    scores = []
+    for side in judged:
+        parts: list[Floats] = [np.empty(0)]
+        for images in side.batches(params.evaluation.batch_size):
+            parts.append(model.scores(images))
+            progress(sum(map(len, parts)), len(side), "NIQE")
+        scores.append(np.concatenate(parts))
+    return scores
 
 
-def _distribution(about: Mapping[str, Any]) -> str:
-    """Returns the accepted images by finding, side, severity and view as CSV, for ``dvc plots``."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(("images", "label"))
-    writer.writerows((n, f"{title}: {name}") for kind, title in _KINDS.items() for name, n in about[kind].items())
-    return sink.getvalue()
+def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of all images, with those of real ones, by extractor and metric."""
+    flat: dict[str, Any] = {}
+    for row in rows:
+        if row["label"] is None and row["value"] is not None:
+            of_extractor = flat.setdefault(row["extractor"] or "pixels", {})
+            of_extractor |= {row["metric"]: row["value"], f"{row['metric']}_real": row["real"]}
+    return flat
 
 
-def _mean(values: list[float], weights: list[int] | None = None) -> float | None:
-    return round(float(np.average(values, weights=weights)), 4) if values else None
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as sink:
+        writer = csv.DictWriter(sink, [field.name for field in fields(Figure)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -27,11 +27,9 @@ class Agreement(Filter[AgreementSettings, None]):
     cost = 2.0
     settings = AgreementSettings
     columns = (
-        Column(
-            SCORE, "prompt-image agreement by the alignment model, -1..1", "agreement with the prompt", "agreement"
-        ),
+        Column(SCORE, "prompt-image agreement by the alignment model, -1..1", "agreement with the prompt", "agreement"),
     )
-    reasons = {_LOW: Reason("at odds with its prompt", SCORE)}
+    reasons = (Reason(_LOW, "at odds with its prompt", SCORE),)
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: None) -> Scores:
         """Score: of the alignment model."""

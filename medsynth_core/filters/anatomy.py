@@ -14,7 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from medsynth_core.config.section import Fraction, Section
-from medsynth_core.filters.spec import NO_LIMIT, Arrays, Column, Context, Filter, Prompt, Reason, Scores, Training, percent, quantile_of
+from medsynth_core.filters.spec import (
+    NO_LIMIT,
+    Arrays,
+    Column,
+    Context,
+    Filter,
+    Prompt,
+    Reason,
+    Scores,
+    Training,
+    percent,
+    quantile_of,
+)
 from medsynth_core.filters.thumbnails import Images, Thumbnails
 
 _VARIANCE = 0.95
@@ -66,10 +78,10 @@ class AnatomyFilter(Filter[AnatomySettings, Anatomy]):
     columns = (
         Column(_SCORE, "distance from the usual thumbnail, about 1 for a usual image", "unusual anatomy", "anatomy"),
     )
-    reasons = {
-        _UNUSUAL_REASON: Reason("unusual anatomy", _SCORE),
-        _INVERTED_REASON: Reason("black and white swapped", _SCORE),
-    }
+    reasons = (
+        Reason(_UNUSUAL_REASON, "unusual anatomy", _SCORE),
+        Reason(_INVERTED_REASON, "black and white swapped", _SCORE),
+    )
 
     def model(self, fitted: Arrays, training: Training) -> Anatomy:
         return Anatomy(training.thumbnails)

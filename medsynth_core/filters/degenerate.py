@@ -49,7 +49,10 @@ class Degenerate(Filter[DegenerateSettings, None]):
         ),
         Column(_CLIPPED, "share of pixels at 0 or 255", "share of black or white pixels", "clipped", digits=4),
     )
-    reasons = {_BLANK: Reason("almost one grey", _CONTRAST), _SATURATED: Reason("too much black or white", _CLIPPED)}
+    reasons = (
+        Reason(_BLANK, "almost one grey", _CONTRAST),
+        Reason(_SATURATED, "too much black or white", _CLIPPED),
+    )
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: None) -> Scores:
         """Scores: standard deviation in grey levels, share of pixels at 0 or 255."""

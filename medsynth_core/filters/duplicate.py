@@ -35,6 +35,7 @@ from medsynth_core.filters.thumbnails import Images, find_copies, first_of_copie
 
 TRAINING_DISTANCE = "score_training_distance"
 TRAINING_COPY = "duplicate:training"
+TRAINING_BOUND = "training_copy"
 _THUMBNAILS, _FEATURES = "score_release_distance", "score_release_features"
 _RELEASE, _ALIKE = "duplicate:release", "duplicate:alike"
 
@@ -63,7 +64,7 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
             TRAINING_DISTANCE,
             "distance to the nearest training image, registered, 0..1",
             "distance to the nearest training image",
-            "training_copy",
+            TRAINING_BOUND,
             3,
         ),
         Column(
@@ -82,11 +83,11 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
             may_lack=True,
         ),
     )
-    reasons = {
-        TRAINING_COPY: Reason("copy of a training image", TRAINING_DISTANCE),
-        _RELEASE: Reason("copy of an image of the release", _THUMBNAILS),
-        _ALIKE: Reason("almost the same findings in the same places as an image of the release", _FEATURES),
-    }
+    reasons = (
+        Reason(TRAINING_COPY, "copy of a training image", TRAINING_DISTANCE),
+        Reason(_RELEASE, "copy of an image of the release", _THUMBNAILS),
+        Reason(_ALIKE, "almost the same findings in the same places as an image of the release", _FEATURES),
+    )
 
     def model(self, fitted: Arrays, training: Training) -> Registration:
         return Registration(training.thumbnails)
@@ -107,13 +108,13 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
     def bounds(self, scores: Scores, settings: DuplicateSettings, margin: float) -> dict[str, float]:
         of_training, of_release = settings.training_quantile, settings.release_quantile
         return {
-            "training_copy": quantile_of(TRAINING_DISTANCE, scores[TRAINING_DISTANCE], of_training, without=0.0),
+            TRAINING_BOUND: quantile_of(TRAINING_DISTANCE, scores[TRAINING_DISTANCE], of_training, without=0.0),
             "copy": quantile_of(_THUMBNAILS, scores[_THUMBNAILS], of_release, without=0.0),
             "copy_features": quantile_of(_FEATURES, scores[_FEATURES], of_release, without=0.0),
         }
 
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: DuplicateSettings) -> list[str | None]:
-        return [TRAINING_COPY if d <= bounds["training_copy"] else None for d in scores[TRAINING_DISTANCE]]
+        return [TRAINING_COPY if d <= bounds[TRAINING_BOUND] else None for d in scores[TRAINING_DISTANCE]]
 
     def judge_together(
         self, fingerprints: Fingerprints, accepted: npt.NDArray[np.bool_], bounds: Mapping[str, float]
@@ -145,7 +146,7 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
     def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
             "Near-duplicates were rejected: a training image, also brightened, mirrored or cropped by up to an eighth "
-            f"of its side, within {bounds['training_copy']:.4f} (share of the deviation left after registering, 0..1), "
+            f"of its side, within {bounds[TRAINING_BOUND]:.4f} (share of the deviation left after registering, 0..1), "
             f"nearer than all but {percent(settings['training_quantile'])} of real held-out images come to one; or an "
             f"earlier image here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1) or "
             f"{bounds['copy_features']:.3f} (features of the labelling judge, standard deviations), nearer than all "

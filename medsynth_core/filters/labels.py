@@ -52,7 +52,7 @@ class Labels(Filter[LabelSettings, None]):
             "labels",
         ),
     )
-    reasons = {_DIFFER: Reason("findings or sides other than prompted", _SCORE)}
+    reasons = (Reason(_DIFFER, "findings or sides other than prompted", _SCORE),)
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: None) -> Scores:
         """Score: cross-entropy of the prompted labels, nats, summed."""

@@ -20,7 +20,20 @@ from scipy.special import gamma
 
 from medsynth_core.config.section import Fraction, Section
 from medsynth_core.errors import InputError
-from medsynth_core.filters.spec import NO_LIMIT, Arrays, Column, Context, Filter, Prompt, Reason, Reference, Scores, Training, percent, quantile_of
+from medsynth_core.filters.spec import (
+    NO_LIMIT,
+    Arrays,
+    Column,
+    Context,
+    Filter,
+    Prompt,
+    Reason,
+    Reference,
+    Scores,
+    Training,
+    percent,
+    quantile_of,
+)
 from medsynth_core.filters.thumbnails import Images
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -94,7 +107,7 @@ class Naturalness(Filter[NaturalnessSettings, NaturalnessModel]):
     on = False
     settings = NaturalnessSettings
     columns = (Column(_SCORE, "NIQE against the corpus' own statistics, the lower the better", "NIQE", "niqe"),)
-    reasons = {_UNNATURAL: Reason("unnatural texture", _SCORE)}
+    reasons = (Reason(_UNNATURAL, "unnatural texture", _SCORE),)
 
     def fit(self, reference: Reference) -> Arrays:
         n = len(reference.images_u8)

@@ -41,7 +41,7 @@ class Noise(Filter[NoiseSettings, None]):
     cost = 0.06
     settings = NoiseSettings
     columns = (Column(_SCORE, "standard deviation of the noise in grey levels", "noise in grey levels", "noise"),)
-    reasons = {_HIGH: Reason("noisy", _SCORE)}
+    reasons = (Reason(_HIGH, "noisy", _SCORE),)
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: None) -> Scores:
         """Score: ``noise``."""
@@ -56,7 +56,7 @@ class Noise(Filter[NoiseSettings, None]):
     def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
         if bounds["noise"] >= NO_LIMIT:
             return None
-        return f"Noisy images were rejected: noisier than all but {percent(settings['quantile'])} of real held-out images."
+        return f"Noisy images were rejected: noisier than all but {percent(settings['quantile'])} of held-out ones."
 
 
 FILTER = Noise()

@@ -19,7 +19,20 @@ from scipy import ndimage
 
 from medsynth_core.config.section import Fraction, Section
 from medsynth_core.corpus.records import ORGANS
-from medsynth_core.filters.spec import NO_LIMIT, Arrays, Column, Context, Filter, Prompt, Reason, Reference, Scores, Training, percent, quantile_of
+from medsynth_core.filters.spec import (
+    NO_LIMIT,
+    Arrays,
+    Column,
+    Context,
+    Filter,
+    Prompt,
+    Reason,
+    Reference,
+    Scores,
+    Training,
+    percent,
+    quantile_of,
+)
 from medsynth_core.filters.thumbnails import Images
 
 Floats = npt.NDArray[np.float64]
@@ -127,7 +140,7 @@ class Organs(Filter[OrganSettings, UsualOrgans | None]):
             may_lack=True,
         ),
     )
-    reasons = {f"organs:{organ}": Reason(f"unusual {organ}", _SCORE) for organ in ORGANS}
+    reasons = tuple(Reason(f"organs:{organ}", f"unusual {organ}", _SCORE) for organ in ORGANS)
 
     def fit(self, reference: Reference) -> Arrays:
         found = []

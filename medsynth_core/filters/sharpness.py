@@ -44,7 +44,7 @@ class Sharpness(Filter[SharpnessSettings, None]):
     columns = (
         Column(_SCORE, "root mean square of the Laplacian over the standard deviation", "sharpness", "sharpness"),
     )
-    reasons = {_BLURRED: Reason("blurred", _SCORE)}
+    reasons = (Reason(_BLURRED, "blurred", _SCORE),)
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: None) -> Scores:
         """Score: ``sharpness``."""

@@ -124,10 +124,12 @@ class Reason:
     """Why an image is rejected.
 
     Attributes:
+        name: ``filter:what``, as the manifest has it.
         words: on the page.
         column: the score that it goes by.
     """
 
+    name: str
     words: str
     column: str
 
@@ -144,7 +146,7 @@ class Filter(Generic[S, M]):
         compares: whether it also compares images with each other (``judge_together``, ``copies``).
         settings: its section ``quality.<name>``.
         columns: of the manifest that it fills.
-        reasons: by what it writes.
+        reasons: for which it rejects.
     """
 
     name: ClassVar[str]
@@ -154,7 +156,7 @@ class Filter(Generic[S, M]):
     compares: ClassVar[bool] = False
     settings: type[S]
     columns: ClassVar[tuple[Column, ...]]
-    reasons: ClassVar[Mapping[str, Reason]]
+    reasons: ClassVar[tuple[Reason, ...]]
 
     def fit(self, reference: Reference) -> Arrays:
         """Returns what images are compared with beside the training images themselves."""

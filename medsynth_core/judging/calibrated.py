@@ -154,4 +154,4 @@ def _model(folder: Path, each: Filter[Any, Any], training: TrainingSet) -> Any:
         return each.model(load_file(path) if path.is_file() else {}, training)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: nothing that filter {each.name} can use ({reason}); run `medsynth calibrate`") from error
+        raise InputError(f"{path}: of no use to filter {each.name} ({reason}); run `medsynth calibrate`") from error

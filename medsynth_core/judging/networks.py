@@ -76,9 +76,7 @@ class Judging:
         segmenter = self.judge.segmenter
         if segmenter is None:
             return None
-        return np.concatenate(
-            self._in_parts(len(images_u8), lambda part: organ_cells(segmenter, images_u8[part]))
-        )
+        return np.concatenate(self._in_parts(len(images_u8), lambda part: organ_cells(segmenter, images_u8[part])))
 
     def agreement(self, images_u8: Images, texts: Sequence[str]) -> Floats:
         """Returns prompt-image agreement, float32 [N] in [-1, 1]."""

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from medsynth_core.config.tree import AlignmentConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import load_weights, restore, save_weights
+from medsynth_core.models.settings import AlignmentConfig
 from medsynth_core.models.text import SILENT_WORDS, load_tokenizer
 
 

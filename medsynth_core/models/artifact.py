@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
-from medsynth_core.hashing import sha256_file, sha256_json
+from medsynth_core.hashing import DigestCache
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
@@ -82,44 +82,44 @@ def read_card(folder: Path) -> dict[str, float]:
     return card
 
 
-def model_digest(folder: Path) -> str:
+def model_digest(folder: Path, digests: DigestCache | None = None) -> str:
     """Returns the hex SHA-256 over all files that determine what a model computes (not card, curve or picture).
+
+    Args:
+        digests: of files that were hashed before.
 
     Raises:
         InputError: no model is there.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _ABOUT)
-    if not any(p.suffix == ".safetensors" for p in files):
+    if not any(path.suffix == ".safetensors" for path in folder.rglob("*")):
         raise InputError(f"{folder}: no model there; train it, or set models.path to a folder that has one")
-    return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])
+    return (digests or DigestCache()).tree(folder, lambda path: path.name not in _ABOUT)
 
 
-def models_folder(config: Config, paths: Paths) -> Path:
-    """Returns where the models are: ``models.path``, or the workspace's own."""
-    if config.models.path is None:
-        return paths.models
-    return (paths.root / Path(config.models.path).expanduser()).resolve()
-
-
-def model_digests(config: Config, paths: Paths) -> dict[str, str]:
+def model_digests(paths: Paths) -> dict[str, str]:
     """Returns the digests of the three models by name.
 
     Raises:
         InputError: one is missing.
     """
-    folder = models_folder(config, paths)
-    return {name: model_digest(folder / name) for name in MODEL_NAMES}
+    return {name: model_digest(paths[name], paths.digests) for name in MODEL_NAMES}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Returns what a ``precision`` of params.yaml comes to on a device, float32 or bf16; ``auto`` is bf16 on a GPU that
+    has it."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return precision
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the type that a ``precision`` of the config names; ``auto`` is bf16 on a GPU that has it."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    """Returns the type that a ``precision`` of params.yaml names on a device."""
+    return torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the device that ``config.device`` names; ``auto`` prefers a GPU.
+    """Returns the device that ``device`` names; ``auto`` prefers a GPU.
 
     Raises:
         InputError: cuda is asked for and there is none.

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth_core.config.tree import ClassifierConfig
 from medsynth_core.models.artifact import load_weights, restore, save_weights
+from medsynth_core.models.settings import ClassifierConfig
 
 _GRID = 8
 """Cells a side on which the head still sees where a finding is."""

@@ -35,10 +35,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from medsynth_core.config.tree import LLMConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.instructions import DESCRIBE, SYNTHESISE
+from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
 
 _MARKERS = ("synthesise", "describe", "frontal", "lateral", "input", "reference", "response", "end", "pad")

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth_core.config.tree import SegmenterConfig
 from medsynth_core.corpus.records import ORGANS
 from medsynth_core.models.artifact import load_weights, restore, save_weights
 from medsynth_core.models.classifier import without_exposure
+from medsynth_core.models.settings import SegmenterConfig
 
 CELLS = 32
 """Cells a side that are told apart."""

@@ -13,8 +13,8 @@ import torch
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from medsynth_core.config.tree import VQGANConfig
 from medsynth_core.models.artifact import load_weights, restore, save_weights
+from medsynth_core.models.settings import VQGANConfig
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from medsynth_core.errors import CorruptObjectError
 from medsynth_core.filters.thumbnails import Images
+from medsynth_core.manifest import SCHEMA, columns_of, read_rows
 from medsynth_core.storage.content import content_key, get_content
 from medsynth_core.storage.index import read_entry, read_files
-from medsynth_core.manifest import SCHEMA, columns_of, read_rows
 from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore

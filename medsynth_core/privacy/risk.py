@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from medsynth_core.config.tree import RiskLimits
 from medsynth_core.errors import InputError, RiskError
+from medsynth_core.privacy.settings import RiskLimits
 
 Floats = npt.NDArray[np.floating[Any]]
 _FILE = "privacy.json"
@@ -111,7 +111,7 @@ def read_risk(folder: Path, shards_sha256: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{folder / _FILE}: not found; run `medsynth privacy` first") from error
     if found.pop("shards_sha256") != shards_sha256:
-        raise InputError(f"{folder / _FILE}: of other images than data/quality lists; run `medsynth privacy` again")
+        raise InputError(f"{folder / _FILE}: of other images than data/deduplicate lists; run `medsynth privacy` again")
     return found
 
 
@@ -129,7 +129,7 @@ def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict
                 f"not published: {row['metric']} ({row['space']}) is {row['value']:.3g} ({row['low']:.3g} to "
                 f"{row['high']:.3g}), above privacy.limits.{name}={limit:g}; images that copy nobody get "
                 f"{row['real']:.3g}. It means that {_MEANING[name]}. Train on more patients or for fewer steps, reject "
-                f"more (quality.training_copy_quantile), or raise the limit if you accept that"
+                f"more (quality.duplicate.training_quantile), or raise the limit if you accept that"
             )
     return [{**row, "limit": of_metric.get(_base(row["metric"]))} for row in rows]
 

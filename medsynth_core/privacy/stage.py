@@ -17,33 +17,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
-from medsynth_core.hashing import sha256_file, sha256_json, sha256_tree
-from medsynth_core.models.artifact import model_digests, models_folder, pick_device
+from medsynth_core.filters.duplicate import FILTER as COPIES
+from medsynth_core.filters.duplicate import TRAINING_BOUND, TRAINING_COPY
+from medsynth_core.filters.registration import Registration
+from medsynth_core.filters.thumbnails import Thumbnails, thumbnails
+from medsynth_core.hashing import sha256_json
+from medsynth_core.judging.calibrated import judge_digest, load_judging
+from medsynth_core.judging.training_set import TrainingSet
+from medsynth_core.models.alignment import AlignmentModel
+from medsynth_core.models.artifact import model_digests, pick_device
 from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.models.judge import Judge
+from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
 from medsynth_core.privacy.released import Released
 from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk, share_with_interval
+from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.privacy.space import Space, distance_figures, histogram
 from medsynth_core.progress import Progress
-from medsynth_core.quality.duplicate import Signatures, load_reference, signatures
-from medsynth_core.quality.embedding import Embedding
-from medsynth_core.quality.filters import Images
-from medsynth_core.quality.labels import JUDGE
-from medsynth_core.quality.registration import Registration
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.training.calibration import as_rendered
 from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+_MEASURED_AS = 2
+"""Raised when the same images would get other figures."""
 _BATCH = 32
 _STREAM = 84
 _SPLITS = ("test", "val")
@@ -59,66 +62,68 @@ class PrivacyReport:
     figures: dict[str, dict[str, float]]
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> PrivacyReport:
-    """Measures the images that ``paths.quality`` lists, unless the store has it, and writes ``paths.privacy``. Whether
+def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progress) -> PrivacyReport:
+    """Measures the images that were judged, unless the store has it, and writes what was found. Whether
     they may be published is the release stage's to say.
 
     Raises:
         InputError: there is no judged run, or a model is missing.
         CorruptObjectError: an object is damaged.
     """
-    judged = ShardList.load(paths.quality, "quality")
-    shards, corpus = sha256_file(paths.quality / "shards.json"), sha256_tree(paths.corpus)
-    key = _record_key(config, paths, judged, [shards, corpus, sha256_tree(paths.vocabulary)])
+    judged = ShardList.load(paths["deduplicate"], "deduplicate")
+    shards, corpus = paths.digests.file(paths["deduplicate"] / "shards.json"), paths.digest("corpus")
+    key = _record_key(params, paths, judged, [shards, corpus, paths.digest("vocabulary")])
     if store.size(key) is None:
-        measured = _measure(config, paths, judged, corpus, store, progress)
+        measured = _measure(params, paths, judged, corpus, store, progress)
         store.put(key, (json.dumps(measured, indent=1) + "\n").encode(), if_absent=True)
     found = json.loads(store.get(key))
     report = PrivacyReport(found["n_synthetic"], found["n_training"], found["n_held_out"], _flat(found["figures"]))
-    with replace_directory(paths.privacy) as folder:
+    with replace_directory(paths["privacy"]) as folder:
         save_risk(folder, found, shards)
     _write_metrics(paths.metrics, report, found["histograms"])
     return report
 
 
-def _record_key(config: Config, paths: Paths, judged: ShardList, inputs: list[str]) -> str:
+def _record_key(params: PrivacyParams, paths: Paths, judged: ShardList, inputs: list[str]) -> str:
     """Returns where the store keeps what was found of these images: figures are of floating point, and who measures
     the same elsewhere must not make another release of it."""
     digest = sha256_json(
         [
-            STAGE_VERSION,
-            config.seed,
-            config.privacy.max_images,
-            config.privacy.min_images,
-            config.quality.copy_quantile,
+            _MEASURED_AS,
+            params.seed,
+            params.max_images,
+            params.min_images,
+            params.near_quantile,
             *inputs,
-            model_digests(config, paths),
+            model_digests(paths),
+            judge_digest(paths["calibrate"], paths.digests),
         ]
     )
     return f"runs/{judged.run_ids[-1]}/privacy/{digest[:32]}.json"
 
 
 def _measure(
-    config: Config, paths: Paths, judged: ShardList, corpus: str, store: ObjectStore, progress: Progress
+    params: PrivacyParams, paths: Paths, judged: ShardList, corpus: str, store: ObjectStore, progress: Progress
 ) -> dict[str, Any]:
-    released = Released.choose(judged, store, config.privacy.max_images)
-    folder = models_folder(config, paths)
-    training = load_reference(folder / "llm")
-    codebook = VisualCodebook.load(folder / "alignment" / "codebook")
-    reason = _unmeasurable(config, paths, released, len(training), codebook.corpus == corpus)
+    released = Released.choose(judged, store, params.max_images)
+    training = TrainingSet.load(paths["calibrate"]).thumbnails
+    codebook = VisualCodebook.load(paths["alignment"] / "codebook")
+    reason = _unmeasurable(params, paths, released, len(training), codebook.corpus == corpus)
     if reason is not None:
         log.warning("privacy: not measured: %s", reason)
         figure = RiskFigure("all", "all", len(released), 0, reason=reason)
         return risk_report(len(released), len(training), 0, [figure], {})
-    sides = _Sides(config, paths, released, training, codebook, progress)
+    sides = _Sides(params, paths, released, training, codebook, progress)
     histograms = {space.name: histogram(space) for space in sides.spaces}
     return risk_report(len(released), len(training), len(sides.real["test"]), sides.figures(judged), histograms)
 
 
-def _unmeasurable(config: Config, paths: Paths, released: Released, n_training: int, is_own_corpus: bool) -> str | None:
+def _unmeasurable(
+    params: PrivacyParams, paths: Paths, released: Released, n_training: int, is_own_corpus: bool
+) -> str | None:
     """Returns why there can be no figures, or None."""
-    fewest = config.privacy.min_images
-    corpus = Corpus.open(paths.corpus)
+    fewest = params.min_images
+    corpus = Corpus.open(paths["corpus"])
     if not is_own_corpus:
         return "the models were trained on another corpus, of which no held-out images are at hand"
     counts = {
@@ -135,17 +140,17 @@ class _Sides:
 
     def __init__(
         self,
-        config: Config,
+        params: PrivacyParams,
         paths: Paths,
         released: Released,
-        training: Signatures,
+        training: Thumbnails,
         codebook: VisualCodebook,
         progress: Progress,
     ) -> None:
-        self.config = config
-        folder, device = models_folder(config, paths), pick_device(config.device)
-        vqgan = VQGAN.load(folder / "vqgan").to(device)
-        embedding = Embedding.load(folder / "llm", Judge.load(folder / "llm" / JUDGE).to(device))
+        self.params = params
+        device = pick_device(params.device)
+        vqgan = VQGAN.load(paths["vqgan"]).to(device)
+        alignment = AlignmentModel.load(paths["alignment"]).to(device)
         self._pairs = {split: read_pairs(paths, split) for split in _SPLITS}
         self.real = {split: as_rendered(vqgan, pairs.corpus.images(pairs.rows)) for split, pairs in self._pairs.items()}
         images = []
@@ -156,19 +161,20 @@ class _Sides:
         self._registration, self._codebook = Registration(training), codebook
         used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
         cut_from = np.unique(codebook.rows_E.numpy()[used])
-        sources = as_rendered(vqgan, Corpus.open(paths.corpus).images(cut_from))
+        sources = as_rendered(vqgan, Corpus.open(paths["corpus"]).images(cut_from))
         self._sources = dict(zip(cut_from.tolist(), sources, strict=True))
         sides = (self._synthetic, self.real["test"], self.real["val"])
-        marks = [_coordinates(signatures(side)) for side in sides]
-        features = [_in_batches(embedding, side) for side in sides]
+        judging = load_judging(paths["calibrate"], alignment, self._synthetic.shape[1])
+        small = [_coordinates(thumbnails(side)) for side in sides]
+        features = [judging.look(side)[1] for side in sides]
         self.spaces = (
-            Space("pixels", "manhattan", marks[0], _coordinates(training), *marks[1:]),
-            Space("judge", "euclidean", features[0], embedding.training_RF, *features[1:]),
+            Space("pixels", "manhattan", small[0], _coordinates(training), *small[1:]),
+            Space("judge", "euclidean", features[0], judging.training.features, *features[1:]),
         )
 
     def figures(self, judged: ShardList) -> list[RiskFigure]:
         """Returns all figures."""
-        seed = self.config.seed
+        seed = self.params.seed
         found = [self._near_copies(judged)]
         for space in self.spaces:
             found += [*distance_figures(space, seed), *membership_figures(space, seed)]
@@ -178,12 +184,13 @@ class _Sides:
         """Returns the share of images rejected as near-copies of training images, of those that came so far; the
         parent's aren't counted again."""
         rejected = judged.counts.rejected
-        n = judged.counts.accepted + sum(count for reason, count in rejected.items() if reason.startswith("duplicate:"))
+        copied = sum(rejected.get(reason.name, 0) for reason in COPIES.reasons)
+        n = judged.counts.accepted + copied
         about = ("near_copies", "pixels", n, len(self.real["test"]))
-        if "duplicate" not in self.config.quality.enabled or n == 0:
-            return RiskFigure(*about, reason="the filter duplicate didn't run")
-        copies = np.arange(n) < rejected.get("duplicate:training", 0)
-        theirs = self._registration.distances(self.real["test"]) <= judged.bounds["training_copy"]
+        if COPIES.name not in judged.quality["enabled"] or n == 0:
+            return RiskFigure(*about, reason=f"the filter {COPIES.name} didn't run")
+        copies = np.arange(n) < rejected.get(TRAINING_COPY, 0)
+        theirs = self._registration.distances(self.real["test"]) <= judged.bounds[TRAINING_BOUND]
         return RiskFigure(*about, *share_with_interval(copies), *share_with_interval(theirs))
 
     def _leakage(self, seed: int) -> RiskFigure:
@@ -205,20 +212,16 @@ class _Sides:
             given("val"),
             self._codebook,
             self._sources,
-            self.config.quality.copy_quantile,
+            self.params.near_quantile,
             seed,
         )
 
 
-def _coordinates(marks: Signatures) -> npt.NDArray[np.float32]:
-    """Returns thumbnails of mean 0 whose manhattan distance is that of ``quality.duplicate``."""
-    cells = marks.astype(np.float32)
-    centred: npt.NDArray[np.float32] = (cells - cells.mean(1, keepdims=True)) / np.float32(255 * marks.shape[1])
+def _coordinates(small: Thumbnails) -> npt.NDArray[np.float32]:
+    """Returns thumbnails of mean 0 whose manhattan distance is that of ``filters.thumbnails``."""
+    cells = small.astype(np.float32)
+    centred: npt.NDArray[np.float32] = (cells - cells.mean(1, keepdims=True)) / np.float32(255 * small.shape[1])
     return centred
-
-
-def _in_batches(embedding: Embedding, images_u8: Images) -> npt.NDArray[np.float32]:
-    return np.concatenate([embedding(images_u8[at : at + _BATCH]) for at in range(0, len(images_u8), _BATCH)])
 
 
 def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

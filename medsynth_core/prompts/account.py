@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from medsynth_core.config.tree import OpenAIConfig
 from medsynth_core.errors import BudgetError
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.records import Reply, Usage
+from medsynth_core.prompts.settings import OpenAIConfig
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medsynth_core.config.tree import PromptsConfig
 from medsynth_core.prompts.account import Prices
 from medsynth_core.prompts.messages import messages_for, told_vocabulary
 from medsynth_core.prompts.providers.completion import call_bound
 from medsynth_core.prompts.records import Assignment, PromptRequest, Usage
+from medsynth_core.prompts.settings import PromptsConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _BYTES_A_TOKEN = 4.0

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medsynth_core.config.tree import Config
 from medsynth_core.prompts.sampling import parse_target
+from medsynth_core.prompts.settings import PromptsParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 _VIEWS = ("frontal", "lateral")
@@ -68,18 +68,18 @@ def _view_and_rest(text: str) -> tuple[str | None, str]:
     return view, " ".join(word for word in words if word != view)
 
 
-def targets_with_quotas(config: Config, vocabulary: Vocabulary) -> dict[str, int]:
+def targets_with_quotas(params: PromptsParams, vocabulary: Vocabulary) -> dict[str, int]:
     """Returns ``prompts.targets``, with as many prompts for each quota of a finding in the wanted view as its images
     need when all are accepted.
 
     Raises:
         ConfigError: a quota isn't a finding of the vocabulary.
     """
-    targets = dict(config.prompts.targets)
-    for quota in parse_quotas(config.release.quotas, vocabulary):
-        if quota.pathology and quota.view in (None, config.synthesis.view):
+    targets = dict(params.prompts.targets)
+    for quota in parse_quotas(params.quotas, vocabulary):
+        if quota.pathology and quota.view in (None, params.view):
             _, text = _view_and_rest(quota.text)
-            wanted = -(-quota.n // config.synthesis.samples_per_prompt)
+            wanted = -(-quota.n // params.samples_per_prompt)
             targets[text] = max(targets.get(text, 0), wanted)
     return targets
 

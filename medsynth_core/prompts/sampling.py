@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from medsynth_core.config.tree import PromptsConfig
 from medsynth_core.errors import ConfigError
 from medsynth_core.prompts.records import PromptRequest, RequestedFinding
+from medsynth_core.prompts.settings import PromptsConfig
 from medsynth_core.vocabulary.mining import mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import Vocabulary

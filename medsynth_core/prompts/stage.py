@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import ModelOutputError
 from medsynth_core.progress import Progress
 from medsynth_core.prompts.account import Account
@@ -20,6 +20,7 @@ from medsynth_core.prompts.providers import open_provider
 from medsynth_core.prompts.quotas import targets_with_quotas
 from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.settings import PromptsParams
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
 from medsynth_core.prompts.writing import Written, have_written, plan_key, rejections
 from medsynth_core.storage.atomic import replace_directory
@@ -27,7 +28,6 @@ from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 3
 _FINDING = pa.struct(
     [("pathology", pa.string()), ("anatomy", pa.string()), ("side", pa.string()), ("severity", pa.string())]
 )
@@ -84,20 +84,20 @@ class PromptsReport:
     pathologies: dict[str, int]
 
 
-def plan(config: Config, paths: Paths) -> PromptPlan:
+def plan(params: PromptsParams, paths: Paths) -> PromptPlan:
     """Returns what ``run`` will ask for and about what it will cost; asks nothing.
 
     Raises:
         InputError: there is no vocabulary.
         ConfigError: a target is unknown.
     """
-    vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-    requests = _requests(config, vocabulary)
-    return describe(requests, vocabulary, config.prompts)
+    vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
+    requests = _requests(params, vocabulary)
+    return describe(requests, vocabulary, params.prompts)
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
-    """Samples requests, has them written, checks adherence and writes ``paths.prompts``.
+def run(params: PromptsParams, paths: Paths, progress: Progress) -> PromptsReport:
+    """Samples requests, has them written, checks adherence and writes the prompts.
 
     A text that fails is written again with the reason, up to ``prompts.max_attempts`` times, then rejected. Answers
     are kept in ``paths.prompt_ledger`` as they come, so a run that ends early goes on from there.
@@ -109,23 +109,23 @@ def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
         TransientError: the provider's server stays unreachable.
         ModelOutputError: no prompt at all was accepted.
     """
-    vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-    requests = _requests(config, vocabulary)
-    planned = describe(requests, vocabulary, config.prompts)
-    provider = open_provider(config, vocabulary)
+    vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
+    requests = _requests(params, vocabulary)
+    planned = describe(requests, vocabulary, params.prompts)
+    provider = open_provider(params, vocabulary)
     if planned.calls:
         log.info("prompts: %s", planned.cost)
     ledger = Ledger(paths.prompt_ledger if provider.keeps else None)
     try:
-        account = Account(ledger, plan_key(provider, config.seed, requests), config.prompts.openai)
-        seen = SeenTexts(config.prompts.max_similarity)
+        account = Account(ledger, plan_key(provider, params.seed, requests), params.prompts.openai)
+        seen = SeenTexts(params.prompts.max_similarity)
         written = have_written(
             requests,
             provider,
             account,
             lambda text, request: _judge(text, request, seen),
-            config.seed,
-            config.prompts.max_attempts,
+            params.seed,
+            params.prompts.max_attempts,
             progress,
         )
         spent_tokens, spent_usd = ledger.spent(account.plan)
@@ -151,7 +151,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
         distinct_3=round(distinct_ngrams((w.text for w in accepted), 3), 4),
         pathologies=planned.pathologies,
     )
-    with replace_directory(paths.prompts) as folder:
+    with replace_directory(paths["prompts"]) as folder:
         rows = [_accepted_row(w, provider.name) for w in accepted]
         pq.write_table(pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA), folder / "prompts.parquet")
         rows = [_rejected_row(w) for w in written if not w.accepted]
@@ -161,9 +161,9 @@ def run(config: Config, paths: Paths, progress: Progress) -> PromptsReport:
     return report
 
 
-def _requests(config: Config, vocabulary: Vocabulary) -> list[PromptRequest]:
-    settings = config.prompts.model_copy(update={"targets": targets_with_quotas(config, vocabulary)})
-    return sample_requests(vocabulary, settings, config.synthesis.view, config.seed)
+def _requests(params: PromptsParams, vocabulary: Vocabulary) -> list[PromptRequest]:
+    settings = params.prompts.model_copy(update={"targets": targets_with_quotas(params, vocabulary)})
+    return sample_requests(vocabulary, settings, params.view, params.seed)
 
 
 def _judge(text: str, request: PromptRequest, seen: SeenTexts) -> str | None:

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from medsynth_core.hashing import sha256_json
+from medsynth_core.manifest import SCHEMA
 from medsynth_core.release import facts
 from medsynth_core.release.facts import About
 from medsynth_core.release.schema import description
 from medsynth_core.storage.content import ObjectRef
-from medsynth_core.manifest import SCHEMA
 
 _CONTEXT = {
     "@language": "en",

@@ -28,6 +28,7 @@ MISUSES = (
     "Passing the images off as real ones.",
 )
 
+
 def is_phantom(about: About) -> bool:
     """Whether the models learned from drawings alone; of models that were given, nobody here knows."""
     return bool(about["own_models"] and about["corpus"]["kind"] == "phantom")

@@ -15,11 +15,11 @@ import pyarrow as pa
 from PIL import Image
 
 from medsynth_core.errors import CorruptObjectError, InputError
+from medsynth_core.manifest import SCHEMA, read_rows
 from medsynth_core.release.filters import Condition, filter_columns, matches
 from medsynth_core.release.source import POINTER, find_release
 from medsynth_core.storage.content import check_content, content_key, md5_of_key
 from medsynth_core.storage.index import read_files
-from medsynth_core.manifest import SCHEMA, read_rows
 from medsynth_core.storage.store import ObjectStore
 
 if TYPE_CHECKING:

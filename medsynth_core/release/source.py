@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import CorruptObjectError, InputError
 from medsynth_core.storage.index import list_tags, read_entry, split_tag
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, open_store
 
 POINTER = "dataset.dvc"

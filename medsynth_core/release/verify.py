@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from pyarrow import ArrowException
 
 from medsynth_core.errors import CorruptObjectError, InputError, MedsynthError
+from medsynth_core.manifest import SCHEMA, read_rows
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.content import check_content, md5_of_key
 from medsynth_core.storage.index import read_entry
-from medsynth_core.manifest import SCHEMA, read_rows
 
 _ACCEPTED = ("image_id", "shard", "offset", "size", "sha256")
 _REJECTED = ("image_id", "reasons")

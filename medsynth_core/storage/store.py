@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import ConfigError, StoreError
+from medsynth_core.storage.settings import StoreConfig
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.synthesis.attention import IMPLEMENTATION, Buffers, can_attend
+from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.synthesis.writers import CopyingWriter, SharingWriter, Writer, encode
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.hashing import sha256_json
+from medsynth_core.synthesis.settings import SynthesisConfig
 
 FORMAT_VERSION = 2
 """Raised when the same prompts and models would make other images."""

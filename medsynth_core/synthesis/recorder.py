@@ -12,8 +12,8 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.synthesis.standing import StandingCache
 from medsynth_core.synthesis.writers import Writer, distinguish, encode
 

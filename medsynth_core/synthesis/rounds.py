@@ -136,7 +136,7 @@ class _Wanted:
         if short:
             raise IncompleteRunError(
                 f"release.quotas can't be met: {'; '.join(short)} ({_rejections(records)}); lower them, raise "
-                f"release.max_attempts={self._max_attempts}, loosen quality, or train longer"
+                f"release.max_attempts={self._max_attempts}, loosen the filters (section quality), or train longer"
             )
         return list(zip(made, more, strict=True)) if any(more) else []
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsynth_core.config.tree import SynthesisConfig
+from medsynth_core.synthesis.settings import SynthesisConfig
 
 
 def guided(logits_with: Tensor, logits_without: Tensor, scale: float) -> Tensor:

@@ -83,9 +83,7 @@ def open_worker(params: SynthesisParams, paths: Paths, store: ObjectStore, ident
         params.split,
         read_prompts(paths["prompts"]),
         synthesiser,
-        load_chain(
-            paths["calibrate"], params.quality, identity.bounds, synthesiser.alignment, synthesiser.image_size
-        ),
+        load_chain(paths["calibrate"], params.quality, identity.bounds, synthesiser.alignment, synthesiser.image_size),
         store,
     )
 

@@ -13,10 +13,10 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
-from medsynth_core.models.artifact import models_folder, pick_device, pick_dtype
+from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.in_parts import InParts, half
 from medsynth_core.models.llm import ImageLanguageModel
@@ -27,6 +27,7 @@ from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.packed import pack
+from medsynth_core.synthesis.settings import SynthesisConfig, SynthesisParams
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,13 @@ class Synthesiser:
 
     def __init__(
         self,
-        config: Config,
+        settings: SynthesisConfig,
         vqgan: VQGAN,
         alignment: AlignmentModel,
         codebook: VisualCodebook,
         llm: ImageLanguageModel,
     ) -> None:
-        self.config = config
+        self.settings = settings
         self.vqgan = vqgan.to(memory_format=torch.channels_last)
         self.alignment = alignment.to(memory_format=torch.channels_last)
         self.codebook = codebook
@@ -71,7 +72,7 @@ class Synthesiser:
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
         # record the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        self._most_images: int | None = config.synthesis.batch_size
+        self._most_images: int | None = settings.batch_size
         cuda = llm.device.type == "cuda"
         # Rendering doesn't wait behind the next batch's tokens.
         at_once = max(1, _PIXELS_AT_ONCE[cuda] // self.image_size**2)
@@ -83,24 +84,24 @@ class Synthesiser:
         return self.alignment.side * self.vqgan.config.downsampling
 
     @classmethod
-    def load(cls, config: Config, paths: Paths) -> Synthesiser:
+    def load(cls, params: SynthesisParams, paths: Paths) -> Synthesiser:
         """Returns the synthesiser of a workspace.
 
         Raises:
             InputError: a model is missing, or the three don't belong together.
         """
-        folder = models_folder(config, paths)
-        device = pick_device(config.device)
-        vqgan = VQGAN.load(folder / "vqgan").to(device)
-        alignment = AlignmentModel.load(folder / "alignment").to(device)
-        codebook = VisualCodebook.load(folder / "alignment" / "codebook")
-        llm = ImageLanguageModel.load(folder / "llm").cast(pick_dtype(config.synthesis.precision, device)).to(device)
+        device = pick_device(params.device)
+        vqgan = VQGAN.load(paths["vqgan"]).to(device)
+        alignment = AlignmentModel.load(paths["alignment"]).to(device)
+        codebook = VisualCodebook.load(paths["alignment"] / "codebook")
+        llm = ImageLanguageModel.load(paths["llm"]).cast(pick_dtype(params.synthesis.precision, device)).to(device)
         if llm.layout.codes != vqgan.config.codes or llm.layout.cells != alignment.side**2:
             raise InputError(
-                f"{folder}: the llm was trained for {llm.layout.codes} codes and {llm.layout.cells} cells, but the "
-                f"VQ-GAN has {vqgan.config.codes} codes and the alignment {alignment.side**2} cells; retrain the llm"
+                f"{paths['llm']}: the llm was trained for {llm.layout.codes} codes and {llm.layout.cells} cells, but "
+                f"the VQ-GAN has {vqgan.config.codes} codes and the alignment {alignment.side**2} cells; "
+                f"retrain the llm"
             )
-        return cls(config, vqgan, alignment, codebook, llm)
+        return cls(params.synthesis, vqgan, alignment, codebook, llm)
 
     def keypatches(self, prompts: Sequence[PromptRow]) -> list[list[Keypatch]]:
         """Returns the keypatches of each prompt, best first."""
@@ -144,7 +145,7 @@ class Synthesiser:
                         [prefixes[place] for place in places],
                         [bare[prompts[place].view] for place in places],
                         torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.cells)),
-                        self.config.synthesis,
+                        self.settings,
                     )
                     if codes_BT.is_cuda:
                         done = torch.cuda.Event(blocking=True)  # waits without a core of its own
@@ -167,7 +168,7 @@ class Synthesiser:
 
     def _batch_size(self, waiting: int, prefix_tokens: int) -> int:
         """Returns images of the next batch: the rest in equal parts, prompts whole where they can be."""
-        settings = self.config.synthesis
+        settings = self.settings
         if self._most_images is None:
             self._most_images = self.engine.images_that_fit(prefix_tokens, settings)
             log.info("memory holds %d images a batch", self._most_images)

@@ -17,20 +17,20 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medsynth_core import __version__
-from medsynth_core.config import Config
 from medsynth_core.errors import ConfigError
-from medsynth_core.models.codebook import Keypatch
 from medsynth_core.filters.fingerprints import Features, Fingerprints
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.judging.verdicts import Chain, Verdict
+from medsynth_core.manifest import table_of
+from medsynth_core.models.codebook import Keypatch
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
-from medsynth_core.manifest import table_of
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import ImageRequest, RunIdentity, ShardPlan, image_seed
 from medsynth_core.synthesis.inputs import PromptRow
+from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.synthesis.synthesiser import Synthesiser
 
 log = logging.getLogger(__name__)

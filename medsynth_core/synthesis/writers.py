@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.synthesis.attention import Buffers, PrefixBlock, SharedPrefixCache
 from medsynth_core.synthesis.sampling import guided, sample
+from medsynth_core.synthesis.settings import SynthesisConfig
 
 _SHORTEST_SHARED_HEAD = 8
 """Prefixes that begin alike for fewer tokens are encoded whole."""

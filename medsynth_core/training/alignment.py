@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import AlignmentConfig
-from medsynth_core.hashing import sha256_tree
+from medsynth_core.config import Paths
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
-from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook, lift
+from medsynth_core.models.settings import AlignmentConfig
 from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
@@ -24,35 +22,35 @@ from medsynth_core.training.examples import image_codes
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.training.settings import AlignmentParams
 from medsynth_core.training.words_picture import draw_words
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 3
 _CANDIDATES_PER_FINDING = 8
 _JUDGED = 256
 """Held-out pairs that judge a checkpoint."""
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
-    """Trains both encoders, builds the visual codebook and writes them to ``paths.alignment``.
+def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
+    """Trains both encoders, builds the visual codebook and writes them.
 
     Raises:
         InputError: there are no training pairs, or no VQ-GAN.
         StateError: training diverged.
     """
-    settings = config.models.alignment
-    accelerator = make_accelerator(config)
+    settings = params.alignment
+    accelerator = make_accelerator(params)
     device = accelerator.device
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
-    vqgan = VQGAN.load(paths.vqgan).to(device)
-    corpus_digest = sha256_tree(paths.corpus)
-    torch.manual_seed(config.seed)
+    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    corpus_digest = paths.digest("corpus")
+    torch.manual_seed(params.seed)
     if settings.text_model is None:
-        tokenizer = train_tokenizer(pairs.texts + pairs.queries, config.vocabulary.min_studies)
+        tokenizer = train_tokenizer(pairs.texts + pairs.queries, params.min_studies)
     else:
         tokenizer = load_tokenizer(settings.text_model)
-    model = AlignmentModel.fresh(settings, config.latent_side, tokenizer).to(device)
+    model = AlignmentModel.fresh(settings, pairs.corpus.image_size // vqgan.config.downsampling, tokenizer).to(device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
         return _losses(module, pairs, batch.picks, settings, device)
@@ -67,8 +65,8 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         len(pairs),
         settings.train,
         accelerator=accelerator,
-        key=config_digest(STAGE_VERSION, config.seed, settings, corpus_digest, model_digest(paths.vqgan)),
-        seed=config.seed,
+        key=key,
+        seed=params.seed,
         checkpoint=checkpoint_path(paths, "alignment"),
         progress=progress,
         validate=validate,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medsynth_core.config import Paths
 from medsynth_core.filters import FILTERS
 from medsynth_core.filters.spec import Arrays
 from medsynth_core.filters.thumbnails import Images, thumbnails
@@ -33,6 +34,7 @@ from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.training.settings import CalibrateParams
 
 _BATCH = 32
 

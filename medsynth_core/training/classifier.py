@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,25 +16,24 @@ from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import ClassifierConfig
-from medsynth_core.hashing import sha256_tree
+from medsynth_core.config import Paths
 from medsynth_core.models.classifier import FindingClassifier, worn
+from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.progress import Progress
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.training.settings import ClassifierParams
 from medsynth_core.vocabulary.labels import Findings, Label, label_matrix, pathology_labels
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 _MAX_NOISE = 0.05
 """Largest standard deviation of the noise added in training, of the range [-1, 1]."""
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
-    """Trains the classifier that guides the VQ-GAN and writes it to ``paths.classifier``.
+def run(params: ClassifierParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
+    """Trains the classifier that guides the VQ-GAN and writes it.
 
     A label is learnt when at least ``vocabulary.min_studies`` patients have it. Without any such label the
     classifier knows none, and the VQ-GAN goes without its clinical term.
@@ -42,42 +42,51 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         InputError: there are no training pairs.
         StateError: training diverged.
     """
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(params)
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
-    labels = frequent_labels(pairs, pathology_labels, config.vocabulary.min_studies)
+    labels = frequent_labels(pairs, pathology_labels, params.min_studies)
     if not labels:
         log.warning(
             "classifier: no finding in %d patients or more; the VQ-GAN is trained without its clinical term",
-            config.vocabulary.min_studies,
+            params.min_studies,
         )
-    model, trained = fit("classifier", STAGE_VERSION, labels, pairs, held_out, config, paths, accelerator, progress)
+    model, trained = fit(
+        params.classifier,
+        labels,
+        pairs,
+        held_out,
+        accelerator=accelerator,
+        key=key,
+        seed=params.seed,
+        checkpoint=checkpoint_path(paths, "classifier"),
+        progress=progress,
+    )
     metrics = {"labels": float(len(labels)), **_mean_auroc(model, held_out)}
     return finish("classifier", model.save, paths, trained, metrics, accelerator)
 
 
 def fit(
-    name: str,
-    version: int,
+    settings: ClassifierConfig,
     labels: Sequence[Label],
     pairs: Pairs,
     held_out: Pairs,
-    config: Config,
-    paths: Paths,
+    *,
     accelerator: Accelerator,
+    key: str,
+    seed: int,
+    checkpoint: Path,
     progress: Progress,
 ) -> tuple[FindingClassifier, Trained]:
     """Returns a classifier of ``labels`` that learnt from ``pairs``, in evaluation mode, and how its training went.
 
     Args:
-        name: of its settings in ``models``.
-        version: of the stage that trains it.
         held_out: judges the checkpoints.
+        key: identifies data and settings.
 
     Raises:
         StateError: training diverged.
     """
-    settings: ClassifierConfig = getattr(config.models, name)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     model = FindingClassifier(settings, labels).to(accelerator.device)
     truth_NL = truth(pairs, labels)
     held_out_truth_NL = truth(held_out, labels)
@@ -89,13 +98,13 @@ def fit(
         return {"total": value, "loss": value}
 
     trained = train(
-        [Objective(name, model, loss)],
+        [Objective(checkpoint.stem, model, loss)],
         len(pairs),
         settings.train if labels else settings.train.model_copy(update={"steps": 0}),
         accelerator=accelerator,
-        key=config_digest(version, config.seed, settings, sha256_tree(paths.corpus), sha256_tree(paths.vocabulary)),
-        seed=config.seed,
-        checkpoint=checkpoint_path(paths, name),
+        key=key,
+        seed=seed,
+        checkpoint=checkpoint,
         progress=progress,
         validate=lambda: float(F.binary_cross_entropy_with_logits(logits_of(model, held_out), held_out_truth_NL)),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from medsynth_core.config.tree import LLMConfig
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.training.pairs import Pairs

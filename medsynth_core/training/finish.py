@@ -56,11 +56,11 @@ def finish(
     metrics: Mapping[str, float],
     accelerator: Accelerator,
 ) -> TrainingReport:
-    """Writes a trained model with its card and curve below ``paths.models``, its figures below ``paths.metrics``,
+    """Writes a trained model with its card and curve at its place, its figures below ``paths.metrics``,
     and drops the checkpoints. Of several processes the main one writes."""
     rounded = {key: round(float(value), 6) for key, value in sorted(metrics.items())}
     if accelerator.is_main_process:
-        with replace_directory(paths.models / model) as folder:
+        with replace_directory(paths[model]) as folder:
             save(folder)
             write_card(folder, rounded)
             write_curve(folder / "metrics.jsonl", trained.curve)
@@ -69,5 +69,5 @@ def finish(
         (paths.metrics / f"{model}.csv").write_text(as_table(trained.curve), "utf-8")
         drop_checkpoint(checkpoint_path(paths, model))
     accelerator.wait_for_everyone()
-    digest = model_digest(paths.models / model)
+    digest = model_digest(paths[model], paths.digests)
     return TrainingReport(model, digest, trained.steps, trained.resumed_from, trained.best_step, rounded)

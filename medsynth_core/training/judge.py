@@ -6,31 +6,32 @@ Shapes: N images, L labels.
 from __future__ import annotations
 
 import logging
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.model_selection import GroupKFold
 from torchmetrics.functional.classification import binary_calibration_error
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.judge import Judge
 from medsynth_core.progress import Progress
 from medsynth_core.training.classifier import aurocs, fit, frequent_labels, logits_of, truth
-from medsynth_core.training.finish import TrainingReport, drop_checkpoint, finish
+from medsynth_core.training.finish import TrainingReport, checkpoint_path, drop_checkpoint, finish
 from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.training.segmenter import fit as fit_segmenter
-from medsynth_core.training.segmenter import segmenter_checkpoint
+from medsynth_core.training.settings import JudgeParams
 from medsynth_core.vocabulary.labels import Findings, Label, anatomy_labels, is_anatomy, pathology_labels
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
 _SPLIT = "judge"
 _HALVES = 2
 _TEMPERATURES = (0.05, 20.0)
@@ -38,8 +39,17 @@ _BINS = 15
 Floats = npt.NDArray[np.floating]
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
-    """Trains the judge on the split ``judge``, calibrates it on ``val`` and writes it to ``paths.judge``.
+class _OfTraining(TypedDict):
+    """What the trainings of judge and segmenter share."""
+
+    accelerator: Accelerator
+    key: str
+    seed: int
+    progress: Progress
+
+
+def run(params: JudgeParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
+    """Trains the judge on the split ``judge``, calibrates it on ``val`` and writes it.
 
     A label, a pathology or the place of one with its side, is learnt when at least ``vocabulary.min_studies`` patients
     of the split have it. Without any such label the judge knows none: the filter ``labels`` then rejects nothing.
@@ -49,19 +59,21 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         InputError: the split has no image with a report.
         StateError: training diverged.
     """
-    accelerator = make_accelerator(config)
-    pairs, held_out = _own_pairs(config, paths), read_pairs(paths, "val")
-    labels = frequent_labels(pairs, _shown, config.vocabulary.min_studies)
+    accelerator = make_accelerator(params)
+    pairs, held_out = _own_pairs(params, paths), read_pairs(paths, "val")
+    labels = frequent_labels(pairs, _shown, params.min_studies)
     if not labels:
         log.warning(
             "judge: no finding in %d patients or more of its %d; the filter `labels` rejects nothing and the "
             "judge has no figures in the evaluation: raise corpus.judge_fraction, or lower vocabulary.min_studies",
-            config.vocabulary.min_studies,
+            params.min_studies,
             len(set(pairs.patients)),
         )
-    net, trained = fit("judge", STAGE_VERSION, labels, pairs, held_out, config, paths, accelerator, progress)
+    of_training: _OfTraining = {"accelerator": accelerator, "key": key, "seed": params.seed, "progress": progress}
+    net, trained = fit(params.judge, labels, pairs, held_out, checkpoint=checkpoint_path(paths, "judge"), **of_training)
     logits_NL, truth_NL = logits_of(net, held_out).double().numpy(), truth(held_out, labels).numpy()
-    segmenter = fit_segmenter(STAGE_VERSION, pairs, held_out, config, paths, accelerator, progress)
+    beside = checkpoint_path(paths, "segmenter")
+    segmenter = fit_segmenter(params.segmenter, pairs, held_out, checkpoint=beside, **of_training)
     judge = Judge(net, fit_temperature(logits_NL, truth_NL), segmenter and segmenter[0])
     metrics = {
         "labels": float(len(labels)),
@@ -72,7 +84,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     }
     report = finish("judge", judge.save, paths, trained, metrics, accelerator)
     if accelerator.is_main_process:
-        drop_checkpoint(segmenter_checkpoint(paths))
+        drop_checkpoint(beside)
     return report
 
 
@@ -107,12 +119,12 @@ def calibration(logits_NL: Floats, truth_NL: Floats, patients: list[str]) -> dic
     return figures
 
 
-def _own_pairs(config: Config, paths: Paths) -> Pairs:
+def _own_pairs(params: JudgeParams, paths: Paths) -> Pairs:
     try:
         return read_pairs(paths, _SPLIT)
     except InputError as error:
         raise InputError(
-            f"{error} (the judge learns from corpus.judge_fraction={config.corpus.judge_fraction} of the patients)"
+            f"{error} (the judge learns from corpus.judge_fraction={params.judge_fraction} of the patients)"
         ) from error
 
 

@@ -13,12 +13,11 @@ from accelerate.utils import DistributedType
 from safetensors import safe_open
 from torch import nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import LLMConfig
+from medsynth_core.config import Paths
 from medsynth_core.models.alignment import AlignmentModel
-from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
@@ -26,35 +25,35 @@ from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.training.settings import LLMParams
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 5
 _HARDLY_LEARNT = 0.8
 """Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64
 """Held-out pairs that judge a checkpoint."""
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
-    """Trains the language model on the training pairs and writes it to ``paths.llm``.
+def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
+    """Trains the language model on the training pairs and writes it.
 
     Raises:
         InputError: there are no training pairs, or an earlier model is missing.
         StateError: training diverged.
     """
-    settings = config.models.llm
-    accelerator = make_accelerator(config)
+    settings = params.llm
+    accelerator = make_accelerator(params)
     device = accelerator.device
-    vqgan = VQGAN.load(paths.vqgan).to(device)
-    alignment = AlignmentModel.load(paths.alignment).to(device)
-    codebook = VisualCodebook.load(paths.alignment / "codebook")
+    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    alignment = AlignmentModel.load(paths["alignment"]).to(device)
+    codebook = VisualCodebook.load(paths["alignment"] / "codebook")
     pairs, held_out_pairs = read_pairs(paths, "train"), read_pairs(paths, "val")
-    tokenizer = load_tokenizer(settings.base or paths.alignment / "tokenizer")
+    tokenizer = load_tokenizer(settings.base or paths["alignment"] / "tokenizer")
 
     def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
-        torch.manual_seed(config.seed)
-        model = ImageLanguageModel.fresh(settings, config.latent_side**2, config.models.vqgan.codes, tokenizer)
+        torch.manual_seed(params.seed)
+        model = ImageLanguageModel.fresh(settings, alignment.side**2, vqgan.config.codes, tokenizer)
         merge = add_adapters(model, settings)
         return model.to(device), merge
 
@@ -68,8 +67,8 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         len(pairs),
         settings.train,
         accelerator=accelerator,
-        key=config_digest(STAGE_VERSION, config.seed, settings, model_digest(paths.alignment)),
-        seed=config.seed,
+        key=key,
+        seed=params.seed,
         checkpoint=checkpoint_path(paths, "llm"),
         progress=progress,
         validate=lambda: image_loss(model, held_out, lambda i: held_out.prefix(model, i), _JUDGED),
@@ -80,7 +79,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         model.eval()
     merge_adapters()
     metrics = evaluate(model, held_out)
-    _warn_of_noise(metrics["loss"], config.models.vqgan.codes, len(pairs))
+    _warn_of_noise(metrics["loss"], vqgan.config.codes, len(pairs))
     return finish("llm", model.save, paths, trained, metrics, accelerator)
 
 

@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from medsynth_core.config import Config
-from medsynth_core.config.tree import OptimiserConfig
 from medsynth_core.errors import ConfigError, StateError
 from medsynth_core.models.artifact import pick_device, pick_dtype
+from medsynth_core.models.settings import OptimiserConfig
 from medsynth_core.progress import Progress
 from medsynth_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from medsynth_core.training.curve import best_of, curve_path, stale_checkpoints, write_curve
+from medsynth_core.training.settings import TrainingParams
 
 Losses = Mapping[str, Tensor]
 """Loss terms by name, scalars; ``total`` is what the optimiser goes down."""
@@ -89,14 +89,14 @@ class Trained:
     weights: Path
 
 
-def make_accelerator(config: Config) -> Accelerator:
+def make_accelerator(params: TrainingParams) -> Accelerator:
     """Returns the accelerator for ``device`` and ``models.precision``; under ``accelerate launch``, this process' part.
 
     Raises:
         InputError: cuda is asked for and there is none.
     """
-    device = pick_device(config.device)
-    wanted = "bf16" if pick_dtype(config.models.precision, device) == torch.bfloat16 else "no"
+    device = pick_device(params.device)
+    wanted = "bf16" if pick_dtype(params.precision, device) == torch.bfloat16 else "no"
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted and not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)

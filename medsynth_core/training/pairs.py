@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from medsynth_core.config.paths import Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus
@@ -58,8 +58,8 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
     Raises:
         InputError: there is none, or the labels don't belong to this corpus.
     """
-    corpus = Corpus.open(paths.corpus)
-    labels = _labels(paths.vocabulary)
+    corpus = Corpus.open(paths["corpus"])
+    labels = _labels(paths["vocabulary"])
     reports = {
         row["study_id"]: strip_marks(f"{row['findings']} {row['impression']}")
         for row in corpus.studies(split).select(["study_id", "findings", "impression"]).to_pylist()
@@ -71,7 +71,7 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
             continue
         if view["study_id"] not in labels:
             raise InputError(
-                f"{paths.vocabulary}: no labels of study {view['study_id']}; run `medsynth vocabulary` again"
+                f"{paths['vocabulary']}: no labels of study {view['study_id']}; run `medsynth vocabulary` again"
             )
         found = labels[view["study_id"]]
         rows.append(view["row"])
@@ -82,7 +82,7 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         keys.append("|".join(sorted({f"{f['pathology']}:{f['anatomy']}:{f['side']}" for f in found})))
     if not rows:
         raise InputError(
-            f"{paths.corpus}: no {split} image with a report; models can't be trained on reports alone: "
+            f"{paths['corpus']}: no {split} image with a report; models can't be trained on reports alone: "
             f"set corpus.images, or models.path to trained models"
         )
     queries = [query_of(found) for found in findings]

@@ -17,14 +17,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
 from medsynth_core.corpus.normalised import MASK_SIDE
 from medsynth_core.corpus.records import ORGANS, UNMASKED
-from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.segmenter import CELLS, OrganSegmenter
+from medsynth_core.models.settings import SegmenterConfig
 from medsynth_core.progress import Progress
 from medsynth_core.training.classifier import worn_in_training
-from medsynth_core.training.finish import checkpoint_path
 from medsynth_core.training.loop import Batch, Losses, Objective, train
 from medsynth_core.training.pairs import Pairs
 
@@ -41,19 +39,21 @@ _HEART = _NUMBERS["heart"]
 
 
 def fit(
-    version: int,
+    settings: SegmenterConfig,
     pairs: Pairs,
     held_out: Pairs,
-    config: Config,
-    paths: Paths,
+    *,
     accelerator: Accelerator,
+    key: str,
+    seed: int,
+    checkpoint: Path,
     progress: Progress,
 ) -> tuple[OrganSegmenter, dict[str, float]] | None:
     """Returns a segmenter in evaluation mode and its Dice coefficient an organ on held-out images (none without masks);
     None where too few images have a mask.
 
     Args:
-        version: of the stage that trains it.
+        key: identifies data and settings.
 
     Raises:
         StateError: training diverged.
@@ -62,8 +62,7 @@ def fit(
     if len(rows) < _FEWEST:
         log.info("segmenter: %d frontal images have a mask, fewer than %d: none is trained", len(rows), _FEWEST)
         return None
-    settings = config.models.segmenter
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     model = OrganSegmenter(settings).to(accelerator.device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
@@ -82,18 +81,13 @@ def fit(
         len(rows),
         settings.train,
         accelerator=accelerator,
-        key=config_digest(version, config.seed, settings, sha256_tree(paths.corpus)),
-        seed=config.seed,
-        checkpoint=segmenter_checkpoint(paths),
+        key=key,
+        seed=seed,
+        checkpoint=checkpoint,
         progress=progress,
         validate=held_out_loss if len(held_out_rows) else None,
     )
     return model, dice(*_predictions(model, held_out, held_out_rows)) if len(held_out_rows) else {}
-
-
-def segmenter_checkpoint(paths: Paths) -> Path:
-    """Returns where an unfinished training of the segmenter keeps its checkpoint."""
-    return checkpoint_path(paths, "segmenter")
 
 
 def dice(logits_B4GG: Tensor, masks_BGG: Tensor) -> dict[str, float]:

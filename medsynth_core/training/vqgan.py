@@ -10,46 +10,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth_core.config import Config, Paths, config_digest
-from medsynth_core.config.tree import VQGANConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
-from medsynth_core.hashing import sha256_tree
-from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.settings import VQGANConfig
 from medsynth_core.models.vqgan import VQGAN, PatchDiscriminator
 from medsynth_core.progress import Progress
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
+from medsynth_core.training.settings import VQGANParams
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
 _REVIVE_EVERY = 25
 _JUDGED = 256
 """Held-out images that judge a checkpoint."""
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
-    """Trains the VQ-GAN on the corpus' training images and writes it to ``paths.vqgan``.
+def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
+    """Trains the VQ-GAN on the corpus' training images and writes it.
 
     Raises:
         InputError: the corpus has no training images, or a model that guides the training is missing.
         StateError: training diverged.
     """
-    settings = config.models.vqgan
-    corpus = Corpus.open(paths.corpus)
+    settings = params.vqgan
+    corpus = Corpus.open(paths["corpus"])
     rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)
     if len(rows) == 0:
         raise InputError(
-            f"{paths.corpus}: no training images; set corpus.images to the image folder, "
+            f"{paths['corpus']}: no training images; set corpus.images to the image folder, "
             f"or models.path to trained models"
         )
     held_out = np.asarray(corpus.views("val").column("row"), dtype=np.int64)
-    accelerator = make_accelerator(config)
-    torch.manual_seed(config.seed)
+    accelerator = make_accelerator(params)
+    torch.manual_seed(params.seed)
     model = VQGAN(settings).to(accelerator.device)
     discriminator = PatchDiscriminator().to(accelerator.device)
     terms = _Terms(model, discriminator, settings, corpus, rows, _guides(settings, paths))
@@ -63,13 +61,13 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
         len(rows),
         settings.train,
         accelerator=accelerator,
-        key=config_digest(STAGE_VERSION, config.seed, settings, sha256_tree(paths.corpus), terms.guides_digest(paths)),
-        seed=config.seed,
+        key=key,
+        seed=params.seed,
         checkpoint=checkpoint_path(paths, "vqgan"),
         progress=progress,
         validate=(lambda: terms.held_out(held_out[:_JUDGED])) if len(held_out) else None,
         validate_from=settings.adversarial_start if settings.adversarial_weight > 0 else 0,
-        before_step=lambda step: terms.revive(config.seed, step),
+        before_step=lambda step: terms.revive(params.seed, step),
     )
     metrics = evaluate(model, corpus, held_out if len(held_out) else rows[:_JUDGED])
     return finish("vqgan", model.save, paths, trained, metrics, accelerator)
@@ -102,7 +100,7 @@ def _guides(settings: VQGANConfig, paths: Paths) -> nn.ModuleDict:
     if settings.clinical_weight > 0 and settings.clinical_model is not None:
         guides["clinical"] = FeatureDistance(ImageEncoder(settings.clinical_model))
     elif settings.clinical_weight > 0:
-        classifier = FindingClassifier.load(paths.classifier)
+        classifier = FindingClassifier.load(paths["classifier"])
         if classifier.labels:
             guides["clinical"] = FeatureDistance(classifier)
         else:
@@ -131,11 +129,6 @@ class _Terms:
         self.rows = rows
         self.guides = guides
         self._fakes: dict[int, Tensor] = {}
-
-    def guides_digest(self, paths: Paths) -> str:
-        """Returns the digest of our own classifier where it guides, else nothing."""
-        own = "clinical" in self.guides and self.config.clinical_model is None
-        return model_digest(paths.classifier) if own else ""
 
     def generator(self, module: nn.Module, batch: Batch) -> Losses:
         config = self.config

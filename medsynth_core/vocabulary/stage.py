@@ -13,16 +13,16 @@ import joblib
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus, row_batches
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
+from medsynth_core.vocabulary.settings import VocabularyParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
-STAGE_VERSION = 4
 LABELS_SCHEMA = pa.schema(
     [
         ("study_id", pa.string()),
@@ -58,8 +58,8 @@ class VocabularyReport:
     too_rare: int
 
 
-def run(config: Config, paths: Paths, progress: Progress) -> VocabularyReport:
-    """Mines the training reports and writes ``paths.vocabulary``; labels cover every split.
+def run(params: VocabularyParams, paths: Paths, progress: Progress) -> VocabularyReport:
+    """Mines the training reports and writes vocabularies and labels; labels cover every split.
 
     Batches stream through as many processes as there are cores and studies for; neither memory nor the result
     depends on how many.
@@ -67,22 +67,22 @@ def run(config: Config, paths: Paths, progress: Progress) -> VocabularyReport:
     Raises:
         InputError: there is no corpus, or no pathology is common enough.
     """
-    corpus = Corpus.open(paths.corpus)
+    corpus = Corpus.open(paths["corpus"])
     total = corpus.n_studies()
-    counts = Counts(config.vocabulary.min_studies)
-    with replace_directory(paths.vocabulary) as folder:
+    counts = Counts(params.vocabulary.min_studies)
+    with replace_directory(paths["vocabulary"]) as folder:
         mined = folder / "mined.parquet"
         with pq.ParquetWriter(mined, LABELS_SCHEMA) as writer:
             done = 0
-            for part, labels in _mine(corpus, config.vocabulary.min_studies, processes_for(total)):
+            for part, labels in _mine(corpus, params.vocabulary.min_studies, processes_for(total)):
                 counts.merge(part)
                 writer.write_table(pa.Table.from_pylist(labels, schema=LABELS_SCHEMA))
                 done += len(labels)
                 progress(done, total)
-        vocabulary, too_rare = counts.vocabulary(config.vocabulary.max_terms)
+        vocabulary, too_rare = counts.vocabulary(params.vocabulary.max_terms)
         if not vocabulary.pathology:
             raise InputError(
-                f"{paths.corpus}: no pathology is asserted in {config.vocabulary.min_studies} patients or more "
+                f"{paths['corpus']}: no pathology is asserted in {params.vocabulary.min_studies} patients or more "
                 f"({counts.n_studies} studies mined); lower vocabulary.min_studies or give more reports"
             )
         vocabulary.save(folder / "vocabulary.json")

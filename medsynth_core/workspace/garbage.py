@@ -80,7 +80,7 @@ def collect_garbage(store: ObjectStore, garbage: Garbage) -> None:
 def _own_runs(root: Path) -> set[str]:
     """Returns the runs whose shards the workspace lists."""
     found = set()
-    for stage in ("synthesis", "quality"):
+    for stage in ("synthesis", "deduplicate"):
         path = root / "data" / stage / "shards.json"
         if path.is_file():
             found.update(json.loads(path.read_text("utf-8"))["run_ids"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
-from medsynth_core.config import Config, dump_config
 from medsynth_core.errors import InputError
-from medsynth_core.storage.atomic import write_bytes_atomically
+from medsynth_core.workspace.params import write_config
+from medsynth_core.workspace.pipeline import render_pipeline
 from medsynth_core.workspace.repository import commit, dvc, git
+from medsynth_core.workspace.tree import Config
 
 _GIT_IGNORED = ("/data/", "/models/", "/dataset", "/store/", "/.medsynth/", "__pycache__/")
 _DVC_IGNORED = ("__pycache__/", "/store/", "/.medsynth/")
@@ -31,11 +31,11 @@ def init_workspace(root: Path, config: Config) -> bool:
     git(root, "init", "--quiet", "--initial-branch", "main")
     if not (root / ".dvc" / ".gitignore").is_file():
         dvc(root, "init", "--quiet", "--force")
-    (root / "dvc.yaml").write_text(_template("dvc.yaml"), "utf-8")
+    (root / "dvc.yaml").write_text(render_pipeline(), "utf-8")
     (root / ".gitignore").write_text("\n".join(_GIT_IGNORED) + "\n", "utf-8")
     (root / ".dvcignore").write_text("\n".join(_DVC_IGNORED) + "\n", "utf-8")
     configure_store(root, config)
-    write_bytes_atomically(root / "params.yaml", dump_config(config).encode())
+    write_config(root / "params.yaml", config)
     commit(root, "New medsynth workspace", ["."])
     return True
 
@@ -71,14 +71,6 @@ def _is_unfinished(root: Path) -> bool:
     names = {path.name for path in root.iterdir()}
     if ".git" not in names or names - {".git", ".dvc", ".dvcignore", ".gitignore", "dvc.yaml"}:
         return False
-    if "dvc.yaml" in names and (root / "dvc.yaml").read_text("utf-8") != _template("dvc.yaml"):
+    if "dvc.yaml" in names and (root / "dvc.yaml").read_text("utf-8") != render_pipeline():
         return False
     return not git(root, "rev-list", "--all", "--max-count=1").strip()
-
-
-def _template(name: str) -> str:
-    """Returns a file of the project's root: shipped in a wheel, read from the checkout in an editable install."""
-    shipped = resources.files("medsynth_core.workspace").joinpath("template", name)
-    if shipped.is_file():
-        return shipped.read_text("utf-8")
-    return (Path(__file__).parents[2] / name).read_text("utf-8")

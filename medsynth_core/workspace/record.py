@@ -14,10 +14,8 @@ from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, versions
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.reports import METRICS, PAGE, put_report
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.workspace import stages
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
-
-STAGES = ("corpus", "vocabulary", "prompts", "quality", "release", "utility", "report")
-MODEL_STAGES = ("classifier", "judge", "vqgan", "alignment", "llm", "synthesis", "privacy", "evaluation")
 
 _RECORDED = ("dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", "metrics", ".dvc/config")
 
@@ -32,7 +30,9 @@ def record_stages(root: Path, with_models: bool) -> None:
     Raises:
         StateError: DVC fails.
     """
-    dvc(root, "commit", "--force", *STAGES, *(MODEL_STAGES if with_models else ()))
+    trained = {stage.name for stage in stages.STAGES if stage.given}
+    known = [stage.name for stage in stages.STAGES if with_models or trained.isdisjoint({stage.name, *stage.deps})]
+    dvc(root, "commit", "--force", *known)
 
 
 def record_release(root: Path, store: ObjectStore) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from medsynth_core.errors import StateError
 
+ISOLATED = ("-P",)
+"""Options of a Python whose working directory is a workspace: a module that lies there must not be run."""
+
 
 def git(root: Path, *arguments: str) -> str:
     """Returns what ``git ARGUMENTS`` prints in ``root``.
@@ -24,7 +27,7 @@ def dvc(root: Path, *arguments: str) -> str:
     Raises:
         StateError: DVC fails; carries its last line.
     """
-    return _call([sys.executable, "-m", "dvc", *arguments], root)
+    return _call([sys.executable, *ISOLATED, "-m", "dvc", *arguments], root)
 
 
 def commit(root: Path, message: str, paths: list[str]) -> bool:
@@ -54,6 +57,6 @@ def _call(command: list[str], root: Path) -> str:
         raise StateError(f"{command[0]} is not installed; install it and run again") from error
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        name = " ".join(word for word in command if word not in {sys.executable, "-m"})
+        name = " ".join(word for word in command if word not in {sys.executable, *ISOLATED, "-m"})
         raise StateError(f"{root}: `{name}` failed: {lines[-1] if lines else 'no output'}")
     return done.stdout

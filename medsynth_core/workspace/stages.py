@@ -1,79 +1,319 @@
-"""Running a stage, and whether its output is up to date: read off dvc.yaml, so that the flow, the commands and
-``dvc repro`` agree."""
+"""The stages, a row each: from them come the commands, the Prefect tasks, dvc.yaml, the places of outputs, and what is
+up to date. To add a stage is to add a row."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Params, Paths
+from medsynth_core.corpus.settings import CorpusParams
+from medsynth_core.deduplicate.settings import DeduplicateParams
 from medsynth_core.errors import InputError
-from medsynth_core.hashing import sha256_json, sha256_tree
+from medsynth_core.evaluation.settings import EvaluationParams, ReportParams, UtilityParams
+from medsynth_core.hashing import sha256_json
+from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.progress import Progress
+from medsynth_core.prompts.settings import PromptsParams
+from medsynth_core.release.settings import ReleaseParams
 from medsynth_core.storage.atomic import write_bytes_atomically
-from medsynth_core.storage.store import open_store
-
-_MODULES = {
-    "corpus": "medsynth_core.corpus.stage",
-    "vocabulary": "medsynth_core.vocabulary.stage",
-    "prompts": "medsynth_core.prompts.stage",
-    "classifier": "medsynth_core.training.classifier",
-    "judge": "medsynth_core.training.judge",
-    "vqgan": "medsynth_core.training.vqgan",
-    "alignment": "medsynth_core.training.alignment",
-    "llm": "medsynth_core.training.llm",
-    "synthesis": "medsynth_core.synthesis.stage",
-    "quality": "medsynth_core.quality.stage",
-    "privacy": "medsynth_core.privacy.stage",
-    "release": "medsynth_core.release.publish",
-    "evaluation": "medsynth_core.evaluation.held_out",
-    "utility": "medsynth_core.evaluation.utility_stage",
-    "report": "medsynth_core.evaluation.stage",
-}
-"""The module of each stage: a function ``run`` and a ``STAGE_VERSION``; imported when the stage is needed."""
-_WITH_STORE = ("synthesis", "quality", "privacy", "release", "report")
+from medsynth_core.storage.store import ObjectStore, open_store
+from medsynth_core.synthesis.settings import SynthesisParams
+from medsynth_core.training.settings import (
+    AlignmentParams,
+    CalibrateParams,
+    ClassifierParams,
+    JudgeParams,
+    LLMParams,
+    VQGANParams,
+)
+from medsynth_core.vocabulary.settings import VocabularyParams
+from medsynth_core.workspace.tree import Config
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of dvc.yaml: what it reads, which parameters it obeys, what it writes."""
+    """One stage: a function of parameters and places.
+
+    Attributes:
+        version: raised when the same inputs would give another output.
+        function: ``module:name``, imported when the stage runs; called with its parameters, the places, the store if it
+            has one, progress, and its ``key`` if it trains.
+        help: what it does, an imperative clause.
+        params: what it reads of params.yaml.
+        deps: stages whose outputs it reads.
+        out: its main output, relative to the workspace.
+        metrics: files of figures.
+        plots: files of points, each with DVC's settings of its plot.
+        store: whether it reads or writes the store; then another store makes its output stale.
+        trains: whether it is a training, whose key names its checkpoints.
+        models: whether it uses trained models, be they the workspace's own or given by ``models.path``.
+        calls: whether it asks servers in other ways than through its store; they may fail for a while.
+        command: of the command line.
+    """
 
     name: str
-    deps: tuple[str, ...]
-    params: tuple[str, ...]
-    outs: tuple[str, ...]
+    version: int
+    function: str
+    help: str
+    params: type[Params]
+    deps: tuple[str, ...] = ()
+    out: str = ""
+    metrics: tuple[str, ...] = ()
+    plots: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    store: bool = False
+    trains: bool = False
+    models: bool = False
+    calls: bool = False
+    command: str = ""
+
+    @property
+    def given(self) -> bool:
+        """Whether its output is of a model, for which ``models.path`` may stand in."""
+        return self.out.startswith("models/")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Dotted paths of the parameters that decide its output; ``store`` does, since it decides where that lies."""
+        return (
+            *self.params.paths(),
+            *(["models.path"] if self.models and "models.path" not in self.params.paths() else ()),
+            *(["store"] if self.store else ()),
+        )
 
 
-def read_stages(root: Path) -> dict[str, Stage]:
-    """Returns the stages of a workspace's dvc.yaml by name.
+def _training(model: str, help_: str, version: int, params: type[Params], deps: tuple[str, ...], y: str) -> Stage:
+    return Stage(
+        model,
+        version,
+        f"medsynth_core.training.{model}:run",
+        help_,
+        params,
+        deps=deps,
+        out=f"models/{model}",
+        metrics=(f"metrics/{model}.json",),
+        plots={f"metrics/{model}.csv": {"x": "step", "y": y}},
+        trains=True,
+        command=f"train-{model}",
+    )
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "corpus",
+        3,
+        "medsynth_core.corpus.stage:run",
+        "normalise the corpus: any source to a study table and grayscale images",
+        CorpusParams,
+        out="data/corpus",
+        command="corpus",
+    ),
+    Stage(
+        "vocabulary",
+        4,
+        "medsynth_core.vocabulary.stage:run",
+        "mine anatomy and pathology terms with counts, and labels a study",
+        VocabularyParams,
+        deps=("corpus",),
+        out="data/vocabulary",
+        command="vocabulary",
+    ),
+    Stage(
+        "prompts",
+        3,
+        "medsynth_core.prompts.stage:run",
+        "write anatomy-pathology prompts",
+        PromptsParams,
+        deps=("vocabulary",),
+        out="data/prompts",
+        calls=True,
+        command="prompts",
+    ),
+    _training(
+        "classifier",
+        "train the finding classifier that guides the image tokeniser",
+        1,
+        ClassifierParams,
+        ("corpus", "vocabulary"),
+        "held_out",
+    ),
+    _training(
+        "judge",
+        "train the labelling judge, on patients that no other model learns from",
+        2,
+        JudgeParams,
+        ("corpus", "vocabulary"),
+        "held_out",
+    ),
+    _training(
+        "vqgan",
+        "train the image tokeniser",
+        2,
+        VQGANParams,
+        ("corpus", "classifier"),
+        "reconstruction",
+    ),
+    _training(
+        "alignment",
+        "train word-patch alignment and build the visual codebook",
+        4,
+        AlignmentParams,
+        ("corpus", "vocabulary", "vqgan"),
+        "held_out",
+    ),
+    _training(
+        "llm",
+        "train the language model over text, keypatch and image tokens",
+        6,
+        LLMParams,
+        ("corpus", "vocabulary", "vqgan", "alignment"),
+        "image",
+    ),
+    Stage(
+        "calibrate",
+        1,
+        "medsynth_core.training.calibrate:run",
+        "fit the filters and find out what real held-out images score",
+        CalibrateParams,
+        deps=("corpus", "vocabulary", "judge", "vqgan", "alignment"),
+        out="models/filters",
+        command="calibrate",
+    ),
+    Stage(
+        "synthesis",
+        7,
+        "medsynth_core.synthesis.stage:run",
+        "make the missing shards, straight to the store",
+        SynthesisParams,
+        deps=("vocabulary", "prompts", "vqgan", "alignment", "llm", "calibrate"),
+        out="data/synthesis",
+        store=True,
+        models=True,
+        command="synthesis",
+    ),
+    Stage(
+        "deduplicate",
+        1,
+        "medsynth_core.deduplicate.stage:run",
+        "reject near-duplicates across shards",
+        DeduplicateParams,
+        deps=("synthesis",),
+        out="data/deduplicate",
+        store=True,
+        command="deduplicate",
+    ),
+    Stage(
+        "privacy",
+        2,
+        "medsynth_core.privacy.stage:run",
+        "measure what the images give away of the training images",
+        PrivacyParams,
+        deps=("corpus", "vocabulary", "vqgan", "alignment", "calibrate", "deduplicate"),
+        out="data/privacy",
+        metrics=("metrics/privacy.json",),
+        plots={"metrics/privacy.csv": {"template": "linear", "x": "distance", "y": "share"}},
+        store=True,
+        models=True,
+        command="privacy",
+    ),
+    Stage(
+        "release",
+        5,
+        "medsynth_core.release.stage:run",
+        "publish the dataset to the store: release.json, its description, the directory object; and write dataset.dvc",
+        ReleaseParams,
+        deps=("corpus", "prompts", "deduplicate", "privacy"),
+        out="data/release",
+        store=True,
+        command="release",
+    ),
+    Stage(
+        "evaluation",
+        3,
+        "medsynth_core.evaluation.stage:run",
+        "compare the release with held-out real images",
+        EvaluationParams,
+        deps=("corpus", "vocabulary", "classifier", "calibrate", "release"),
+        out="data/evaluation",
+        metrics=("metrics/evaluation.json",),
+        plots={"metrics/evaluation.csv": {"template": "scatter", "x": "x", "y": "y"}},
+        calls=True,
+        models=True,
+        command="evaluate",
+    ),
+    Stage(
+        "utility",
+        1,
+        "medsynth_core.evaluation.utility:run",
+        "train classifiers on real and on the release's images (utility.shares), judge them on real ones",
+        UtilityParams,
+        deps=("corpus", "vocabulary", "release"),
+        out="data/utility",
+        metrics=("metrics/utility.json",),
+        calls=True,
+        command="utility",
+    ),
+    Stage(
+        "report",
+        4,
+        "medsynth_core.evaluation.report:run",
+        "draw the contact sheet and the HTML page",
+        ReportParams,
+        deps=("corpus", "vocabulary", "alignment", "llm", "calibrate", "release", "evaluation", "utility"),
+        out="data/report",
+        metrics=("metrics/report.json",),
+        plots={"metrics/distribution.csv": {"template": "bar_horizontal", "x": "images", "y": "label"}},
+        store=True,
+        models=True,
+        command="report",
+    ),
+)
+"""In the order in which they run."""
+
+
+def find_stage(name: str) -> Stage:
+    """Returns the row of a stage."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def workspace_paths(root: Path, config: Config | None = None) -> Paths:
+    """Returns where the stages of a workspace write.
+
+    Args:
+        config: its parameters; None: models lie in the workspace.
+    """
+    given = config.models.path if config is not None else None
+    places = {stage.name: root / stage.out for stage in STAGES}
+    if given is not None:
+        folder = (root / Path(given).expanduser()).resolve()
+        places |= {stage.name: folder / Path(stage.out).name for stage in STAGES if stage.given}
+    return Paths(root, places)
+
+
+def perform(name: str, config: Config, root: Path, progress: Progress, store: ObjectStore | None = None) -> Any:
+    """Runs a stage in a workspace and returns its report; what was up to date before isn't looked at.
+
+    Args:
+        store: what ``store`` names when None.
 
     Raises:
-        InputError: there is no dvc.yaml.
+        MedsynthError: as the stage's ``run`` says.
     """
-    try:
-        tree = yaml.safe_load((root / "dvc.yaml").read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{root}: no dvc.yaml; make a workspace with `medsynth init DIR`") from error
-    return {
-        name: Stage(name, tuple(entry.get("deps", ())), tuple(entry.get("params", ())), _outs(entry))
-        for name, entry in tree["stages"].items()
-    }
+    stage, paths = find_stage(name), _paths(name, config, root)
+    module, _, function = stage.function.partition(":")
+    stores = (store or open_store(config.store, root),) if stage.store else ()
+    keyed = {"key": freshness_key(stage, config, paths)} if stage.trains else {}
+    return getattr(import_module(module), function)(stage.params.of(config), paths, *stores, progress, **keyed)
 
 
-def _outs(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    every = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, ())]
-    return tuple(path for out in every for path in ([out] if isinstance(out, str) else out))
-
-
-def run_stage(name: str, root: Path, config: Config, progress: Progress) -> dict[str, Any]:
+def run_stage(name: str, config: Config, root: Path, progress: Progress) -> dict[str, Any]:
     """Runs a stage in a workspace, notes it as up to date and returns its report as plain values.
 
     Under ``accelerate launch`` every process runs it, and the first one notes.
@@ -81,11 +321,9 @@ def run_stage(name: str, root: Path, config: Config, progress: Progress) -> dict
     Raises:
         MedsynthError: as the stage's ``run`` says.
     """
-    stage = read_stages(root)[name]
-    store = (open_store(config.store, root),) if name in _WITH_STORE else ()
-    report = plain(import_module(_MODULES[name]).run(config, Paths(root), *store, progress))
+    report = plain(perform(name, config, root, progress))
     if os.environ.get("RANK", "0") == "0":
-        mark_fresh(root, stage, config, report)
+        mark_fresh(name, config, root, report)
     return report
 
 
@@ -98,58 +336,54 @@ def plain(report: Any) -> dict[str, Any]:
     return {field.name: value(getattr(report, field.name)) for field in fields(report)}
 
 
-def flat(report: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of a report by their dotted names, those in dicts too."""
-    values: dict[str, Any] = {}
-    for key, value in report.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return values
-
-
-def is_fresh(root: Path, stage: Stage, config: Config) -> bool:
+def is_fresh(name: str, config: Config, root: Path) -> bool:
     """Returns whether the stage's outputs are those of its present inputs, parameters and version."""
+    stage, paths = find_stage(name), _paths(name, config, root)
     try:
-        mark = json.loads(_mark(root, stage).read_text("utf-8"))
-        return bool(
-            mark["key"] == _key(root, stage, config) and mark["outs"] == [sha256_tree(root / out) for out in stage.outs]
-        )
+        mark = json.loads(_mark(root, name).read_text("utf-8"))
+        return bool(mark["key"] == freshness_key(stage, config, paths) and mark["outs"] == _outputs(stage, paths))
     except (FileNotFoundError, InputError):
         return False
 
 
-def mark_fresh(root: Path, stage: Stage, config: Config, report: Mapping[str, Any]) -> None:
+def mark_fresh(name: str, config: Config, root: Path, report: Mapping[str, Any]) -> None:
     """Notes that the outputs on disk are up to date, with the stage's report."""
-    mark = {
-        "key": _key(root, stage, config),
-        "outs": [sha256_tree(root / out) for out in stage.outs],
-        "report": report,
-    }
-    write_bytes_atomically(_mark(root, stage), (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
+    stage, paths = find_stage(name), _paths(name, config, root)
+    mark = {"key": freshness_key(stage, config, paths), "outs": _outputs(stage, paths), "report": report}
+    write_bytes_atomically(_mark(root, name), (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
 
 
-def last_report(root: Path, stage: Stage) -> dict[str, Any]:
+def last_report(name: str, root: Path) -> dict[str, Any]:
     """Returns the report of the run that made a fresh stage's outputs."""
-    report: dict[str, Any] = json.loads(_mark(root, stage).read_text("utf-8"))["report"]
+    report: dict[str, Any] = json.loads(_mark(root, name).read_text("utf-8"))["report"]
     return report
 
 
-def _mark(root: Path, stage: Stage) -> Path:
-    return root / ".medsynth" / "stages" / f"{stage.name}.json"
+def freshness_key(stage: Stage, config: Config, paths: Paths) -> str:
+    """Returns what a stage's output follows from: name, version, parameters, and the contents of what it reads."""
+    values = stage.params.of(config).values()
+    values |= {path: value for path, value in _outside(stage, config).items() if path not in values}
+    read = [paths.digest(dep) if paths[dep].exists() else None for dep in stage.deps]
+    return sha256_json([stage.name, stage.version, values, read])
 
 
-def _key(root: Path, stage: Stage, config: Config) -> str:
-    tree = config.model_dump(mode="json")
-    return sha256_json(
-        [
-            stage.name,
-            import_module(_MODULES[stage.name]).STAGE_VERSION,
-            {param: _pick(tree, param) for param in stage.params},
-            [sha256_tree(root / dep) for dep in stage.deps if (root / dep).exists()],
-        ]
-    )
+def _paths(name: str, config: Config, root: Path) -> Paths:
+    """Returns the places for a stage: what is trained here lies here, whatever models are used."""
+    return workspace_paths(root, None if find_stage(name).given else config)
 
 
-def _pick(tree: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        tree = tree[part]
-    return tree
+def _outside(stage: Stage, config: Config) -> dict[str, Any]:
+    """Returns the parameters that others obey for the stage: who opens its store and finds its models."""
+    return {
+        **({"models.path": config.models.path} if stage.models else {}),
+        **({"store": config.store.model_dump(mode="json")} if stage.store else {}),
+    }
+
+
+def _outputs(stage: Stage, paths: Paths) -> list[str]:
+    files = (*stage.metrics, *stage.plots)
+    return [paths.digest(stage.name), *(paths.digests.tree(paths.root / path) for path in files)]
+
+
+def _mark(root: Path, name: str) -> Path:
+    return root / ".medsynth" / "stages" / f"{name}.json"

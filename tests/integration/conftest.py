@@ -15,9 +15,10 @@ import pytest
 from benchmarks.llm_server import LLMServer
 from benchmarks.llm_server import serving as serving_llm
 from benchmarks.server import serving, serving_s3
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 _FREE_CALLS = 3
 """Calls of ``guarded`` before the server starts to check signatures: user, policy, key."""

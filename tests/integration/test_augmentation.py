@@ -14,28 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from medsynth_core.quality import stage as quality
 
 from benchmarks.made_release import publish_made
 from flows.prepare import prepare
-from medsynth_core.config import Config, Paths, dump_config
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, IncompleteRunError, InputError
 from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
 from medsynth_core.prompts import stage as prompts_stage
-from medsynth_core.quality import stage as quality
 from medsynth_core.release import open_release, publish
 from medsynth_core.release.diff import diff
 from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import Counts, record_key
 from medsynth_core.storage.index import ReleaseEntry, claim, list_tags, read_entry
 from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, StoredObject, open_store
 from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.workspace.garbage import collect_garbage, find_garbage
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.params import dump_config
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 NOW = timedelta(seconds=-60)
@@ -213,7 +215,8 @@ def test_two_writers_on_the_same_shards_leave_one_release(
     store.put(record_key(stale, 0), b'{"of": "another spec"}')
     script = (
         "import sys; from pathlib import Path\n"
-        "from medsynth_core.config import Paths, load_config\n"
+        "from medsynth_core.config import Paths\n"
+        "from medsynth_core.workspace.params import load_config\n"
         "from medsynth_core.progress import silent\n"
         "from medsynth_core.privacy import stage as privacy\n"
         "from medsynth_core.quality import stage as quality; from medsynth_core.release import publish\n"

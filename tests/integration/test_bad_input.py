@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from flows.prepare import check
-from medsynth_core.config import Config
-from medsynth_core.config.load import configure
 from medsynth_core.errors import MedsynthError
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.params import configure
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

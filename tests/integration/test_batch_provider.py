@@ -10,15 +10,16 @@ import pytest
 from pydantic import SecretStr
 
 from benchmarks.llm_server import LLMServer
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import OpenAIConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import BudgetError, ConfigError, TransientError
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.providers.batch import BatchProvider
 from medsynth_core.prompts.records import Assignment, Reply
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import StoreError
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 
 pytestmark = pytest.mark.integration

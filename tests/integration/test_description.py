@@ -22,21 +22,22 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 from jsonschema import Draft202012Validator
+from medsynth_core.quality import stage as quality
 from PIL import Image
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import ReleaseConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus.readers.openi import LICENCE
 from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
-from medsynth_core.quality import stage as quality
 from medsynth_core.release import publish
 from medsynth_core.release.card import size_category
 from medsynth_core.release.describe import describe
+from medsynth_core.release.settings import ReleaseConfig
 from medsynth_core.storage.content import ObjectRef, content_key
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 RELEASE = ReleaseConfig(license="CC-BY-4.0", publisher='Team: "A"', url="https://example.org/cxr", split="val")

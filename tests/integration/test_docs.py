@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.made_release import publish_made
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 PAGE = (Path(__file__).parents[2] / "docs" / "releases.md").read_text("utf-8")

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsynth_core.config import Config, Paths, dump_config
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.release.verify import verify
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.params import dump_config
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

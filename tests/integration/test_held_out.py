@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from medsynth_core.evaluation.utility_stage import read_utility
+from medsynth_core.quality import stage as quality
+from medsynth_core.quality.duplicate import load_reference, nearest, signatures
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation import held_out, utility, utility_stage
 from medsynth_core.evaluation import stage as report
@@ -20,17 +23,15 @@ from medsynth_core.evaluation.image_sets import real_images, synthetic_images
 from medsynth_core.evaluation.oracle import Oracle
 from medsynth_core.evaluation.page.gallery import gallery_rows
 from medsynth_core.evaluation.page.neighbours import nearest_training_images
-from medsynth_core.evaluation.utility_stage import read_utility
 from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
-from medsynth_core.quality import stage as quality
-from medsynth_core.quality.duplicate import load_reference, nearest, signatures
 from medsynth_core.release import publish
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

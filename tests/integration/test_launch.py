@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from medsynth_core.config import Config, Paths, dump_config
+from medsynth_core.config import Paths
+from medsynth_core.workspace.params import dump_config
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.server import serving
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import LocalLLMConfig, OpenAIConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
 from medsynth_core.prompts import stage
@@ -23,7 +22,9 @@ from medsynth_core.prompts.providers.local import LocalProvider
 from medsynth_core.prompts.providers.openai import OpenAIProvider
 from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.settings import LocalLLMConfig, OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
 pytestmark = pytest.mark.integration

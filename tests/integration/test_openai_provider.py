@@ -18,8 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from benchmarks.llm_server import FAULTS, LLMServer, completion, failing
-from medsynth_core.config import Config, Paths, dump_config
-from medsynth_core.config.tree import OpenAIConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import BudgetError, ConfigError, StateError, TransientError
 from medsynth_core.progress import silent
 from medsynth_core.prompts import stage
@@ -29,7 +28,10 @@ from medsynth_core.prompts.providers import server as server_module
 from medsynth_core.prompts.providers.openai import OpenAIProvider
 from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.params import dump_config
+from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
 pytestmark = pytest.mark.integration
@@ -226,7 +228,8 @@ def workspace_of(trained: tuple[Config, Paths], root: Path, server: LLMServer, n
 def prompts_process(root: Path) -> subprocess.Popen[str]:
     script = (
         "from pathlib import Path\n"
-        "from medsynth_core.config import Paths, load_config\n"
+        "from medsynth_core.config import Paths\n"
+        "from medsynth_core.workspace.params import load_config\n"
         "from medsynth_core.progress import silent\n"
         "from medsynth_core.prompts import stage\n"
         "stage.run(load_config(Path('params.yaml')), Paths(Path()), silent)\n"

@@ -22,14 +22,15 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from benchmarks.made_release import PATHOLOGIES, publish_made
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
 from medsynth_core.evaluation.page.gallery import GalleryImage, Neighbour, gallery_rows, read_images
 from medsynth_core.evaluation.page.rejected import rejected_images
 from medsynth_core.evaluation.page.render import PageContent, write_page
 from medsynth_core.release import open_release
 from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 PHONE, DESKTOP = (390, 844), (1200, 900)

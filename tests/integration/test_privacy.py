@@ -9,28 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from medsynth_core.quality.duplicate import signatures
+from medsynth_core.training.calibration import rendered
 
 from benchmarks.made_release import leave_shards, upload_shard
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import RiskLimits
+from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError, RiskError
 from medsynth_core.hashing import sha256_file
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.privacy import stage
 from medsynth_core.privacy.released import Released
 from medsynth_core.privacy.risk import read_risk
+from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.progress import silent
-from medsynth_core.quality.duplicate import signatures
 from medsynth_core.release import open_release, publish
 from medsynth_core.storage.content import content_key
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.run import ShardList
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.worker import encode_png
-from medsynth_core.training.calibration import rendered
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 RUN = "b" * 32

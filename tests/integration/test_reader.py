@@ -15,17 +15,18 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from benchmarks.made_release import publish_made
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError
+from medsynth_core.manifest import read_rows, table_of
 from medsynth_core.release import Release, collate, open_release
 from medsynth_core.release.stream import buffered_order
-from medsynth_core.manifest import table_of, read_rows
 from medsynth_core.storage.parquet import parquet_bytes
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import git
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 SHARDS = (40, 7, 31, 22)

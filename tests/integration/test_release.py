@@ -21,23 +21,24 @@ import yaml
 from PIL import Image
 
 from benchmarks.made_release import leave_judged, made_images, upload_shard
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import StoreConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, IncompleteRunError, InputError, MedsynthError
+from medsynth_core.manifest import table_of
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release, publish
 from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import content_key, md5_of_key, put_content
 from medsynth_core.storage.index import list_tags
-from medsynth_core.manifest import table_of
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.reports import report_key
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, open_store
 from medsynth_core.workspace.garbage import find_garbage
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 N_SHARDS = 3

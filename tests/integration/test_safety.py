@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.llm_server import LLMServer
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus import stage as corpus
 from medsynth_core.progress import silent
 from medsynth_core.prompts import stage as prompts
 from medsynth_core.vocabulary import stage as vocabulary
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
 pytestmark = pytest.mark.integration

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from benchmarks.server import serving
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.release import open_release
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,6 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.awsrequest import AWSResponse
 
-from medsynth_core.config.tree import StoreConfig
 from medsynth_core.errors import (
     ConfigError,
     CorruptObjectError,
@@ -29,6 +28,7 @@ from medsynth_core.errors import (
 from medsynth_core.storage import s3
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, write_record
 from medsynth_core.storage.content import content_key, get_content, put_content
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, open_store
 
 pytestmark = pytest.mark.integration
@@ -242,7 +242,7 @@ def test_a_killed_upload_leaves_nothing_but_what_is_listed(
 ) -> None:
     script = (
         "import os, threading; from pathlib import Path\n"
-        "from medsynth_core.config.tree import StoreConfig; from medsynth_core.storage import s3, store\n"
+        "from medsynth_core.storage.settings import StoreConfig; from medsynth_core.storage import s3, store\n"
         "s3._IN_PARTS = s3.TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)\n"
         f"opened = store.open_store(StoreConfig(**{s3_store.model_dump()!r}), Path())\n"
         "opened._client.meta.events.register('after-call.s3.UploadPart', lambda **_: os._exit(9))\n"

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from medsynth_core.config import Config, dump_config, load_config
-from medsynth_core.config.load import PRESETS, configure
 from medsynth_core.errors import ConfigError
+from medsynth_core.workspace.params import PRESETS, configure, dump_config, load_config
+from medsynth_core.workspace.tree import Config
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import parse_config
+from medsynth_core.config import Paths
 from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.sections import parse_sections
@@ -16,6 +15,8 @@ from medsynth_core.corpus.stage import SPLITS, run, split_of
 from medsynth_core.errors import InputError
 from medsynth_core.models.pixels import to_images, to_inputs
 from medsynth_core.progress import silent
+from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.tree import Config
 
 
 def table_config(path: Path, **corpus: object) -> Config:

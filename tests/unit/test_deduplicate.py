@@ -9,20 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from medsynth_core.config import Config, Paths
-from medsynth_core.errors import InputError
-from medsynth_core.progress import silent
 from medsynth_core.quality import stage
 from medsynth_core.quality.duplicate import signatures
+
+from medsynth_core.config import Paths
+from medsynth_core.errors import InputError
+from medsynth_core.manifest import read_rows, table_of
+from medsynth_core.progress import silent
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
 from medsynth_core.storage.local import LocalStore
-from medsynth_core.manifest import table_of, read_rows
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.tree import Config
 
 CONFIG = Config()
 

@@ -13,7 +13,6 @@ from pytorch_fid import fid_score
 from scipy.linalg import sqrtm
 from torchmetrics.image.kid import poly_mmd
 
-from medsynth_core.config.tree import EvaluationConfig
 from medsynth_core.evaluation.figures import (
     Features,
     Figure,
@@ -26,6 +25,7 @@ from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.metrics.kernel import kernel_distance, squared_discrepancy
 from medsynth_core.evaluation.metrics.neighbours import neighbourhoods
 from medsynth_core.evaluation.metrics.similarity import similarities
+from medsynth_core.evaluation.settings import EvaluationConfig
 
 
 def normal(seed: int, n: int, width: int = 8, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:

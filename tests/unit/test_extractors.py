@@ -10,13 +10,14 @@ from torchvision.models import inception_v3
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from flows.prepare import check
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import configure
-from medsynth_core.config.tree import ClassifierConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.extractors import load_extractor
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.judge import Judge
+from medsynth_core.models.settings import ClassifierConfig
+from medsynth_core.workspace.params import configure
+from medsynth_core.workspace.tree import Config
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8))
 

@@ -276,8 +276,8 @@ def test_what_is_recorded_leaves_disabled_filters_out() -> None:
 def test_every_filter_says_what_the_rest_of_the_house_needs() -> None:
     for each in FILTERS:
         assert each.columns, each.name
-        assert all(what.startswith(f"{each.name}:") for what in each.reasons)
-        assert {reason.column for reason in each.reasons.values()} <= {column.name for column in each.columns}
+        assert all(reason.name.startswith(f"{each.name}:") for reason in each.reasons)
+        assert {reason.column for reason in each.reasons} <= {column.name for column in each.columns}
         assert all((column.bound is None) == (column.setting is not None) for column in each.columns)
     names = [column.name for each in FILTERS for column in each.columns]
     assert len(names) == len(set(names))

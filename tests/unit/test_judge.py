@@ -8,9 +8,7 @@ import torch
 from scipy.special import expit
 
 from flows.prepare import check
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import configure, parse_config
-from medsynth_core.config.tree import ClassifierConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.stage import SPLITS
 from medsynth_core.errors import ConfigError, InputError
@@ -18,12 +16,15 @@ from medsynth_core.models.artifact import model_digest, read_card
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.judge import Judge
+from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.progress import silent
 from medsynth_core.training import judge
 from medsynth_core.training.judge import calibration, fit_temperature
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, label_matrix, pathology_labels
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.params import configure, parse_config
+from medsynth_core.workspace.tree import Config
 
 EFFUSION = {"pathology": "pleural effusion", "anatomy": "costophrenic angle", "side": "left", "severity": "mild"}
 EDEMA = {"pathology": "pulmonary edema", "anatomy": "lung", "side": "bilateral", "severity": None}

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import ClassifierConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation.extractors import load_extractor
 from medsynth_core.evaluation.figures import Figure
@@ -21,6 +20,8 @@ from medsynth_core.evaluation.judges import load_judge
 from medsynth_core.evaluation.metrics.classification import aurocs, balanced_accuracies
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.judge import Judge
+from medsynth_core.models.settings import ClassifierConfig
+from medsynth_core.workspace.tree import Config
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 64, 64), dtype=np.uint8))
 TERMS = ["lung", "mass", "pleura"]

@@ -9,27 +9,27 @@ import pytest
 import torch
 from PIL import Image
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import parse_config
-from medsynth_core.config.tree import SegmenterConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus import stage as corpus_stage
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.corpus.records import ORGANS, UNMASKED
-from medsynth_core.errors import InputError
-from medsynth_core.models.artifact import read_card
-from medsynth_core.models.judge import Judge
-from medsynth_core.models.segmenter import CELLS, OrganSegmenter
-from medsynth_core.progress import silent
 from medsynth_core.filters import organs
 from medsynth_core.filters.organs import UsualOrgans, measures
 from medsynth_core.filters.thumbnails import Images
 from medsynth_core.judging.networks import organ_cells
 from medsynth_core.judging.verdicts import Verdict
+from medsynth_core.models.artifact import read_card
+from medsynth_core.models.judge import Judge
+from medsynth_core.models.segmenter import CELLS, OrganSegmenter
+from medsynth_core.models.settings import SegmenterConfig
+from medsynth_core.progress import silent
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.training import segmenter
 from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.tree import Config
 from tests.judged import GivenJudging, chain
 
 RIGHT, LEFT, HEART = range(1, 4)

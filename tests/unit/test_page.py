@@ -14,10 +14,10 @@ from medsynth_core.evaluation.page.gallery import GalleryImage, Neighbour, galle
 from medsynth_core.evaluation.page.histogram import HEIGHT, WIDTH, histograms
 from medsynth_core.evaluation.page.rejected import rejected_images
 from medsynth_core.evaluation.page.render import PageContent, write_page
+from medsynth_core.manifest import table_of
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.completion import Counts
 from medsynth_core.storage.index import ReleaseEntry
-from medsynth_core.manifest import table_of
 from medsynth_core.storage.parquet import parquet_bytes
 
 ABOUT: dict[str, Any] = {

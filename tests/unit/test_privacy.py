@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsynth_core.config.tree import RiskLimits
 from medsynth_core.errors import InputError, RiskError
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.privacy.keypatches import Patched, leakage_figure, window_distances
 from medsynth_core.privacy.membership import auc, membership_figures
 from medsynth_core.privacy.risk import RiskFigure, keep_limits, read_risk, risk_report, save_risk, share_with_interval
+from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.privacy.space import NEAR, Space, authentic, distance_figures, histogram
 
 N, F = 400, 12

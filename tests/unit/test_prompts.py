@@ -5,8 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import PromptsConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError
 from medsynth_core.prompts import stage
 from medsynth_core.prompts.account import Account
@@ -16,9 +15,11 @@ from medsynth_core.prompts.messages import read_answer, told_vocabulary
 from medsynth_core.prompts.providers.template import TemplateProvider
 from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding, Usage
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.settings import PromptsConfig
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import FindingCount, PairCount, TermCount, Vocabulary
+from medsynth_core.workspace.tree import Config
 
 EFFUSION = PromptRequest("p0", (RequestedFinding("pleural effusion", "pleura", "left", "mild"),), "frontal")
 CONSOLIDATION = PromptRequest("p0", (RequestedFinding("consolidation", "lower lobe", "right", None),), "frontal")

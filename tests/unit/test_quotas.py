@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError
 from medsynth_core.prompts.quotas import Quota, parse_quotas, tally, targets_with_quotas
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flows.runner import shards_in_flight
-from medsynth_core.config.tree import RunnerConfig
+from medsynth_core.synthesis.settings import RunnerConfig
 from tasks.shards import take_share, visible_gpus
 
 

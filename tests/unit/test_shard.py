@@ -5,8 +5,8 @@ import tarfile
 import pyarrow.parquet as pq
 import pytest
 
+from medsynth_core.manifest import SCHEMA, read_rows, table_of
 from medsynth_core.storage.completion import Counts
-from medsynth_core.manifest import SCHEMA, table_of, read_rows
 from medsynth_core.storage.parquet import ROWS_A_GROUP, parquet_bytes
 from medsynth_core.storage.shard import ShardWriter
 

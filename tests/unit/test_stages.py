@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from medsynth_core.config import Config
-from medsynth_core.config.load import parse_config
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
+from medsynth_core.workspace.params import parse_config
 from medsynth_core.workspace.stages import is_fresh, last_report, read_stages, run_stage
+from medsynth_core.workspace.tree import Config
 
 
 def phantoms(n: int) -> Config:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from medsynth_core.quality.calibration import save_scores
+from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
+from medsynth_core.quality.registration import Registration
 from scipy.stats import chisquare
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -22,28 +25,27 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.tree import LLMConfig, LoRAConfig, SynthesisConfig
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.pixels import to_images
+from medsynth_core.models.settings import LLMConfig, LoRAConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
-from medsynth_core.quality.calibration import save_scores
-from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
-from medsynth_core.quality.registration import Registration
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
+from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.writers import Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.tree import Config
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 FAMILIES = {

@@ -10,9 +10,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTImageProcessor, ViTModel
 
-from medsynth_core.config import Config, Paths
-from medsynth_core.config.load import parse_config
-from medsynth_core.config.tree import OptimiserConfig, VQGANConfig
+from medsynth_core.config import Paths
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import ConfigError, InputError
@@ -21,6 +19,7 @@ from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.settings import OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
@@ -38,6 +37,8 @@ from medsynth_core.training.loop import (
     train,
 )
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.tree import Config
 
 Loss = Callable[[torch.nn.Module, Batch], Mapping[str, torch.Tensor]]
 

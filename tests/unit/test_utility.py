@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from benchmarks.made_release import publish_made
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation import utility
 from medsynth_core.evaluation.utility import SETTINGS, measure_utility
 from medsynth_core.progress import silent
 from medsynth_core.release import Release, open_release
 from medsynth_core.storage.local import LocalStore
+from medsynth_core.workspace.tree import Config
 
 
 @pytest.fixture

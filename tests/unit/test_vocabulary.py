@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.progress import silent
 from medsynth_core.vocabulary import stage
@@ -15,6 +15,7 @@ from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
 from medsynth_core.vocabulary.sentences import split_sentences
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.tree import Config
 
 
 def positives(text: str) -> set[str]:

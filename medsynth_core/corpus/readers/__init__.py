@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from medsynth_core.config.tree import Config
 from medsynth_core.corpus.records import BadRow, Study
+from medsynth_core.corpus.settings import CorpusConfig
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,20 @@ class Source:
     licence: str
 
 
-def open_corpus(config: Config) -> Source:
-    """Returns the corpus that ``config.corpus`` names; files and columns are checked before anything is read.
+def open_corpus(settings: CorpusConfig, seed: int) -> Source:
+    """Returns the corpus that the settings name; files and columns are checked before anything is read.
+
+    Args:
+        seed: of the phantom.
 
     Raises:
         InputError: a file, folder or column is missing.
     """
-    settings = config.corpus
     if settings.kind == "phantom":
         from medsynth_core.corpus.phantom import phantom_studies
 
         total = min(settings.n_studies, settings.max_studies or settings.n_studies)
-        return Source(phantom_studies(config.seed, total, settings.image_size), total, "procedural phantom")
+        return Source(phantom_studies(seed, total, settings.image_size), total, "procedural phantom")
     if settings.kind == "openi":
         from medsynth_core.corpus.readers.openi import read_openi
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from medsynth_core.config.tree import CorpusConfig
 from medsynth_core.corpus.readers import Source
 from medsynth_core.corpus.readers.tables import file_view, image_folder, open_table
 from medsynth_core.corpus.records import BadRow, Study, View
+from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.errors import InputError
 
 log = logging.getLogger(__name__)

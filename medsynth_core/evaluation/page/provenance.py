@@ -20,6 +20,7 @@ _SAMPLING = {
     "precision": "arithmetic",
 }
 
+
 @dataclass(frozen=True)
 class FilterLine:
     """One filter: whether it ran, its settings and the bounds that came of them."""

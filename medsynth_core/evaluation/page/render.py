@@ -17,9 +17,9 @@ from medsynth_core.evaluation.page.earlier import Earlier
 from medsynth_core.evaluation.page.gallery import GalleryImage, page_png
 from medsynth_core.evaluation.page.histogram import HEIGHT, WIDTH, histograms
 from medsynth_core.evaluation.page.rejected import RejectedImage
+from medsynth_core.evaluation.page.scores import bound_of, deciding_score, has_score, reason_in_words, score_lines
 from medsynth_core.filters.agreement import SCORE as AGREEMENT
 from medsynth_core.filters.duplicate import TRAINING_DISTANCE
-from medsynth_core.evaluation.page.scores import bound_of, deciding_score, has_score, reason_in_words, score_lines
 from medsynth_core.release.facts import is_phantom
 from medsynth_core.release.reader import Release
 

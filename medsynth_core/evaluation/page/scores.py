@@ -9,7 +9,7 @@ from medsynth_core.filters import COLUMNS, FILTERS
 from medsynth_core.filters.spec import Column
 
 _BY_NAME = {column.name: column for column in COLUMNS}
-_REASONS = {what: reason for each in FILTERS for what, reason in each.reasons.items()}
+_REASONS = {reason.name: reason for each in FILTERS for reason in each.reasons}
 
 
 def reason_in_words(reason: str) -> str:

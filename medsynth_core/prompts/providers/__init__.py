@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from medsynth_core.config.tree import Config
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.records import Assignment, Reply
+from medsynth_core.prompts.settings import PromptsParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 
@@ -35,22 +35,22 @@ class Provider(Protocol):
         ...
 
 
-def open_provider(config: Config, vocabulary: Vocabulary) -> Provider:
+def open_provider(params: PromptsParams, vocabulary: Vocabulary) -> Provider:
     """Returns the provider that ``prompts.provider`` names.
 
     Raises:
         ConfigError: it lacks a key.
         InputError: its model isn't there.
     """
-    settings = config.prompts
+    settings = params.prompts
     if settings.provider == "template":
         from medsynth_core.prompts.providers.template import TemplateProvider
 
-        return TemplateProvider(vocabulary, config.seed)
+        return TemplateProvider(vocabulary, params.seed)
     if settings.provider == "transformers":
         from medsynth_core.prompts.providers.local import LocalProvider
 
-        return LocalProvider(settings.transformers, vocabulary, config.device)
+        return LocalProvider(settings.transformers, vocabulary, params.device)
     from medsynth_core.prompts.providers.batch import BatchProvider
     from medsynth_core.prompts.providers.openai import OpenAIProvider
     from medsynth_core.prompts.providers.server import key_from_environment

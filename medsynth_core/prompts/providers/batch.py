@@ -14,7 +14,6 @@ import openai
 from openai.types import Batch
 from pydantic import SecretStr, ValidationError
 
-from medsynth_core.config.tree import OpenAIConfig
 from medsynth_core.errors import BudgetError, ConfigError, TransientError
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import KeptBatch
@@ -22,6 +21,7 @@ from medsynth_core.prompts.messages import messages_for, told_vocabulary
 from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body, call_bound, split_calls
 from medsynth_core.prompts.providers.openai import settings_of
 from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usage
+from medsynth_core.prompts.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)

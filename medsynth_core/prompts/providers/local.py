@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, set_seed
 
-from medsynth_core.config.tree import LocalLLMConfig
 from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_json
 from medsynth_core.models.artifact import pick_device, pick_dtype
@@ -23,6 +22,7 @@ from medsynth_core.prompts.messages import (
     told_vocabulary,
 )
 from medsynth_core.prompts.records import Assignment, Reply, Usage
+from medsynth_core.prompts.settings import LocalLLMConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from medsynth_core.config.tree import OpenAIConfig
 from medsynth_core.errors import BudgetError, MedsynthError, ModelOutputError, TransientError
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.messages import INSTRUCTION, failed_reply, messages_for, told_vocabulary
 from medsynth_core.prompts.providers.completion import call_bound, split_calls
 from medsynth_core.prompts.providers.server import ChatServer, ServerBusyError
 from medsynth_core.prompts.records import Assignment, Reply, Usage
+from medsynth_core.prompts.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)

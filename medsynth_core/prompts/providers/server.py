@@ -17,11 +17,11 @@ from pydantic import SecretStr, ValidationError
 from pyrate_limiter import Duration, InMemoryBucket, Limiter, Rate
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from medsynth_core.config.tree import OpenAIConfig
 from medsynth_core.errors import ConfigError, ModelOutputError, TransientError
 from medsynth_core.prompts.messages import Message
 from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body
 from medsynth_core.prompts.records import Usage
+from medsynth_core.prompts.settings import OpenAIConfig
 
 log = logging.getLogger(__name__)
 

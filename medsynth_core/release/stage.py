@@ -20,21 +20,20 @@ import pyarrow.compute as pc
 import yaml
 
 from medsynth_core import __version__
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError, InputError, StoreError
-from medsynth_core.hashing import sha256_file
+from medsynth_core.manifest import SCHEMA_VERSION, read_rows
 from medsynth_core.privacy.risk import keep_limits, read_risk
 from medsynth_core.progress import Progress
 from medsynth_core.release.describe import describe
+from medsynth_core.release.settings import ReleaseParams
 from medsynth_core.storage.atomic import replace_directory, write_bytes_atomically
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import CONTENT, ObjectRef, content_key, get_content, put_content
-from medsynth_core.manifest import SCHEMA_VERSION, read_rows
 from medsynth_core.storage.parent import KeptObject, Parent, open_parent
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 3
 _AT_ONCE = 16
 """Requests to the store."""
 _DISTRIBUTIONS = ("pathologies", "sides", "severities", "views")
@@ -58,7 +57,7 @@ class ReleaseReport:
     parent: dict[str, Any] | None
 
 
-def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) -> ReleaseReport:
+def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progress) -> ReleaseReport:
     """Checks the accounting, writes the dataset's small files to the store and the pointer to the workspace.
 
     A release with a parent lists the parent's objects beside its own; none is read or written again.
@@ -69,11 +68,12 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         IncompleteRunError: the sums are off, shards, rows or objects are missing, or no image was accepted.
         CorruptObjectError: a manifest part's bytes don't match its record.
     """
-    judged = ShardList.load(paths.quality, "quality")
-    prompts = _account(paths.prompts / "account.json", "prompts")
+    judged = ShardList.load(paths["deduplicate"], "deduplicate")
+    prompts = _account(paths["prompts"] / "account.json", "prompts")
+    corpus = _account(paths["corpus"] / "corpus.json", "corpus")
     _check_accounting(judged)
-    risk = read_risk(paths.privacy, sha256_file(paths.quality / "shards.json"))
-    risk["figures"] = keep_limits(risk["figures"], config.privacy.limits)
+    risk = read_risk(paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
+    risk["figures"] = keep_limits(risk["figures"], params.limits)
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
     kept = parent.kept if parent is not None else ()
     tars = [record.tar for record in judged.shards if record.tar is not None]
@@ -82,7 +82,7 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     labels = _count_labels(judged, store)
     files = [*_check_objects([*kept, *tars], store, progress), *parts]
     about: dict[str, Any] = {
-        "name": config.release.name,
+        "name": params.release.name,
         "schema_version": SCHEMA_VERSION,
         "synthetic": True,
         "generator": "medsynth",
@@ -91,17 +91,17 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         "model_digests": judged.model_digests,
         "counts": judged.counts.model_dump(mode="json"),
         "prompts": {key: prompts[key] for key in ("provider", "requested", "accepted", "rejected")},
-        "corpus": _corpus(paths),
+        "corpus": {key: corpus[key] for key in ("kind", "licence", "studies", "views")},
         **labels,
-        "image_size": config.corpus.image_size,
-        "sampling": config.synthesis.model_dump(mode="json"),
-        "quality": config.quality.model_dump(mode="json"),
+        "image_size": corpus["image_size"],
+        "sampling": params.sampling,
+        "quality": judged.quality,
         "bounds": judged.bounds,
         "privacy": risk,
         "parent": None,
         "runs": [{"spec_hash": judged.spec_hash, "run_ids": judged.run_ids, "model_digests": judged.model_digests}],
-        "release": config.release.model_dump(mode="json"),
-        "own_models": config.models.path is None,
+        "release": params.release.model_dump(mode="json"),
+        "own_models": params.models_path is None,
     }
     if parent is not None:
         _add_parent(about, parent)
@@ -110,9 +110,9 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
     files.extend([put_content(store, name, data) for name, data in describe(about, files).items()])
     dir_md5 = _write_dir(store, files)
     n_bytes = sum(ref.size for ref in files)
-    _write_pointer(paths.root / "dataset.dvc", dir_md5, n_bytes, len(files))
-    report = ReleaseReport(config.release.name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
-    with replace_directory(paths.release) as folder:
+    _write_pointer(paths.dataset.with_suffix(".dvc"), dir_md5, n_bytes, len(files))
+    report = ReleaseReport(params.release.name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
+    with replace_directory(paths["release"]) as folder:
         (folder / "release.json").write_bytes(text)
         (folder / "dataset.json").write_text(
             json.dumps({"dir_md5": dir_md5, "n_files": len(files), "n_bytes": n_bytes}, indent=2) + "\n", "utf-8"
@@ -130,24 +130,26 @@ def _check_accounting(judged: ShardList) -> None:
         if numbers != list(range(expected)):
             raise IncompleteRunError(
                 f"run {run_id}: shards.json lists shards {numbers} of {expected}; expected each once; run "
-                f"`medsynth synthesis` and `medsynth quality` again"
+                f"`medsynth synthesis` and `medsynth deduplicate` again"
             )
     foreign = {record.run_id for record in judged.shards} - set(judged.run_ids)
     if foreign:
         raise IncompleteRunError(
             f"shards.json lists shards of {', '.join(sorted(foreign))}, which is none of its runs; run "
-            f"`medsynth synthesis` and `medsynth quality` again"
+            f"`medsynth synthesis` and `medsynth deduplicate` again"
         )
     requested = sum(record.counts.requested for record in judged.shards)
     accepted = sum(record.counts.accepted for record in judged.shards)
     if (requested, accepted) != (judged.counts.requested, judged.counts.accepted):
         raise IncompleteRunError(
             f"accounting is off: shards sum to {accepted} of {requested}, shards.json says "
-            f"{judged.counts.accepted} of {judged.counts.requested}; run `medsynth quality` again"
+            f"{judged.counts.accepted} of {judged.counts.requested}; run `medsynth deduplicate` again"
         )
     if not accepted:
         reasons = ", ".join(f"{reason} {n}" for reason, n in judged.counts.rejected.items())
-        raise IncompleteRunError(f"no image was accepted of {requested} ({reasons}); train longer or loosen quality")
+        raise IncompleteRunError(
+            f"no image was accepted of {requested} ({reasons}); train longer or loosen the filters"
+        )
 
 
 def _check_paths(expected: Sequence[ObjectRef | KeptObject]) -> None:
@@ -265,11 +267,6 @@ def _account(path: Path, stage: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run `medsynth {stage}` first") from error
     return account
-
-
-def _corpus(paths: Paths) -> dict[str, Any]:
-    about = _account(paths.corpus / "corpus.json", "corpus")
-    return {key: about[key] for key in ("kind", "licence", "studies", "views")}
 
 
 def _write_dir(store: ObjectStore, files: list[ObjectRef]) -> str:

@@ -1,0 +1,79 @@
+"""Settings of the corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import PositiveInt, model_validator
+
+from medsynth_core.config.parameters import Params
+from medsynth_core.config.section import Fraction, Section
+
+
+class ColumnsConfig(Section):
+    """Column names of ``corpus.kind: table``."""
+
+    text: str = "text"
+    """Report text (findings, or the whole report with section headings)."""
+    image: str = "filename"
+    """Image path relative to corpus.images (or corpus.path's folder); empty cells mean no image."""
+    study: str | None = None
+    """Study id; the row number when null."""
+    patient: str | None = None
+    """Patient id, the unit of the split; the study when null."""
+    view: str | None = None
+    """Projection (PA, AP, LATERAL, ...); unknown when null."""
+    impression: str | None = None
+    """A second text column, when findings and impression are apart."""
+    mask: str | None = None
+    """Path of a mask of the image's organs, relative like the image's; empty cells mean no mask. A mask has the image's
+    size, 8 bits a pixel: 0 none, 1 right lung, 2 left lung, 3 heart."""
+
+
+class CorpusConfig(Section):
+    """Where reports and images come from, and how they are split."""
+
+    kind: Literal["phantom", "openi", "table"] = "phantom"
+    """phantom: the built-in generator; openi: the Open-i / Indiana layout; table: any CSV or Parquet."""
+    path: str | None = None
+    """Folder (openi) or file (table) that is read; null for the phantom."""
+    images: str | None = None
+    """Folder of the image files; null looks beside the table and in its images/ folder."""
+    columns: ColumnsConfig = ColumnsConfig()
+    n_studies: PositiveInt = 6400
+    """Phantom only: how many studies are drawn."""
+    max_studies: PositiveInt | None = None
+    """Read at most this many studies; null reads all."""
+    image_size: Literal[32, 64, 128, 256, 512] = 64
+    """Side of the square images in pixels: shorter side resized to it, centre cropped."""
+    views: Literal["frontal", "all"] = "frontal"
+    """Which projections the models learn from; an unknown projection counts as frontal."""
+    val_fraction: Fraction = 0.05
+    """Share of patients held out for validation."""
+    test_fraction: Fraction = 0.05
+    """Share of patients held out for evaluation; never seen by training nor by the visual codebook."""
+    judge_fraction: Fraction = 0.2
+    """Share of patients from whom the labelling judge learns, and nothing else does: no other model, no vocabulary."""
+    max_bad_fraction: Fraction = 0.02
+    """More unreadable rows, images or masks than this share is an error; fewer are listed and skipped."""
+    max_image_pixels: PositiveInt = 64_000_000
+    """Larger images are refused before they are decoded."""
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> CorpusConfig:
+        if self.kind != "phantom" and self.path is None:
+            raise ValueError(f"corpus.path is needed for corpus.kind={self.kind}: set it to the data's place")
+        if self.val_fraction + self.test_fraction + self.judge_fraction > 0.9:
+            raise ValueError(
+                "corpus.val_fraction + corpus.test_fraction + corpus.judge_fraction must leave 0.1 or more for training"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class CorpusParams(Params):
+    """What stage ``corpus`` reads of params.yaml."""
+
+    seed: int
+    corpus: CorpusConfig

@@ -1,0 +1,100 @@
+"""Settings of evaluation, utility and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Device, Section
+from medsynth_core.models.settings import ClassifierConfig
+from medsynth_core.training.settings import TrainingParams
+
+
+class EvaluationConfig(Section):
+    """Comparison of a release with the held-out real images (split test)."""
+
+    extractors: tuple[
+        Annotated[str, Field(pattern=r"^(judge|classifier|inception(:.+)?|torchxrayvision:.+|transformers:.+)$")],
+        ...,
+    ] = ("judge",)
+    """Networks whose features are compared: judge, the labelling judge; classifier, the one that guided the VQ-GAN;
+    inception, the FID's, with weights from torch's cache, or inception:FILE; torchxrayvision:FILE, a DenseNet-121 of
+    theirs; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
+    judges: tuple[Annotated[str, Field(pattern=r"^(judge|torchxrayvision:.+)$")], ...] = ("judge",)
+    """Who looks for the prompted findings: judge, the labelling judge, in pathologies and the places where they lie;
+    torchxrayvision:FILE, in the pathologies that it knows."""
+    max_images: PositiveInt = 2500
+    """Images a side (synthetic, training, held-out), chosen at random when there are more. The features of all are held
+    in memory."""
+    min_images: Annotated[int, Field(ge=10)] = 20
+    """Of fewer images, synthetic or real, no figure is given."""
+    batch_size: PositiveInt = 64
+    """Images read and encoded together."""
+    neighbours: PositiveInt = 5
+    """k of precision, recall, density and coverage."""
+    kid_subsets: Annotated[int, Field(ge=2)] = 50
+    """Random subsets over which KID is averaged."""
+    kid_subset_size: PositiveInt = 1000
+    """A subset has half the images, and no more than this."""
+    similarity_pairs: PositiveInt = 100
+    """Pairs of images a class at most whose MS-SSIM is taken."""
+    map_images: PositiveInt = 1000
+    """Images a side on the t-SNE map at most."""
+
+    @model_validator(mode="after")
+    def _neighbours_exist(self) -> EvaluationConfig:
+        if self.neighbours >= self.min_images:
+            raise ValueError(f"neighbours={self.neighbours} needs min_images above it, found {self.min_images}")
+        return self
+
+
+class UtilityConfig(Section):
+    """What a release is worth to a trainer: classifiers trained on real images, on synthetic ones, and on both."""
+
+    shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = ()
+    """Shares of the real training patients that the classifiers have; none: it isn't measured, since it trains four
+    classifiers a share and seed."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Repetitions, each with other patients and other weights."""
+    steps: PositiveInt = 240
+    """Steps of each training."""
+    max_images: PositiveInt = 20_000
+    """Images of the release at most."""
+
+
+class ReportConfig(Section):
+    """The HTML page of a release."""
+
+    gallery_images: PositiveInt = 96
+    """Accepted images that it shows at most; fewer where they would make it heavy."""
+    training_images: bool = False
+    """Also write a page that shows the training image nearest to each, which the corpus' licence must allow; it stays
+    in the workspace. The phantom's are always shown."""
+
+
+@dataclass(frozen=True)
+class EvaluationParams(Params):
+    """What stage ``evaluation`` reads of params.yaml."""
+
+    seed: int
+    evaluation: Annotated[EvaluationConfig, Param(but=("batch_size",))]
+    device: Annotated[Device, Param(changes_output=False)]
+
+
+@dataclass(frozen=True)
+class UtilityParams(TrainingParams):
+    """What stage ``utility`` reads of params.yaml."""
+
+    classifier: Annotated[ClassifierConfig, Param("models.classifier")]
+    utility: UtilityConfig
+
+
+@dataclass(frozen=True)
+class ReportParams(Params):
+    """What stage ``report`` reads of params.yaml."""
+
+    seed: int
+    report: ReportConfig

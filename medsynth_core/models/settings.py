@@ -1,0 +1,197 @@
+"""Settings of the models and of their trainings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from medsynth_core.config.section import Count, Fraction, Precision, Section
+
+
+class OptimiserConfig(Section):
+    """One training loop."""
+
+    steps: PositiveInt
+    """Optimiser steps; the length of training is in steps so that it doesn't depend on the machine."""
+    batch_size: PositiveInt
+    """Samples a step, over all processes."""
+    micro_batch: PositiveInt | None = None
+    """Samples a forward pass of one process; gradients accumulate until batch_size is reached. null: no accumulation.
+    The alignment's negatives come from one forward pass."""
+    learning_rate: PositiveFloat
+    """Peak rate, after warm-up; decays to a tenth by a cosine."""
+    warmup_steps: Count = 50
+    """Linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """AdamW weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient clipping."""
+    checkpoint_every: PositiveInt = 200
+    """Steps between checkpoints; a killed training resumes from the last. The one with the lowest held-out loss is
+    kept in the end."""
+    patience: Count = 0
+    """Stop when this many checkpoints in a row didn't lower the held-out loss; 0 never stops early."""
+
+
+def _check_eights(channels: tuple[int, ...]) -> None:
+    bad = [c for c in channels if c % 8]
+    if bad:
+        raise ValueError(f"channels {bad} aren't multiples of 8")
+
+
+class ClassifierConfig(Section):
+    """A finding classifier, trained on labels mined from the reports: as ``models.classifier`` its features guide the
+    VQ-GAN, as ``models.judge`` it learns from other patients and judges what was made."""
+
+    channels: tuple[PositiveInt, ...] = (24, 48, 96)
+    """Channels a stage, multiples of 8; each stage halves the resolution."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    """Dropout before the head."""
+    train: OptimiserConfig = OptimiserConfig(steps=420, batch_size=64, learning_rate=4e-3, warmup_steps=100)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ClassifierConfig:
+        _check_eights(self.channels)
+        return self
+
+
+class SegmenterConfig(Section):
+    """The U-Net that finds lungs and heart, trained beside the judge where the corpus has masks."""
+
+    channels: tuple[PositiveInt, ...] = (16, 32, 48, 64)
+    """Channels a level, multiples of 8; each level halves the resolution, from 32 cells a side."""
+    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=32, learning_rate=4e-3, warmup_steps=20)
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> SegmenterConfig:
+        _check_eights(self.channels)
+        if not 1 <= len(self.channels) <= 5:
+            raise ValueError(f"{len(self.channels)} levels; 32 cells can be halved at most four times")
+        return self
+
+
+class VQGANConfig(Section):
+    """Image tokeniser: a convolutional VQ-GAN."""
+
+    channels: tuple[PositiveInt, ...] = (16, 32, 64, 64)
+    """Channels a resolution level; n levels downsample by 2**(n-1)."""
+    layers_per_block: PositiveInt = 1
+    """Residual blocks a level."""
+    norm_groups: PositiveInt = 8
+    """Groups of the group norms; must divide every channel count."""
+    codes: PositiveInt = 256
+    """Codebook entries; equals the number of image tokens in the LLM."""
+    code_dim: PositiveInt = 16
+    """Width of a codebook entry."""
+    commitment_weight: PositiveFloat = 0.25
+    """Weight of the commitment term."""
+    adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
+    adversarial_start: Count = 320
+    """First step of the adversarial term."""
+    clinical_weight: Annotated[float, Field(ge=0.0)] = 3.0
+    """Weight of the clinical-information-preserving term: squared distance of classifier features, relative to
+    their size; 0 leaves it out."""
+    clinical_model: str | None = None
+    """Name or folder of a transformers image encoder for that term; null takes our own finding classifier."""
+    perceptual_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of a perceptual term on the features of perceptual_model."""
+    perceptual_model: str | None = None
+    """Name or folder of a transformers image encoder; null: the early stages of the clinical term stand in."""
+    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=3e-3)
+
+    @property
+    def downsampling(self) -> int:
+        """Image side over latent side."""
+        return int(2 ** (len(self.channels) - 1))
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> VQGANConfig:
+        bad = [c for c in self.channels if c % self.norm_groups]
+        if bad:
+            raise ValueError(f"channels {bad} aren't multiples of norm_groups={self.norm_groups}")
+        if self.perceptual_weight > 0 and self.perceptual_model is None:
+            raise ValueError("perceptual_weight needs perceptual_model: name an image encoder, or set the weight to 0")
+        return self
+
+
+class AlignmentConfig(Section):
+    """Word-patch alignment encoders and the visual codebook (paper, module 2)."""
+
+    text_model: str | None = None
+    """Name or folder of a transformers encoder; null trains a small BERT from scratch."""
+    dim: PositiveInt = 128
+    """Width of the joint space."""
+    text_layers: PositiveInt = 2
+    text_heads: PositiveInt = 4
+    image_channels: tuple[PositiveInt, ...] = (32, 64, 128)
+    """Channels of the patch encoder's stages; the grid is the VQ-GAN's latent grid."""
+    max_text_tokens: PositiveInt = 112
+    """Reports are cut to this many tokens (CAMMAL's value)."""
+    temperature: PositiveFloat = 0.07
+    """Start of the learnable temperature."""
+    global_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the global (report-image) contrastive loss beside the local one."""
+    codebook_size: PositiveInt = 4096
+    """Patches kept in the visual codebook."""
+    codebook_min_patients: PositiveInt = 3
+    """A patch enters only when look-alikes from this many patients exist (privacy)."""
+    train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=64, learning_rate=1e-3)
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters on every linear layer (peft); merged into the weights when training ends."""
+
+    rank: Count = 0
+    """0 trains all weights."""
+    alpha: PositiveInt = 32
+    """Scale of the update, over the rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+
+
+class LLMConfig(Section):
+    """Causal language model over text, keypatch and image tokens."""
+
+    base: str | None = None
+    """Name or folder of a pretrained causal LM; null trains a small Llama from scratch."""
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    max_text_tokens: PositiveInt = 112
+    """Prompt text is cut to this many tokens."""
+    keypatches: Count = 8
+    """Reference tokens: keypatch codes given to the LLM, in rank order; 0 leaves the block out."""
+    keypatch_choice: Literal["aligned", "random"] = "aligned"
+    """aligned: the patches that answer best to the findings; random: any, to measure what alignment is worth."""
+    condition: Literal["report", "labels"] = "report"
+    """report: the text; labels: the names of its pathologies alone, to measure what the text is worth."""
+    condition_dropout: Fraction = 0.1
+    """Share of training samples without text and keypatches: the unconditional side of guidance."""
+    text_dropout: Fraction = 0.0
+    """Share of the others without their text."""
+    keypatch_dropout: Fraction = 0.0
+    """Share of the others without their keypatches."""
+    text_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the report's own tokens in the loss, beside 1 for the image's."""
+    reverse_fraction: Fraction = 0.0
+    """Share of training samples that write the report from the image tokens instead (LLM-CXR's other direction)."""
+    lora: LoRAConfig = LoRAConfig()
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    train: OptimiserConfig = OptimiserConfig(steps=850, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
+
+
+class ModelsConfig(Section):
+    """The models, trained in this order."""
+
+    path: str | None = None
+    """Folder with trained models (vqgan/, alignment/, llm/) to be used as they are; null trains them."""
+    precision: Precision = "auto"
+    """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
+    classifier: ClassifierConfig = ClassifierConfig()
+    judge: ClassifierConfig = ClassifierConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    vqgan: VQGANConfig = VQGANConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    llm: LLMConfig = LLMConfig()

@@ -1,0 +1,73 @@
+"""Settings of decoding, of sharding and of what runs the shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.section import Count, Device, Precision, Section, View
+from medsynth_core.filters import QualityConfig
+
+
+class SynthesisConfig(Section):
+    """Decoding and sharding."""
+
+    samples_per_prompt: PositiveInt = 8
+    """Images an accepted prompt."""
+    shard_images: PositiveInt = 64
+    """Images requested a shard; a shard is the unit of work, of retry and of resume."""
+    max_shard_bytes: PositiveInt = 512_000_000
+    """A shard that grows beyond this is an error that names shard_images."""
+    batch_size: PositiveInt | None = None
+    """Images decoded together at most; changes no image but by rounding. null: as many as memory holds."""
+    precision: Precision = "auto"
+    """Arithmetic of the language model. auto: bf16 on a GPU that has it, else float32. A CPU that multiplies bf16
+    itself (AVX512-BF16, AMX) decodes a large model some 1.5 times as fast with it."""
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
+    top_k: Count = 0
+    """0: no top-k."""
+    guidance: Annotated[float, Field(ge=1.0)] = 3.0
+    """Classifier-free guidance scale on the logits; 1 is none."""
+    view: View = "frontal"
+    """Projection that is asked for."""
+    seed: Count = 0
+    """Changes every image's random stream."""
+
+
+class RunnerConfig(Section):
+    """How shards are spread (contract C10); changes no image."""
+
+    kind: Literal["threads", "processes", "ray", "dask"] = "threads"
+    """Prefect task runner: threads in one process, with one GPU; processes on one machine, each with a GPU and a share
+    of the cores; or a cluster through prefect-ray / prefect-dask."""
+    in_flight: PositiveInt = 2
+    """Shards in work at once. In one process a second one fills the time of the first one's upload; a third gains some
+    5 % beside a GPU and nothing elsewhere. Of processes, each has one."""
+    processes: PositiveInt | None = None
+    """Worker processes of kind processes; null: one a GPU, or one."""
+    address: str | None = None
+    """Cluster address for ray and dask; null starts a local one."""
+    retries: Count = 3
+    """Retries of a transient failure of one shard."""
+
+
+@dataclass(frozen=True)
+class SynthesisParams(Params):
+    """What stage ``synthesis`` reads of params.yaml.
+
+    Attributes:
+        split, parent, quotas, max_attempts: of the release that is made.
+    """
+
+    synthesis: Annotated[SynthesisConfig, Param(but=("batch_size",))]
+    quality: QualityConfig
+    split: Annotated[Literal["train", "val", "test"], Param("release.split")]
+    parent: Annotated[str | None, Param("release.parent")]
+    quotas: Annotated[dict[str, int], Param("release.quotas")]
+    max_attempts: Annotated[int, Param("release.max_attempts")]
+    in_flight: Annotated[int, Param("runner.in_flight", changes_output=False)]
+    device: Annotated[Device, Param(changes_output=False)]

@@ -1,0 +1,205 @@
+"""What would fail after hours, looked at in seconds: by a flow for all its stages, by a stage's command for its own.
+
+A check belongs to a parameter and runs for the stages that read it. Each failure is one line that names the setting.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+
+from medsynth_core.errors import ConfigError, InputError
+from medsynth_core.storage.index import read_entry
+from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.store import open_store
+from medsynth_core.workspace import stages
+from medsynth_core.workspace.tree import Config
+
+_Check = Callable[[Config, Path], None]
+_RUNNER_PACKAGES = {"ray": ("ray", "prefect_ray"), "dask": ("distributed", "prefect_dask")}
+_PNG_BYTES_A_PIXEL = 0.25
+"""Half of what a radiograph takes."""
+_GB = 1e9
+
+
+def check(config: Config, root: Path, names: Iterable[str] | None = None) -> None:
+    """Checks that stages can start.
+
+    Args:
+        names: of the stages; None: all that a flow runs, which needs a repository and a runner besides.
+
+    Raises:
+        MedsynthError: a setting names what isn't there or can't be used.
+    """
+    if names is None:
+        if not (root / ".dvc").is_dir():
+            raise InputError(f"{root}: not a workspace; make one with `medsynth init DIR`")
+        rows = [stage for stage in stages.STAGES if not stage.trains or config.models.path is None]
+        _check_runner(config, root)
+    else:
+        rows = [stages.find_stage(name) for name in names]
+    read = set(chain.from_iterable((*row.params.places().values(), *row.paths) for row in rows))
+    for path, each in _CHECKS:
+        if any(path == place or path.startswith(f"{place}.") for place in read):
+            each(config, root)
+    _check_space(config, root, {row.name for row in rows})
+
+
+def _check_runner(config: Config, root: Path) -> None:
+    missing = [name for name in _RUNNER_PACKAGES.get(config.runner.kind, ()) if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"runner.kind {config.runner.kind} needs the package {missing[-1].replace('_', '-')}; install it, or set "
+            f"runner.kind to threads or processes"
+        )
+
+
+def _check_corpus(config: Config, root: Path) -> None:
+    from medsynth_core.corpus.readers import open_corpus
+
+    open_corpus(config.corpus, config.seed)
+
+
+def _check_provider(config: Config, root: Path) -> None:
+    if config.prompts.provider == "openai" and not os.environ.get("OPENAI_API_KEY"):
+        raise InputError("prompts.provider is openai, but OPENAI_API_KEY is not set; export it")
+
+
+def _check_given_models(config: Config, root: Path) -> None:
+    if config.models.path is not None:
+        from medsynth_core.models.artifact import model_digests
+
+        model_digests(stages.workspace_paths(root, config))
+
+
+def _check_device(config: Config, root: Path) -> None:
+    if config.device == "cuda":
+        from medsynth_core.models.artifact import pick_device
+
+        pick_device(config.device)
+
+
+def _check_judged_patients(config: Config, root: Path) -> None:
+    if config.corpus.judge_fraction == 0:
+        raise ConfigError(
+            "corpus.judge_fraction is 0, so the labelling judge has no patients to learn from; raise it, or set "
+            "models.path to trained models"
+        )
+
+
+def _pretrained(setting: str, name: Callable[[Config], str | None]) -> _Check:
+    def check_name(config: Config, root: Path) -> None:
+        if (found := name(config)) is not None:
+            _check_pretrained(setting, found)
+
+    return check_name
+
+
+def _check_guides(config: Config, root: Path) -> None:
+    settings = config.models.vqgan
+    for name in ("clinical", "perceptual"):
+        model = getattr(settings, f"{name}_model")
+        if model is not None and getattr(settings, f"{name}_weight") > 0:
+            _check_pretrained(f"models.vqgan.{name}_model", model, sees=True)
+
+
+def _check_networks(config: Config, root: Path) -> None:
+    for name in config.evaluation.extractors:
+        kind, _, place = name.partition(":")
+        if kind == "inception":
+            from medsynth_core.evaluation.extractors import find_inception
+
+            find_inception(place, stages.workspace_paths(root, config))
+        elif kind == "transformers":
+            _check_pretrained("evaluation.extractors", place, sees=True)
+    for name in {*config.evaluation.extractors, *config.evaluation.judges}:
+        if name.startswith("torchxrayvision:"):
+            from medsynth_core.evaluation.extractors import load_torchxrayvision
+
+            load_torchxrayvision(name.partition(":")[2], stages.workspace_paths(root, config))
+
+
+def _check_store(config: Config, root: Path) -> None:
+    open_store(config.store, root).check_writable()
+
+
+def _check_parent(config: Config, root: Path) -> None:
+    if config.release.parent is not None:
+        read_entry(open_store(config.store, root), config.release.parent)
+
+
+_CHECKS: tuple[tuple[str, _Check], ...] = (
+    ("corpus.kind", _check_corpus),
+    ("prompts.provider", _check_provider),
+    ("models.path", _check_given_models),
+    ("device", _check_device),
+    ("models.judge", _check_judged_patients),
+    ("models.vqgan", _check_guides),
+    ("models.alignment", _pretrained("models.alignment.text_model", lambda c: c.models.alignment.text_model)),
+    ("models.llm", _pretrained("models.llm.base", lambda c: c.models.llm.base)),
+    ("evaluation.extractors", _check_networks),
+    ("store", _check_store),
+    ("release.parent", _check_parent),
+)
+"""By the parameter whose readers need it; cheap ones first."""
+
+
+def _check_pretrained(setting: str, name: str, sees: bool = False) -> None:
+    """Raises InputError unless ``name`` is a transformers model, by its folder or by a name that can be resolved.
+
+    Args:
+        sees: it takes images, and so needs the description of how they are prepared.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        needed = ["config.json", *(["preprocessor_config.json"] if sees else [])]
+        missing = [file for file in needed if not (folder / file).is_file()]
+        missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
+        if missing:
+            raise InputError(
+                f"{setting} {name!r}: the folder has no {missing[0]}; name one that `save_pretrained` wrote as "
+                f"safetensors"
+            )
+        return
+    if folder.is_absolute() or name.startswith((".", "~")):
+        raise InputError(f"{setting} {name!r}: no such folder; correct it")
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"{setting} {name!r} can't be loaded ({reason}); name a folder, or a model that the hub or its cache has"
+        ) from error
+
+
+def _check_space(config: Config, root: Path, names: set[str]) -> None:
+    """Raises InputError where a disk has less room than corpus and store will take at the very least.
+
+    A corpus that is there takes no more; neither does a store with runs in it, since this may be the end of one.
+    """
+    pixels, needs = config.corpus.image_size**2, list[tuple[str, Path, float, str]]()
+    corpus = stages.workspace_paths(root)["corpus"]
+    if "corpus" in names and config.corpus.kind == "phantom" and not corpus.exists():
+        n = min(config.corpus.n_studies, config.corpus.max_studies or config.corpus.n_studies)
+        needs.append(("the corpus", corpus, n * pixels, "lower corpus.n_studies"))
+    store = open_store(config.store, root)
+    if "synthesis" in names and isinstance(store, LocalStore) and not (store.root / "runs").exists():
+        n = config.prompts.n * config.synthesis.samples_per_prompt
+        needs.append(("the store", store.root, n * pixels * _PNG_BYTES_A_PIXEL, "set store.url to another disk"))
+    wanted: dict[int, list[tuple[str, Path, float, str]]] = {}
+    for need in needs:
+        there = next(folder for folder in (need[1], *need[1].parents) if folder.exists())
+        wanted.setdefault(there.stat().st_dev, []).append((need[0], there, *need[2:]))
+    for on_disk in wanted.values():
+        least, free = sum(need[2] for need in on_disk), shutil.disk_usage(on_disk[0][1]).free
+        if free < least:
+            raise InputError(
+                f"{on_disk[0][1]}: {free / _GB:.1f} GB are free, but {' and '.join(need[0] for need in on_disk)} need "
+                f"{least / _GB:.1f} GB at the very least; make room, or {on_disk[-1][3]}"
+            )
