@@ -19,7 +19,6 @@ from medsynth_core.hashing import sha256_file
 from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
 from medsynth_core.progress import silent
 from medsynth_core.quality.duplicate import signatures
-from medsynth_core.release import publish
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
 from medsynth_core.storage.manifest import parquet_bytes, table_of
@@ -28,6 +27,7 @@ from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import image_id, image_seed
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
 
 PATHOLOGIES = ("pleural effusion", "cardiomegaly", "lung nodule", "pneumothorax")
@@ -143,16 +143,16 @@ def upload_shard(
 
 def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> None:
     """Leaves on disk what the stages before the release do."""
-    for folder in (paths.corpus, paths.prompts, paths.quality, paths.privacy):
+    for folder in (paths["corpus"], paths["prompts"], paths["quality"], paths["privacy"]):
         folder.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}}
-    (paths.corpus / "corpus.json").write_text(json.dumps(about))
+    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}, "image_size": 64}
+    (paths["corpus"] / "corpus.json").write_text(json.dumps(about))
     account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
-    (paths.prompts / "account.json").write_text(json.dumps(account))
-    leave_shards(paths.quality, run, records, parent)
+    (paths["prompts"] / "account.json").write_text(json.dumps(account))
+    leave_shards(paths["quality"], run, records, parent)
     unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
     report = risk_report(0, 0, 0, [unmeasured], {})
-    save_risk(paths.privacy, report, sha256_file(paths.quality / "shards.json"))
+    save_risk(paths["privacy"], report, sha256_file(paths["quality"] / "shards.json"))
 
 
 def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:
@@ -191,5 +191,5 @@ def publish_made(
         for number, n in enumerate(shards)
     ]
     leave_judged(paths, run, records, config.release.parent)
-    publish.run(config, paths, store, silent)
+    perform("release", config, paths.root, silent, store)
     return records

@@ -13,7 +13,7 @@ from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.params import configure, load_config
-from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, run_stage
+from medsynth_core.workspace.stages import is_fresh, mark_fresh, run_stage
 from medsynth_core.workspace.tree import Config
 
 PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm")
@@ -63,12 +63,11 @@ def prepared(root: Path, settings: list[str]) -> tuple[Path, Config]:
     init_workspace(root, configure(settings, "demo"))
     config = load_config(root / "params.yaml")
     for name in PREPARED:
-        stage = read_stages(root)[name]
-        if not is_fresh(root, stage, config):
-            report = run_stage(name, root, config, silent)
+        if not is_fresh(name, config, root):
+            report = run_stage(name, config, root, silent)
             if name in PASSING:
                 save_scores(root / "models" / name, {filter_: [bound] for filter_, bound in PASSING[name].items()})
-                mark_fresh(root, stage, config, report)
+                mark_fresh(name, config, root, report)
     return root, config
 
 
