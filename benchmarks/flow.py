@@ -26,9 +26,11 @@ from medsynth_core.config import Paths
 from medsynth_core.storage.store import ObjectStore, open_store
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import read_prompts
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.workspace.stages import workspace_paths
 
-AFTER = ("quality", "privacy", "release", "evaluate", "report")
+AFTER = ("deduplicate", "privacy", "release", "evaluate", "report")
 """Commands."""
 _PEAK = """
 import atexit, re, runpy, sys
@@ -63,7 +65,7 @@ def speed(
     began = time.perf_counter()
     flow(lambda: None, name="warm-up")()
     print(f"Prefect's own start: {time.perf_counter() - began:.1f} s, not counted")
-    synthesiser = Synthesiser.load(config, Paths(root))
+    synthesiser = Synthesiser.load(SynthesisParams.of(config), workspace_paths(root))
     ratios = []
     for turn in range(rounds):
         shutil.rmtree(root / "store", ignore_errors=True)
@@ -82,7 +84,7 @@ def speed(
 
 def engine_seconds(synthesiser: Synthesiser, root: Path, places: range) -> float:
     """Returns the seconds of these images by the engine alone."""
-    prompts = read_prompts(Paths(root).prompts)
+    prompts = read_prompts(workspace_paths(root)["prompts"])
     asked = [prompts[place // 8] for place in places]
     ids = [image_id("bench", prompt.prompt_id, place % 8) for place, prompt in zip(places, asked, strict=True)]
     return draw_seconds(synthesiser, ids, asked)
@@ -116,7 +118,7 @@ def stages(
     for count in counts:
         root, config = prepared(out / f"stages-{count}", [*BASE, *TINY, "prompts.n=80", "privacy.min_images=10"])
         shutil.rmtree(root / "store", ignore_errors=True)
-        made_up(Paths(root), open_store(config.store, root), count // 200)
+        made_up(workspace_paths(root), open_store(config.store, root), count // 200)
         for name in AFTER:
             peak, seconds = peak_of("medsynth_core.cli.main", name, "--workspace", str(root))
             peaks.setdefault(name, []).append(peak)
@@ -144,7 +146,7 @@ def made_up(paths: Paths, store: ObjectStore, n_shards: int) -> None:
                 range(n_shards),
             )
         )
-    leave_shards(paths.synthesis, run, records)
+    leave_shards(paths["synthesis"], run, records)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import Finding, render_findings
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.text import finding_phrase
+from medsynth_core.workspace.stages import workspace_paths
 
 SEED, PATIENTS = 930_001, 8
 KEYPATCHES, FIRST = 8, 3
@@ -48,9 +48,9 @@ FINDINGS = (
 
 def main(workspace: Annotated[Path, typer.Argument(help="A workspace with trained models, on phantoms.")]) -> None:
     """Prints by finding the share of its keypatches that lie on it, and of cells drawn at random."""
-    paths = Paths(workspace)
-    model, codebook = AlignmentModel.load(paths.alignment), VisualCodebook.load(paths.alignment / "codebook")
-    size = Corpus.open(paths.corpus).image_size
+    paths = workspace_paths(workspace)
+    model, codebook = AlignmentModel.load(paths["alignment"]), VisualCodebook.load(paths["alignment"] / "codebook")
+    size = Corpus.open(paths["corpus"]).image_size
     queries = [finding_phrase(vars(finding)) for finding in FINDINGS]
     rows = []
     for finding, query, patches in zip(FINDINGS, queries, codebook.keypatches(model, queries, KEYPATCHES), strict=True):

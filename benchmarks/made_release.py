@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medsynth_core.quality.duplicate import signatures
+from medsynth_core.filters.thumbnails import thumbnails
 
 from medsynth_core import __version__
 from medsynth_core.config import Paths
@@ -20,7 +20,7 @@ from medsynth_core.hashing import sha256_file
 from medsynth_core.manifest import table_of
 from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
 from medsynth_core.progress import silent
-from medsynth_core.release import publish
+from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
 from medsynth_core.storage.parquet import parquet_bytes
@@ -29,6 +29,7 @@ from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import image_id, image_seed
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
 
 PATHOLOGIES = ("pleural effusion", "cardiomegaly", "lung nodule", "pneumothorax")
@@ -75,7 +76,7 @@ def made_images(run: str, shard: int, n: int, side: int) -> Iterator[Image]:
             "score_contrast": float(pixels.std()),
             "score_clipped": 0.0,
             "score_agreement": float(draw.random()),
-            "signature": signatures(pixels[None])[0].tobytes(),
+            "signature": thumbnails(pixels[None])[0].tobytes(),
             "features": draw.normal(size=_FEATURES).astype(np.float16).tobytes(),
             "synthetic": True,
             "generator": "medsynth",
@@ -144,16 +145,16 @@ def upload_shard(
 
 def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> None:
     """Leaves on disk what the stages before the release do."""
-    for folder in (paths.corpus, paths.prompts, paths.quality, paths.privacy):
+    for folder in (paths["corpus"], paths["prompts"], paths["deduplicate"], paths["privacy"]):
         folder.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}}
-    (paths.corpus / "corpus.json").write_text(json.dumps(about))
+    about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}, "image_size": 64}
+    (paths["corpus"] / "corpus.json").write_text(json.dumps(about))
     account = {"provider": "template", "requested": 3, "accepted": 3, "rejected": {}}
-    (paths.prompts / "account.json").write_text(json.dumps(account))
-    leave_shards(paths.quality, run, records, parent)
+    (paths["prompts"] / "account.json").write_text(json.dumps(account))
+    leave_shards(paths["deduplicate"], run, records, parent)
     unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
     report = risk_report(0, 0, 0, [unmeasured], {})
-    save_risk(paths.privacy, report, sha256_file(paths.quality / "shards.json"))
+    save_risk(paths["privacy"], report, sha256_file(paths["deduplicate"] / "shards.json"))
 
 
 def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:
@@ -192,5 +193,5 @@ def publish_made(
         for number, n in enumerate(shards)
     ]
     leave_judged(paths, run, records, config.release.parent)
-    publish.run(config, paths, store, silent)
+    perform("release", config, paths.root, silent, store)
     return records

@@ -45,10 +45,11 @@ from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.workspace.params import configure
-from medsynth_core.workspace.stages import is_fresh, read_stages, run_stage
+from medsynth_core.workspace.stages import is_fresh, run_stage, workspace_paths
 
 log = logging.getLogger("method")
 
@@ -127,7 +128,7 @@ def main(
     judge = _Judge(out / "judge")
     found: dict[str, list[Figures]] = {name: [] for name in (*(arm.name for arm in ARMS), BOUND, PHANTOMS)}
     for seed in range(seeds):
-        prompts = [prompt for prompt in _held_out_prompts(Paths(_folder(out, seed))) for _ in range(samples)]
+        prompts = [prompt for prompt in _held_out_prompts(workspace_paths(_folder(out, seed))) for _ in range(samples)]
         reference = judge.features(_drawn(prompts, REFERENCE_SEED, judge.size))
         for name, rows in found.items():
             images = _images(_folder(out, seed), name, prompts, judge.size)
@@ -153,8 +154,8 @@ def _prepare(root: Path, preset: str, settings: list[str], stages: Sequence[str]
     shutil.copy(Path(__file__).parents[1] / "dvc.yaml", root)
     config = configure(settings, preset)
     for name in stages:
-        if not is_fresh(root, read_stages(root)[name], config):
-            log.info("%s %s: %s", root.name, name, run_stage(name, root, config, silent))
+        if not is_fresh(name, config, root):
+            log.info("%s %s: %s", root.name, name, run_stage(name, config, root, silent))
 
 
 def _make(root: Path, arm: Arm, preset: str, settings: list[str], samples: int) -> None:
@@ -167,8 +168,8 @@ def _make(root: Path, arm: Arm, preset: str, settings: list[str], samples: int) 
             link.symlink_to((root / name).resolve())
     settings = [*settings, *arm.settings]
     _prepare(folder, preset, settings, ("llm",))
-    synthesiser = Synthesiser.load(configure(settings, preset), Paths(folder))
-    prompts = _held_out_prompts(Paths(folder))
+    synthesiser = Synthesiser.load(SynthesisParams.of(configure(settings, preset)), workspace_paths(folder))
+    prompts = _held_out_prompts(workspace_paths(folder))
     for user in (arm, *(other for other in ARMS if other.trained_as == arm.name)):
         asked = [prompt if user.reworded is None else user.reworded(prompt) for prompt in prompts]
         keypatches = synthesiser.keypatches(asked)
@@ -186,9 +187,9 @@ def _held_out_prompts(paths: Paths) -> list[PromptRow]:
     """Returns the prompts whose text is no training report's."""
     reports = {
         fold_text(f"{row['findings']} {row['impression']}")
-        for row in Corpus.open(paths.corpus).studies("train").to_pylist()
+        for row in Corpus.open(paths["corpus"]).studies("train").to_pylist()
     }
-    return [prompt for prompt in read_prompts(paths.prompts) if fold_text(prompt.text) not in reports]
+    return [prompt for prompt in read_prompts(paths["prompts"]) if fold_text(prompt.text) not in reports]
 
 
 def _images(root: Path, name: str, prompts: Sequence[PromptRow], size: int) -> Images:
@@ -198,7 +199,7 @@ def _images(root: Path, name: str, prompts: Sequence[PromptRow], size: int) -> I
     drawn = _drawn(prompts, BOUND_SEED, size)
     if name == PHANTOMS:
         return drawn
-    return as_rendered(VQGAN.load(Paths(root).vqgan), drawn)
+    return as_rendered(VQGAN.load(workspace_paths(root)["vqgan"]), drawn)
 
 
 def _drawn(prompts: Sequence[PromptRow], seed: int, size: int) -> Images:
@@ -247,8 +248,8 @@ class _Judge:
 
     def __init__(self, root: Path) -> None:
         self.oracle = Oracle.fit(JUDGE_SEED, n=6000, epochs=6)
-        self.classifier = FindingClassifier.load(Paths(root).classifier)
-        corpus = Corpus.open(Paths(root).corpus)
+        self.classifier = FindingClassifier.load(workspace_paths(root)["classifier"])
+        corpus = Corpus.open(workspace_paths(root)["corpus"])
         self.size = corpus.image_size
         rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)[:1000]
         self.naturalness = NaturalnessModel.fit(corpus.images(rows))

@@ -3,30 +3,30 @@ and the filters' bounds let it pass."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsynth_core.quality.calibration import save_scores
-
+from medsynth_core.filters import FILTERS
 from medsynth_core.progress import silent
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.params import configure, load_config
-from medsynth_core.workspace.stages import is_fresh, mark_fresh, read_stages, run_stage
+from medsynth_core.workspace.stages import is_fresh, mark_fresh, run_stage
 from medsynth_core.workspace.tree import Config
 
-PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm")
+PREPARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm", "calibrate")
 BASE = (
     *(
         f"models.{name}.train.{short}"
-        for name in PREPARED[3:]
+        for name in PREPARED[3:-1]
         for short in ("steps=2", "warmup_steps=1", "batch_size=4")
     ),
     "models.vqgan.adversarial_start=2",
     "vocabulary.min_studies=3",
-    "quality.min_contrast=0",
+    "quality.degenerate.min_contrast=0",
 )
 SMALL = (
     "corpus.image_size=256",
@@ -48,14 +48,8 @@ TINY = (
     "models.llm.layers=1",
     "models.llm.heads=2",
 )
-PASSING = {
-    "alignment": {"agreement": -1.0},
-    "llm": {
-        **dict.fromkeys(("clipped", "noise", "anatomy", "organs", "niqe", "labels"), 1e9),
-        **dict.fromkeys(("sharpness", "training_copy", "copy", "copy_features"), -1.0),
-    },
-}
-"""Scores of held-out images, by model and filter, whose bounds let everything pass, so that every filter works."""
+_LOW = ("score_sharpness", "score_training_distance", "score_release_distance", "score_release_features", "score_agreement")
+"""Scores of which less is worse; of all others more."""
 
 
 def prepared(root: Path, settings: list[str]) -> tuple[Path, Config]:
@@ -64,13 +58,19 @@ def prepared(root: Path, settings: list[str]) -> tuple[Path, Config]:
     init_workspace(root, configure(settings, "demo"))
     config = load_config(root / "params.yaml")
     for name in PREPARED:
-        stage = read_stages(root)[name]
-        if not is_fresh(root, stage, config):
-            report = run_stage(name, root, config, silent)
-            if name in PASSING:
-                save_scores(root / "models" / name, {filter_: [bound] for filter_, bound in PASSING[name].items()})
-                mark_fresh(root, stage, config, report)
+        if not is_fresh(name, config, root):
+            report = run_stage(name, config, root, silent)
+            if name == "calibrate":
+                let_all_pass(root / "models" / "filters")
+                mark_fresh(name, config, root, report)
     return root, config
+
+
+def let_all_pass(folder: Path) -> None:
+    """Writes scores of held-out images whose bounds let everything pass, so that every filter works."""
+    for each in FILTERS:
+        passing = {column.name: [-1.0 if column.name in _LOW else 1e9] for column in each.columns}
+        (folder / each.name / "scores.json").write_text(json.dumps(passing))
 
 
 def draw_seconds(synthesiser: Synthesiser, ids: Sequence[str], prompts: Sequence[PromptRow]) -> float:

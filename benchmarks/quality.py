@@ -39,12 +39,14 @@ from medsynth_core.evaluation.oracle import Oracle
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.stage import bounds, load_embedding, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import SIDES
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
 from medsynth_core.workspace.params import load_config
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 app = typer.Typer(help=__doc__, add_completion=False)
@@ -82,13 +84,14 @@ def planted(
     every_filter: Annotated[bool, typer.Option(help="Also those that the configuration leaves out.")] = False,
 ) -> None:
     """Recall of ten kinds of bad images, the filter that caught each, false rejections and time."""
-    config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
+    config, paths = load_config(workspace / "params.yaml"), workspace_paths(workspace.resolve())
     if every_filter:
         quality = config.quality.model_copy(update={"enabled": get_args(FilterName)})
         config = config.model_copy(update={"quality": quality})
-    synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
-    look = load_embedding(config, paths, synthesiser)
-    filters = load_filters(config, paths, synthesiser, look, limits)
+    params = SynthesisParams.of(config)
+    synthesiser, limits = Synthesiser.load(params, paths), bounds(params, paths)
+    look = load_embedding(params, paths, synthesiser)
+    filters = load_filters(params, paths, synthesiser, look, limits)
     began = _clocks()
     made = _made(paths, synthesiser, samples, seed)
     synthesis_ms = _spent(began, len(made.prompts))
@@ -111,9 +114,10 @@ def anatomy(
 ) -> None:
     """How many phantoms with wrong anatomy, rendered by the VQ-GAN, each filter alone and all together reject. The
     prompt is always what mining reads in the report."""
-    config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
-    synthesiser, limits = Synthesiser.load(config, paths), bounds(config, paths)
-    filters = load_filters(config, paths, synthesiser, load_embedding(config, paths, synthesiser), limits)
+    params = SynthesisParams.of(load_config(workspace / "params.yaml"))
+    paths = workspace_paths(workspace.resolve())
+    synthesiser, limits = Synthesiser.load(params, paths), bounds(params, paths)
+    filters = load_filters(params, paths, synthesiser, load_embedding(params, paths, synthesiser), limits)
     right = _fresh(synthesiser, each)
     names = [filter_.name for filter_ in filters]
     print(f"| anatomy | all | {' | '.join(f'{name} alone' for name in names)} |")
@@ -131,9 +135,10 @@ def duplicates(
 ) -> None:
     """How many near-copies of made images each measure of the release finds, and how many made images it takes for
     copies of each other."""
-    config, paths = load_config(workspace / "params.yaml"), Paths(workspace.resolve())
-    synthesiser, limits = Synthesiser.load(config, paths), CopyBounds.of(bounds(config, paths))
-    look = load_embedding(config, paths, synthesiser)
+    params = SynthesisParams.of(load_config(workspace / "params.yaml"))
+    paths = workspace_paths(workspace.resolve())
+    synthesiser, limits = Synthesiser.load(params, paths), CopyBounds.of(bounds(params, paths))
+    look = load_embedding(params, paths, synthesiser)
     made = _made(paths, synthesiser, samples, 3).images_u8
     first, alike = (
         first_of_copies(signatures(made), limits.thumbnails)[0],
@@ -207,7 +212,7 @@ def _spent(began: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float64]:
 
 def _made(paths: Paths, synthesiser: Synthesiser, samples: int, seed: int) -> Asked:
     """Returns images of the workspace's prompts."""
-    prompts = [prompt for prompt in read_prompts(paths.prompts) for _ in range(samples)]
+    prompts = [prompt for prompt in read_prompts(paths["prompts"]) for _ in range(samples)]
     ids = [image_id(f"quality-{seed}", prompt.prompt_id, place % samples) for place, prompt in enumerate(prompts)]
     return Asked(synthesiser.images(ids, prompts, synthesiser.keypatches(prompts)), prompts)
 
@@ -244,7 +249,7 @@ def _plant(
     for kind, spoil in _SPOILT.items():
         base = good.take(draw.choice(len(good.prompts), n, replace=False))
         yield kind, Asked(np.stack([spoil(image, draw) for image in base.images_u8]), base.prompts)
-    asked = [prompt for prompt in read_prompts(paths.prompts) if prompt.findings]
+    asked = [prompt for prompt in read_prompts(paths["prompts"]) if prompt.findings]
     for kind, others in (("off-prompt", _other_findings), ("wrong side", _other_side)):
         able = [prompt for prompt in asked if kind != "wrong side" or any(f["side"] in SIDES for f in prompt.findings)]
         prompts = [able[place % len(able)] for place in range(n)]

@@ -28,14 +28,13 @@ from rich.table import Table
 from benchmarks import release_readers as readers
 from benchmarks.made_release import Image, Packed, leave_judged, made_images, pack_shard, plan_of, upload_packed
 from benchmarks.server import serving_s3
-from medsynth_core.config import Paths
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
-from medsynth_core.release import publish as release_stage
 from medsynth_core.storage.completion import finished_shards
 from medsynth_core.storage.index import ReleaseEntry, claim
 from medsynth_core.storage.s3 import S3Store
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 RUN = "b" * 32
@@ -195,9 +194,9 @@ def publish_all(store: S3Store, packed: Callable[[int], Packed], n_shards: int, 
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         made = pool.map(lambda number: upload_packed(store, RUN, number, n_shards, packed(number)), missing)
         records.update(zip(missing, made, strict=True))
-    paths, config = Paths(root), Config()
+    paths, config = workspace_paths(root), Config()
     leave_judged(paths, RUN, [record for _, record in sorted(records.items())])
-    made = release_stage.run(config, paths, store, silent)
+    made = perform("release", config, paths.root, silent, store)
 
     def entry(tag: str) -> ReleaseEntry:
         return ReleaseEntry(

@@ -24,8 +24,10 @@ from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.identity import ShardPlan
+from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 SAMPLES = 16
@@ -51,8 +53,8 @@ def main(
         f"synthesis.guidance={guidance}",
     ]
     root, config = prepared(out / "shards", [*BASE, *SMALL, *wanted, *(settings or ())])
-    worker = worker_of(size, config, Paths(root))
-    plan = stage.rounds(config, Paths(root), worker.store)[-1].plan
+    worker = worker_of(size, config, workspace_paths(root))
+    plan = stage.rounds(SynthesisParams.of(config), workspace_paths(root), worker.store)[-1].plan
     began = time.perf_counter()
     make(worker, plan, root / "warm-up", 1)
     print(f"a first shard: {time.perf_counter() - began:.1f} s")
@@ -72,12 +74,12 @@ def main(
 
 def worker_of(size: str, config: Config, paths: Paths) -> ShardWorker:
     """Returns a worker of the workspace, but for its language model."""
-    worker = stage.open_worker(config, paths, LocalStore(paths.root / "store"))
+    worker = stage.open_worker(SynthesisParams.of(config), paths, LocalStore(paths.root / "store"))
     theirs, device = worker.synthesiser, pick_device(config.device)
     machine = Machine(device, pick_dtype(config.synthesis.precision, device), 1.0, 1.0)
     llm = language_model(SIZES[size], machine, theirs.llm.layout.cells)
     llm.config, llm.tokenizer = theirs.llm.config, theirs.llm.tokenizer
-    synthesiser = Synthesiser(config, theirs.vqgan, theirs.alignment, theirs.codebook, llm)
+    synthesiser = Synthesiser(config.synthesis, theirs.vqgan, theirs.alignment, theirs.codebook, llm)
     return replace(worker, synthesiser=synthesiser)
 
 

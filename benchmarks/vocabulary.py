@@ -31,14 +31,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from medsynth_core.config import Paths
-from medsynth_core.corpus import stage as corpus_stage
 from medsynth_core.corpus.normalised import STUDIES_SCHEMA
 from medsynth_core.progress import silent
 from medsynth_core.vocabulary import stage as vocabulary_stage
 from medsynth_core.vocabulary.mining import Mention, mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.workspace.params import configure
+from medsynth_core.workspace.stages import perform, workspace_paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -306,8 +305,8 @@ def agreement(rows: list[dict[str, str]], found: list[list[tuple[str, bool, bool
 def write_corpus(openi: Path, root: Path, times: int) -> int:
     """Writes a normalised corpus of ``times`` copies of the reports and returns its number of studies."""
     config = configure(["corpus.kind=openi", f"corpus.path={openi}"])
-    corpus_stage.run(config, Paths(root), silent)
-    path = Paths(root).corpus / "studies.parquet"
+    perform("corpus", config, root, silent)
+    path = workspace_paths(root)["corpus"] / "studies.parquet"
     rows = pq.read_table(path).to_pylist()
     with pq.ParquetWriter(path, STUDIES_SCHEMA) as writer:
         for copy in range(times):
@@ -327,11 +326,10 @@ def peak_of_stage(root: Path, cores: set[int]) -> float:
         "import os\n"
         f"os.sched_setaffinity(0, {sorted(cores)})\n"
         "from pathlib import Path\n"
-        "from medsynth_core.config import Paths\n"
         "from medsynth_core.workspace.tree import Config\n"
         "from medsynth_core.progress import silent\n"
-        "from medsynth_core.vocabulary import stage\n"
-        f"stage.run(Config(), Paths(Path({str(root)!r})), silent)\n"
+        "from medsynth_core.workspace.stages import perform\n"
+        f"perform('vocabulary', Config(), Path({str(root)!r}), silent)\n"
     )
     child = psutil.Popen([sys.executable, "-c", script])
     peak = 0.0

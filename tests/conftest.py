@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 from medsynth_core.config import Paths
 from medsynth_core.progress import silent
 from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 TINY: dict[str, Any] = {
@@ -61,9 +62,8 @@ TINY: dict[str, Any] = {
     },
     "synthesis": {"samples_per_prompt": 4, "shard_images": 6, "batch_size": 8},
     "quality": {
-        "copy_quantile": 0.0,
-        "training_copy_quantile": 0.0,
-        "agreement_quantile": 0.0,
+        "duplicate": {"training_quantile": 0.0, "release_quantile": 0.0},
+        "agreement": {"quantile": 0.0},
         "enabled": ["duplicate", "agreement"],
     },
 }
@@ -78,14 +78,9 @@ def tiny(**changes: Mapping[str, Any]) -> Config:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Paths]:
     """A workspace folder with corpus, vocabulary, prompts and trained tiny models; not to be changed."""
-    from medsynth_core.corpus import stage as corpus
-    from medsynth_core.prompts import stage as prompts
-    from medsynth_core.training import alignment, classifier, judge, llm, vqgan
-    from medsynth_core.vocabulary import stage as vocabulary
-
-    config, paths = tiny(), Paths(tmp_path_factory.mktemp("trained"))
-    for stage in (corpus, vocabulary, prompts, classifier, judge, vqgan, alignment, llm):
-        stage.run(config, paths, silent)
+    config, paths = tiny(), workspace_paths(tmp_path_factory.mktemp("trained"))
+    for stage in ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm"):
+        perform(stage, config, paths.root, silent)
     return config, paths
 
 

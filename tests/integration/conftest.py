@@ -85,7 +85,7 @@ def server() -> Iterator[LLMServer]:
 @pytest.fixture
 def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
     """The vocabulary of the trained workspace."""
-    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
+    return Vocabulary.load(trained[1]["vocabulary"] / "vocabulary.json")
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medsynth_core.quality import stage as quality
 
 from benchmarks.made_release import publish_made
 from flows.prepare import prepare
 from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, IncompleteRunError, InputError
-from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
-from medsynth_core.prompts import stage as prompts_stage
-from medsynth_core.release import open_release, publish
+from medsynth_core.release import open_release
 from medsynth_core.release.diff import diff
 from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import Counts, record_key
@@ -31,12 +28,12 @@ from medsynth_core.storage.index import ReleaseEntry, claim, list_tags, read_ent
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, StoredObject, open_store
-from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.workspace.garbage import collect_garbage, find_garbage
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.params import dump_config
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -61,11 +58,11 @@ def workspace(trained: tuple[Config, Paths], root: Path, store: StoreConfig, **s
 
 def released(config: Config, root: Path, store: ObjectStore) -> str:
     """Runs the stages from synthesis on and records the release."""
-    paths = Paths(root)
-    synthesis.run(config, paths, store, silent)
-    quality.run(config, paths, store, silent)
-    privacy.run(config, paths, store, silent)
-    publish.run(config, paths, store, silent)
+    paths = workspace_paths(root)
+    perform("synthesis", config, paths.root, silent, store)
+    perform("deduplicate", config, paths.root, silent, store)
+    perform("privacy", config, paths.root, silent, store)
+    perform("release", config, paths.root, silent, store)
     return record_release(root, store)
 
 
@@ -115,12 +112,12 @@ def test_what_copies_the_parent_is_rejected(team: tuple[Config, Path, ObjectStor
     first = released(config, root, store)
     seen = open_release(root, first).manifest(["signature"])["signature"].to_pylist()
     extended = changed(config, release={"parent": first})
-    paths = Paths(root)
-    synthesis.run(extended, paths, store, silent)
-    shards = json.loads((paths.synthesis / "shards.json").read_text())
+    paths = workspace_paths(root)
+    perform("synthesis", extended, paths.root, silent, store)
+    shards = json.loads((paths["synthesis"] / "shards.json").read_text())
     shards["bounds"]["copy"] = 1.0  # every image is a copy of every other
-    (paths.synthesis / "shards.json").write_text(json.dumps(shards))
-    report = quality.run(extended, paths, store, silent)
+    (paths["synthesis"] / "shards.json").write_text(json.dumps(shards))
+    report = perform("deduplicate", extended, paths.root, silent, store)
     assert report.counts.accepted == 0
     assert report.across_shards == sum(r["counts"]["accepted"] for r in shards["shards"])
     assert len(seen) == len(open_release(root, first).manifest()), "the parent loses nothing"
@@ -129,14 +126,14 @@ def test_what_copies_the_parent_is_rejected(team: tuple[Config, Path, ObjectStor
 def test_an_unknown_parent_is_named_before_any_work(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, store = team
     with pytest.raises(InputError, match="no release 'synthetic-cxr-v9'; it has none"):
-        synthesis.run(changed(config, release={"parent": "synthetic-cxr-v9"}), Paths(root), store, silent)
+        perform("synthesis", changed(config, release={"parent": "synthetic-cxr-v9"}), root, silent, store)
 
 
 def commonest(paths: Paths) -> dict[str, Any]:
     """Returns a finding that some prompt asks for."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(paths.prompts / "prompts.parquet").to_pylist()
+    rows = pq.read_table(paths["prompts"] / "prompts.parquet").to_pylist()
     found: dict[str, Any] = next(finding for row in rows for finding in row["findings"])
     return found
 
@@ -147,7 +144,7 @@ def images_of(root: Path, tag: str, pathology: str) -> int:
 
 def test_quotas_are_met_in_rounds_and_again_over_the_parent(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, store = team
-    name = commonest(Paths(root))["pathology"]
+    name = commonest(workspace_paths(root))["pathology"]
     wanting = changed(config, release={"quotas": {name: 21}, "max_attempts": 5})
     first = released(wanting, root, store)
     n = images_of(root, first, name)
@@ -166,7 +163,9 @@ def test_quotas_are_met_in_rounds_and_again_over_the_parent(team: tuple[Config, 
 
 def test_an_interrupted_round_goes_on(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, store = team
-    wanting = changed(config, release={"quotas": {commonest(Paths(root))["pathology"]: 21}, "max_attempts": 5})
+    wanting = changed(
+        config, release={"quotas": {commonest(workspace_paths(root))["pathology"]: 21}, "max_attempts": 5}
+    )
     first = released(wanting, root, store)
     whole = open_release(root, first).dir_md5
     last = json.loads((root / "data" / "synthesis" / "shards.json").read_text())["run_ids"][-1]
@@ -177,26 +176,26 @@ def test_an_interrupted_round_goes_on(team: tuple[Config, Path, ObjectStore]) ->
 
 def test_a_quota_that_cannot_be_met_says_why(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, store = team
-    name, paths = commonest(Paths(root))["pathology"], Paths(root)
+    name, paths = commonest(workspace_paths(root))["pathology"], workspace_paths(root)
     scarce = changed(config, release={"quotas": {name: 400}, "max_attempts": 1}, quality={"agreement_quantile": 0.999})
     with pytest.raises(
         IncompleteRunError, match=rf"can't be met: {name} \d+ of 400 after \d+ made \(agreement"
     ) as caught:
-        synthesis.run(scarce, paths, store, silent)
+        perform("synthesis", scarce, paths.root, silent, store)
     assert "\n" not in str(caught.value)
     lateral = changed(config, release={"quotas": {f"lateral {name}": 5}})
     with pytest.raises(ConfigError, match=r"no prompt asks for 'lateral .*' \(synthesis.view is frontal\)"):
-        synthesis.run(lateral, paths, store, silent)
+        perform("synthesis", lateral, paths.root, silent, store)
     unknown = changed(config, release={"quotas": {"hangnail": 5}})
     with pytest.raises(ConfigError, match=r"release\.quotas: pathology 'hangnail' is not in the vocabulary"):
-        prompts_stage.run(unknown, paths, silent)
+        perform("prompts", unknown, paths.root, silent)
 
 
 def test_quotas_lead_prompts(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, _ = team
-    paths = Paths(root)
+    paths = workspace_paths(root)
     wanting = changed(config, release={"quotas": {"cardiomegaly": 10, "normal": 3, "frontal": 5}}, prompts={"n": 8})
-    report = prompts_stage.run(wanting, paths, silent)
+    report = perform("prompts", wanting, paths.root, silent)
     assert report.pathologies["cardiomegaly"] >= 3, "ten images at four a prompt"
 
 
@@ -215,17 +214,14 @@ def test_two_writers_on_the_same_shards_leave_one_release(
     store.put(record_key(stale, 0), b'{"of": "another spec"}')
     script = (
         "import sys; from pathlib import Path\n"
-        "from medsynth_core.config import Paths\n"
+        "from medsynth_core.workspace.stages import perform\n"
         "from medsynth_core.workspace.params import load_config\n"
         "from medsynth_core.progress import silent\n"
-        "from medsynth_core.privacy import stage as privacy\n"
-        "from medsynth_core.quality import stage as quality; from medsynth_core.release import publish\n"
-        "from medsynth_core.storage.store import open_store; from medsynth_core.synthesis import stage\n"
+        "from medsynth_core.storage.store import open_store\n"
         "from medsynth_core.workspace.record import record_release\n"
         "root = Path(sys.argv[1]); config = load_config(root / 'params.yaml')\n"
-        "paths, store = Paths(root), open_store(config.store, root)\n"
-        "for run in (stage.run, quality.run, privacy.run, publish.run): run(config, paths, store, silent)\n"
-        "print(record_release(root, store))\n"
+        "for name in ('synthesis', 'quality', 'privacy', 'release'): perform(name, config, root, silent)\n"
+        "print(record_release(root, open_store(config.store, root)))\n"
     )
     one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
     writers = [
@@ -309,7 +305,7 @@ def test_a_cut_off_record_is_finished(team: tuple[Config, Path, ObjectStore], mo
 
 
 def make(root: Path, store: ObjectStore, run: str) -> Callable[[], str]:
-    publish_made(Config(), Paths(root), store, run * 32, (5, 4))
+    publish_made(Config(), workspace_paths(root), store, run * 32, (5, 4))
     return lambda: record_release(root, store)
 
 

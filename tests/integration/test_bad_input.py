@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.prepare import check
 from medsynth_core.errors import MedsynthError
+from medsynth_core.workspace.check import check
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.params import configure
 from medsynth_core.workspace.tree import Config
@@ -51,7 +51,7 @@ def test_the_check_names_it(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     config = configure([override.format(root=workspace) for override in overrides])
     with pytest.raises(MedsynthError) as caught:
-        check(workspace, config)
+        check(config, workspace)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -22,21 +22,18 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 from jsonschema import Draft202012Validator
-from medsynth_core.quality import stage as quality
 from PIL import Image
 
 from medsynth_core.config import Paths
 from medsynth_core.corpus.readers.openi import LICENCE
-from medsynth_core.privacy import stage as privacy
 from medsynth_core.progress import silent
-from medsynth_core.release import publish
 from medsynth_core.release.card import size_category
 from medsynth_core.release.describe import describe
 from medsynth_core.release.settings import ReleaseConfig
 from medsynth_core.storage.content import ObjectRef, content_key
 from medsynth_core.storage.store import open_store
-from medsynth_core.synthesis import stage as synthesis
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -51,14 +48,14 @@ def published(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFa
     (root / "data").mkdir()
     for name in ("data/corpus", "data/vocabulary", "data/prompts", "models"):
         (root / name).symlink_to(trained[1].root / name)
-    paths, store = Paths(root), open_store(config.store, root)
+    paths, store = workspace_paths(root), open_store(config.store, root)
     with pytest.MonkeyPatch.context() as patch:
         # what models without training think depends on the machine: here every third image is at odds with its prompt
         patch.setattr(Synthesiser, "agreement", lambda _, images, texts: np.where(np.arange(len(texts)) % 3, 1.0, -2.0))
-        synthesis.run(config, paths, store, silent)
-    quality.run(config, paths, store, silent)
-    privacy.run(config, paths, store, silent)
-    first, again = (publish.run(config, paths, store, silent) for _ in range(2))
+        perform("synthesis", config, paths.root, silent, store)
+    perform("deduplicate", config, paths.root, silent, store)
+    perform("privacy", config, paths.root, silent, store)
+    first, again = (perform("release", config, paths.root, silent, store) for _ in range(2))
     assert first.dir_md5 == again.dir_md5, "a description that tells the time makes a new version of the same data"
     for entry in json.loads(store.get(content_key(first.dir_md5))):
         path = root / "dataset" / entry["relpath"]

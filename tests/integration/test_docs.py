@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.made_release import publish_made
-from medsynth_core.config import Paths
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -30,7 +30,7 @@ def test_the_lines_of_the_page_run(
     root, config = tmp_path / "team", Config().model_copy(update={"store": store})
     init_workspace(root, config)
     opened = open_store(store, root)
-    publish_made(config, Paths(root), opened, "a" * 32, (40, 30))
+    publish_made(config, workspace_paths(root), opened, "a" * 32, (40, 30))
     record_release(root, opened)
     line = re.search(r"^dvc (get team dataset --rev [\w-]+)", PAGE, re.MULTILINE)
     assert line is not None

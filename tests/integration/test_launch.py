@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +35,6 @@ def test_processes_end_in_the_weights_of_one(
     """To rounding for the LLM. The VQ-GAN weighs its terms by each forward pass' own samples, so its weights only come
     near; the alignment, whose negatives come from one forward pass, isn't compared."""
     config, paths = trained
-    shutil.copy(Path(__file__).parents[2] / "dvc.yaml", tmp_path)
     (tmp_path / "params.yaml").write_text(dump_config(config.model_copy(update={"device": "cpu"})))
     for name in PREPARED:
         if name != f"models/{model}":
@@ -47,7 +45,7 @@ def test_processes_end_in_the_weights_of_one(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    alone = load_file(paths.models / model / "model.safetensors")
+    alone = load_file(paths[model] / "model.safetensors")
     together = load_file(tmp_path / "models" / model / "model.safetensors")
     assert set(together) == set(alone)
     for name, value in alone.items():

@@ -15,7 +15,6 @@ from benchmarks.server import serving
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
-from medsynth_core.prompts import stage
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.providers.local import LocalProvider
@@ -24,6 +23,7 @@ from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.prompts.settings import LocalLLMConfig, OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
@@ -99,10 +99,10 @@ def test_a_local_answer_that_is_cut_off_is_a_problem(
 def test_the_stage_with_a_local_model(chat_model: Path, trained: tuple[Config, Paths], tmp_path: Path) -> None:
     """One text is accepted once, for a normal chest; the other requests are rejected for what is wrong with it."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "vocabulary").symlink_to(trained[1].vocabulary)
+    (tmp_path / "data" / "vocabulary").symlink_to(trained[1]["vocabulary"])
     local = {"model": str(chat_model), "temperature": 0.0}
     config = tiny(prompts={"n": 8, "provider": "transformers", "normal_fraction": 0.5, "transformers": local})
-    report = stage.run(config, Paths(tmp_path), silent)
+    report = perform("prompts", config, tmp_path, silent)
     assert report.accepted == 1
     assert set(report.rejected) == {"missing", "duplicate"}
     assert sum(report.rejected.values()) == 7

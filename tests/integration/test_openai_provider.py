@@ -21,7 +21,6 @@ from benchmarks.llm_server import FAULTS, LLMServer, completion, failing
 from medsynth_core.config import Paths
 from medsynth_core.errors import BudgetError, ConfigError, StateError, TransientError
 from medsynth_core.progress import silent
-from medsynth_core.prompts import stage
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.providers import server as server_module
@@ -31,6 +30,7 @@ from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.prompts.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.params import dump_config
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
@@ -218,7 +218,7 @@ def test_a_ledger_in_use_is_refused(tmp_path: Path) -> None:
 def workspace_of(trained: tuple[Config, Paths], root: Path, server: LLMServer, n: int, **openai: Any) -> Config:
     """Makes a workspace with the trained one's vocabulary that has ``n`` prompts written by the server."""
     (root / "data").mkdir(parents=True)
-    (root / "data" / "vocabulary").symlink_to(trained[1].vocabulary)
+    (root / "data" / "vocabulary").symlink_to(trained[1]["vocabulary"])
     given = {"concurrency": 8, "max_retries": 8, "timeout_s": 1.0, "base_url": server.url, **openai}
     config = tiny(prompts={"n": n, "provider": "openai", "max_similarity": 1.0, "openai": given})
     (root / "params.yaml").write_text(dump_config(config))
@@ -228,11 +228,11 @@ def workspace_of(trained: tuple[Config, Paths], root: Path, server: LLMServer, n
 def prompts_process(root: Path) -> subprocess.Popen[str]:
     script = (
         "from pathlib import Path\n"
-        "from medsynth_core.config import Paths\n"
+        "from medsynth_core.workspace.stages import perform\n"
         "from medsynth_core.workspace.params import load_config\n"
         "from medsynth_core.progress import silent\n"
         "from medsynth_core.prompts import stage\n"
-        "stage.run(load_config(Path('params.yaml')), Paths(Path()), silent)\n"
+        "perform('prompts', load_config(Path('params.yaml')), Path(), silent)\n"
     )
     environment = {**os.environ, "OPENAI_API_KEY": "any"}
     return subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment, text=True)
@@ -268,7 +268,7 @@ def test_two_thousand_prompts_with_a_fifth_of_all_calls_failing_and_a_kill(
     # Of those that were paid before the kill: later, different prompts may make calls of the same content.
     again = [call for call, times in paid_before.items() if server.answered[call] > times]
     assert len(again) <= config.prompts.openai.concurrency, "only calls in flight at the kill are asked for again"
-    with closing(sqlite3.connect(Paths(root).prompt_ledger)) as ledger:
+    with closing(sqlite3.connect(workspace_paths(root).prompt_ledger)) as ledger:
         query = "SELECT COUNT(*) FROM replies WHERE id NOT IN (SELECT reply FROM drafts)"
         assert ledger.execute(query).fetchone() == (0,), "no draft that is kept is asked for again"
     assert len(paid_before) >= 60
@@ -282,25 +282,25 @@ def test_a_budget_is_never_exceeded_and_a_higher_one_goes_on(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     server = LLMServer(vocabulary)
-    paths = Paths(tmp_path / "workspace")
+    paths = workspace_paths(tmp_path / "workspace")
     config = workspace_of(trained, paths.root, server, 200, budget_tokens=12_000)
     for _ in range(2):
         with pytest.raises(BudgetError, match=r"budget_tokens=12000: \d+ tokens are spent"):
-            stage.run(config, paths, silent)
+            perform("prompts", config, paths.root, silent)
         assert 6_000 < server.tokens <= 12_000
     calls = sum(server.answered.values())
     higher = config.prompts.openai.model_copy(update={"budget_tokens": 400_000})
     config = config.model_copy(update={"prompts": config.prompts.model_copy(update={"openai": higher})})
-    report = stage.run(config, paths, silent)
+    report = perform("prompts", config, paths.root, silent)
     assert report.accepted + sum(report.rejected.values()) == 200
     assert sum(server.answered.values()) > calls
     assert set(server.answered.values()) == {1}
     assert report.spent_tokens == server.tokens <= 400_000
     n_bodies = len(server.bodies)
-    assert stage.run(config, paths, silent) == report
+    assert perform("prompts", config, paths.root, silent) == report
     assert len(server.bodies) == n_bodies, "a second run asks nothing"
     more = config.model_copy(update={"prompts": config.prompts.model_copy(update={"n": 210})})
-    report = stage.run(more, paths, silent)
+    report = perform("prompts", more, paths.root, silent)
     assert report.requested == 210
     assert set(server.answered.values()) == {1}
     server.close()

@@ -22,7 +22,6 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from benchmarks.made_release import PATHOLOGIES, publish_made
-from medsynth_core.config import Paths
 from medsynth_core.evaluation.page.gallery import GalleryImage, Neighbour, gallery_rows, read_images
 from medsynth_core.evaluation.page.rejected import rejected_images
 from medsynth_core.evaluation.page.render import PageContent, write_page
@@ -30,6 +29,7 @@ from medsynth_core.release import open_release
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -45,7 +45,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
     store = LocalStore(root / "store")
     config = Config().model_copy(update={"store": StoreConfig(url=str(store.root))})
     init_workspace(root / "workspace", config)
-    publish_made(config, Paths(root / "workspace"), store, "a" * 32, (18, 18), n_rejected=3)
+    publish_made(config, workspace_paths(root / "workspace"), store, "a" * 32, (18, 18), n_rejected=3)
     release = open_release(root / "workspace")
     rows = gallery_rows(release, N_IMAGES)
     gallery = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medsynth_core.quality.duplicate import signatures
+from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.training.calibration import rendered
 
 from benchmarks.made_release import leave_shards, upload_shard
@@ -17,12 +17,12 @@ from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError, RiskError
 from medsynth_core.hashing import sha256_file
 from medsynth_core.models.vqgan import VQGAN
-from medsynth_core.privacy import stage
 from medsynth_core.privacy.released import Released
 from medsynth_core.privacy.risk import read_risk
 from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.progress import silent
-from medsynth_core.release import open_release, publish
+from medsynth_core.filters.thumbnails import thumbnails
+from medsynth_core.release import open_release
 from medsynth_core.storage.content import content_key
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.run import ShardList
@@ -31,6 +31,7 @@ from medsynth_core.synthesis.worker import encode_png
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -45,11 +46,11 @@ def workspace(trained: tuple[Config, Paths], tmp_path: Path) -> tuple[Config, Pa
     (tmp_path / "data").mkdir()
     for name in ("data/corpus", "data/vocabulary", "data/prompts", "models"):
         (tmp_path / name).symlink_to(trained[1].root / name)
-    return config, Paths(tmp_path)
+    return config, workspace_paths(tmp_path)
 
 
 def training_images(paths: Paths) -> np.ndarray:
-    vqgan = VQGAN.load(paths.vqgan)
+    vqgan = VQGAN.load(paths["vqgan"])
     return np.concatenate(list(rendered(vqgan, image_codes(read_pairs(paths, "train"), vqgan))))
 
 
@@ -59,30 +60,30 @@ def leave_images(paths: Paths, store: LocalStore, images: Sequence[np.ndarray], 
     for number, pixels in enumerate(images):
         png = encode_png(pixels)
         row = {"image_id": image_id(RUN, "p", number), "sha256": hashlib.sha256(png).hexdigest()}
-        row |= {"pathology": [], "keypatch_ids": [0], "signature": signatures(pixels[None])[0].tobytes()}
+        row |= {"pathology": [], "keypatch_ids": [0], "signature": thumbnails(pixels[None])[0].tobytes()}
         row |= {"prompt": "made up", "labels": [], "view": "frontal", "synthetic": True}
         made.append((str(row["image_id"]), png, row))
     parts = [made[at : at + a_shard] for at in range(0, len(made), a_shard)]
     records = [upload_shard(store, RUN, number, len(parts), part) for number, part in enumerate(parts)]
-    return leave_shards(paths.quality, RUN, records)
+    return leave_shards(paths["deduplicate"], RUN, records)
 
 
 def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
     leave_images(paths, store, list(training_images(paths)), 50)
-    report = stage.run(config, paths, store, silent)
+    report = perform("privacy", config, paths.root, silent, store)
     assert report.n_synthetic == report.n_training > report.n_held_out > 20
     assert report.figures["judge"]["authenticity"] == 0.0
     assert report.figures["pixels"]["membership_auc"] > 0.9
     before = {entry.key for entry in store.list("")}
     with pytest.raises(RiskError, match=r"not published: .* above privacy\.limits\."):
-        publish.run(config, paths, store, silent)
+        perform("release", config, paths.root, silent, store)
     assert {entry.key for entry in store.list("")} == before, "nothing of a refused release is left"
     assert not (paths.root / "dataset.dvc").exists()
     limits = RiskLimits(**dict.fromkeys(RiskLimits.model_fields))
     accepting = config.model_copy(update={"privacy": config.privacy.model_copy(update={"limits": limits})})
-    publish.run(accepting, paths, store, silent)
+    perform("release", accepting, paths.root, silent, store)
     figures = open_release(paths.root).info["privacy"]["figures"]
     assert {row["limit"] for row in figures} == {None}
     assert "reach an AUC of 1.00" in open_release(paths.root).read("README.md").decode()
@@ -93,8 +94,8 @@ def test_strangers_may_be_published(workspace: tuple[Config, Paths]) -> None:
     store = LocalStore(paths.root / "store")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)
     leave_images(paths, store, list(pixels), 20)
-    assert stage.run(config, paths, store, silent).figures["judge"]["authenticity"] == 1.0
-    publish.run(config, paths, store, silent)
+    assert perform("privacy", config, paths.root, silent, store).figures["judge"]["authenticity"] == 1.0
+    perform("release", config, paths.root, silent, store)
     assert open_release(paths.root).info["privacy"]["n_synthetic"] == 40
 
 
@@ -118,17 +119,19 @@ def test_who_measures_first_is_right(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
     leave_images(paths, store, list(np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)), 20)
-    first = stage.run(config, paths, store, silent)
+    first = perform("privacy", config, paths.root, silent, store)
     (record,) = (found.key for found in store.list("runs/") if "/privacy/" in found.key)
     told = json.loads(store.get(record))
     told["figures"][1]["value"] = 0.12345
     store.put(record, json.dumps(told).encode())
     metric = told["figures"][1]["metric"]
     assert (
-        stage.run(config, paths, store, silent).figures["pixels"][metric] == 0.12345 != first.figures["pixels"][metric]
+        perform("privacy", config, paths.root, silent, store).figures["pixels"][metric]
+        == 0.12345
+        != first.figures["pixels"][metric]
     )
     other = config.model_copy(update={"seed": 7})
-    assert stage.run(other, paths, store, silent).figures["pixels"][metric] != 0.12345
+    assert perform("privacy", other, paths.root, silent, store).figures["pixels"][metric] != 0.12345
 
 
 def test_a_damaged_image_is_named(workspace: tuple[Config, Paths]) -> None:
@@ -141,7 +144,7 @@ def test_a_damaged_image_is_named(workspace: tuple[Config, Paths]) -> None:
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"XDAT"))
     with pytest.raises(CorruptObjectError, match=r"bytes of image [0-9a-f]{24} don't match its manifest row"):
-        stage.run(config, paths, store, silent)
+        perform("privacy", config, paths.root, silent, store)
 
 
 def test_what_cant_be_measured_says_why_and_may_be_published(workspace: tuple[Config, Paths]) -> None:
@@ -149,10 +152,10 @@ def test_what_cant_be_measured_says_why_and_may_be_published(workspace: tuple[Co
     store = LocalStore(paths.root / "store")
     leave_images(paths, store, list(np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)), 8)
     with pytest.raises(InputError, match="run `medsynth privacy` first"):
-        publish.run(config, paths, store, silent)
-    stage.run(config, paths, store, silent)
-    shards = sha256_file(paths.quality / "shards.json")
-    figure = read_risk(paths.privacy, shards)["figures"][0]
+        perform("release", config, paths.root, silent, store)
+    perform("privacy", config, paths.root, silent, store)
+    shards = sha256_file(paths["deduplicate"] / "shards.json")
+    figure = read_risk(paths["privacy"], shards)["figures"][0]
     assert figure["reason"] == "8 synthetic images are fewer than privacy.min_images=10"
-    publish.run(config, paths, store, silent)
+    perform("release", config, paths.root, silent, store)
     assert "was not measured: 8 synthetic images are fewer" in open_release(paths.root).read("README.md").decode()

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from benchmarks.made_release import publish_made
-from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError
 from medsynth_core.manifest import read_rows, table_of
 from medsynth_core.release import Release, collate, open_release
@@ -26,6 +25,7 @@ from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import git
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -38,7 +38,7 @@ def found(root: Path, store: StoreConfig) -> Path:
     config = Config().model_copy(update={"store": store})
     init_workspace(root, config)
     opened = open_store(store, root)
-    publish_made(config, Paths(root), opened, "a" * 32, SHARDS)
+    publish_made(config, workspace_paths(root), opened, "a" * 32, SHARDS)
     assert record_release(root, opened) == TAG
     return root
 

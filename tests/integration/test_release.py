@@ -21,11 +21,10 @@ import yaml
 from PIL import Image
 
 from benchmarks.made_release import leave_judged, made_images, upload_shard
-from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, IncompleteRunError, InputError, MedsynthError
 from medsynth_core.manifest import table_of
 from medsynth_core.progress import silent
-from medsynth_core.release import open_release, publish
+from medsynth_core.release import open_release
 from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import content_key, md5_of_key, put_content
@@ -38,6 +37,7 @@ from medsynth_core.workspace.garbage import find_garbage
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.record import record_release
 from medsynth_core.workspace.repository import dvc, git
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -54,7 +54,7 @@ class Team:
     """A workspace that a first release was made in."""
 
     def __init__(self, root: Path, config: StoreConfig) -> None:
-        self.root, self.paths = root, Paths(root)
+        self.root, self.paths = root, workspace_paths(root)
         self.config: Config = Config().model_copy(update={"store": config})
         self.store = open_store(config, root)
         self.is_local = not config.url.startswith("s3://")
@@ -71,7 +71,7 @@ class Team:
         return self
 
     def publish(self) -> None:
-        publish.run(self.config, self.paths, self.store, silent)
+        perform("release", self.config, self.root, silent, self.store)
 
     def release(self) -> str:
         self.publish()
@@ -186,7 +186,7 @@ def test_a_release_that_is_repeated_is_the_same_and_a_new_one_gets_a_new_tag(loc
 
 
 def test_the_page_of_a_release_lies_beside_its_record(team: Team) -> None:
-    folder, key = team.paths.report, report_key(team.tag)
+    folder, key = team.paths["report"], report_key(team.tag)
     assert team.store.size(key) is None, "a release without a page is recorded all the same"
     folder.mkdir(parents=True)
     for name, page in ((open_release(team.root).name, b"<p>one"), (open_release(team.root).name, b"<p>two")):
@@ -401,7 +401,7 @@ def test_a_release_is_refused_when_the_accounting_is_off(local_team: Team) -> No
 
 
 def test_a_shard_list_whose_sum_is_off_is_refused_in_one_line(local_team: Team) -> None:
-    path = local_team.paths.quality / "shards.json"
+    path = local_team.paths["deduplicate"] / "shards.json"
     path.write_text(path.read_text().replace('"accepted": 6', '"accepted": 5'))
     with pytest.raises(MedsynthError, match=r"shards\.json") as caught:
         local_team.publish()

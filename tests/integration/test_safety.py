@@ -11,11 +11,9 @@ import pytest
 
 from benchmarks.llm_server import LLMServer
 from medsynth_core.config import Paths
-from medsynth_core.corpus import stage as corpus
 from medsynth_core.progress import silent
-from medsynth_core.prompts import stage as prompts
-from medsynth_core.vocabulary import stage as vocabulary
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
 
@@ -67,7 +65,7 @@ def planted(tmp_path: Path) -> tuple[Config, Paths]:
         },
         prompts={"n": 40, "provider": "openai", "min_together": 1},
     )
-    return config, Paths(tmp_path / "workspace")
+    return config, workspace_paths(tmp_path / "workspace")
 
 
 def found(text: str) -> list[str]:
@@ -80,14 +78,14 @@ def test_canaries_reach_neither_the_server_nor_the_logs(
     config, paths = planted
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-of-the-key")
     caplog.set_level(logging.DEBUG)
-    corpus.run(config, paths, silent)
-    vocabulary.run(config, paths, silent)
-    server = LLMServer(Vocabulary.load(paths.vocabulary / "vocabulary.json"), fault_rate=0.2)
+    perform("corpus", config, paths.root, silent)
+    perform("vocabulary", config, paths.root, silent)
+    server = LLMServer(Vocabulary.load(paths["vocabulary"] / "vocabulary.json"), fault_rate=0.2)
     openai = config.prompts.openai.model_copy(
         update={"base_url": server.url, "timeout_s": 1.0, "concurrency": 4, "max_retries": 9}
     )
     config = config.model_copy(update={"prompts": config.prompts.model_copy(update={"openai": openai})})
-    report = prompts.run(config, paths, silent)
+    report = perform("prompts", config, paths.root, silent)
     server.close()
     assert report.accepted > 0
 
@@ -96,9 +94,13 @@ def test_canaries_reach_neither_the_server_nor_the_logs(
     assert found(sent) == []
     assert found(caplog.text) == []
     assert "sk-canary" not in caplog.text
-    for path in (paths.vocabulary / "vocabulary.json", paths.vocabulary / "terms.csv", paths.prompts / "account.json"):
+    for path in (
+        paths["vocabulary"] / "vocabulary.json",
+        paths["vocabulary"] / "terms.csv",
+        paths["prompts"] / "account.json",
+    ):
         assert found(path.read_text()) == [], path
-    written = b"".join(p.read_bytes() for p in (*paths.prompts.iterdir(), paths.prompt_ledger))
+    written = b"".join(p.read_bytes() for p in (*paths["prompts"].iterdir(), paths.prompt_ledger))
     assert b"sk-canary" not in written
 
 

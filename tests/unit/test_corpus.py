@@ -11,11 +11,12 @@ from medsynth_core.config import Paths
 from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.sections import parse_sections
-from medsynth_core.corpus.stage import SPLITS, run, split_of
+from medsynth_core.corpus.stage import SPLITS, split_of
 from medsynth_core.errors import InputError
 from medsynth_core.models.pixels import to_images, to_inputs
 from medsynth_core.progress import silent
 from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
 
 
@@ -62,7 +63,7 @@ def test_a_table_with_images_is_normalised(tmp_path: Path, png_folder: Path) -> 
     path = write_table(
         tmp_path, text=["Clear lungs."] * 3, filename=["0.png", "1.png", "2.png"], patient=["a", "a", "b"]
     )
-    report = run(table_config(path, columns={"patient": "patient"}), Paths(tmp_path / "w"), silent)
+    report = perform("corpus", table_config(path, columns={"patient": "patient"}), tmp_path / "w", silent)
     corpus = Corpus.open(tmp_path / "w" / "data" / "corpus")
     assert sum(report.studies.values()) == sum(report.views.values()) == 3
     assert corpus.images(np.array([2, 0])).shape == (2, 32, 32)
@@ -72,27 +73,27 @@ def test_a_table_with_images_is_normalised(tmp_path: Path, png_folder: Path) -> 
 
 def test_image_paths_may_be_relative_to_the_table(tmp_path: Path, png_folder: Path) -> None:
     path = write_table(tmp_path, text=["Clear lungs."] * 2, filename=["images/0.png", "images/1.png"])
-    assert sum(run(table_config(path), Paths(tmp_path / "w"), silent).views.values()) == 2
+    assert sum(perform("corpus", table_config(path), tmp_path / "w", silent).views.values()) == 2
 
 
 def test_reports_without_images_are_read(tmp_path: Path) -> None:
     path = write_table(tmp_path, text=["Clear lungs.", "Effusion."], filename=["", ""])
-    assert run(table_config(path), Paths(tmp_path), silent).views == dict.fromkeys(SPLITS, 0)
+    assert perform("corpus", table_config(path), tmp_path, silent).views == dict.fromkeys(SPLITS, 0)
 
 
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     path = write_table(tmp_path, report_text=["x"], filename=[""])
     with pytest.raises(InputError, match=r"no column 'text'; did you mean 'report_text'"):
-        run(table_config(path), Paths(tmp_path), silent)
+        perform("corpus", table_config(path), tmp_path, silent)
 
 
 def test_a_few_bad_images_are_listed_and_many_are_an_error(tmp_path: Path, png_folder: Path) -> None:
     (png_folder / "bad.png").write_bytes(b"not an image")
     path = write_table(tmp_path, text=["Clear."] * 4, filename=["0.png", "1.png", "2.png", "bad.png"])
     with pytest.raises(InputError, match=r"bad\.png.*1 of 8 rows, images and masks"):
-        run(table_config(path), Paths(tmp_path / "w"), silent)
+        perform("corpus", table_config(path), tmp_path / "w", silent)
     assert not (tmp_path / "w" / "data" / "corpus").exists(), "a failed stage leaves nothing half written"
-    assert run(table_config(path, max_bad_fraction=0.5), Paths(tmp_path / "w"), silent).skipped == 1
+    assert perform("corpus", table_config(path, max_bad_fraction=0.5), tmp_path / "w", silent).skipped == 1
     assert "bad.png" in (tmp_path / "w" / "data" / "corpus" / "skipped.csv").read_text()
 
 
@@ -100,7 +101,7 @@ def test_an_image_path_that_leaves_its_folder_is_refused(tmp_path: Path, png_fol
     (tmp_path / "secret.png").write_bytes((png_folder / "0.png").read_bytes())
     path = write_table(tmp_path, text=["Clear."], filename=["../secret.png"])
     with pytest.raises(InputError, match="leaves its folder"):
-        run(table_config(path), Paths(tmp_path / "w"), silent)
+        perform("corpus", table_config(path), tmp_path / "w", silent)
 
 
 def test_openi_without_images_keeps_its_reports(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_openi_without_images_keeps_its_reports(tmp_path: Path) -> None:
         tmp_path / "indiana_projections.csv", index=False
     )
     config = parse_config({"corpus": {"kind": "openi", "path": str(tmp_path), "max_bad_fraction": 0.5}}, "test")
-    report = run(config, Paths(tmp_path / "w"), silent)
+    report = perform("corpus", config, tmp_path / "w", silent)
     assert (sum(report.studies.values()), report.skipped) == (1, 1)
 
 
@@ -155,9 +156,9 @@ def test_sections_of_several_houses(text: str, sections: tuple[str, str]) -> Non
 
 
 def test_the_phantom_corpus_holds_a_patient_in_one_split(trained: tuple[Config, Paths]) -> None:
-    rows = Corpus.open(trained[1].corpus).studies().to_pylist()
+    rows = Corpus.open(trained[1]["corpus"]).studies().to_pylist()
     splits: dict[str, set[str]] = {}
     for row in rows:
         splits.setdefault(row["patient_id"], set()).add(row["split"])
     assert all(len(names) == 1 for names in splits.values())
-    assert json.loads((trained[1].corpus / "corpus.json").read_text())["kind"] == "phantom"
+    assert json.loads((trained[1]["corpus"] / "corpus.json").read_text())["kind"] == "phantom"

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from medsynth_core.quality import stage
-from medsynth_core.quality.duplicate import signatures
+from medsynth_core.filters.thumbnails import thumbnails
 
-from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.manifest import read_rows, table_of
 from medsynth_core.progress import silent
@@ -23,6 +22,7 @@ from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 CONFIG = Config()
@@ -46,7 +46,7 @@ def make_shard(store: LocalStore, shard: int, seeds: list[int], n_shards: int) -
         writer.add(identity, png, {"prompt": "made up"})
         row = {"image_id": identity, "size": len(png), "sha256": hashlib.sha256(png).hexdigest()}
         row |= {"features": looks(seed % 100), "llm_sha256": "l"}
-        row |= {"signature": signatures(image(seed)[None])[0].tobytes(), "score_release_distance": 0.5}
+        row |= {"signature": thumbnails(image(seed)[None])[0].tobytes(), "score_release_distance": 0.5}
         rows.append(row | {"verdict": "accepted", "reasons": []})
     tar, places = writer.finish()
     kept = [row | {"shard": name, "offset": places[row["image_id"]][0]} for row in rows]
@@ -63,9 +63,9 @@ def make_shard(store: LocalStore, shard: int, seeds: list[int], n_shards: int) -
 
 
 def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tuple[ShardList, stage.QualityReport]:
-    paths, store = Paths(root), LocalStore(root / "store")
+    paths, store = workspace_paths(root), LocalStore(root / "store")
     records = [make_shard(store, number, seeds, len(shards)) for number, seeds in enumerate(shards)]
-    paths.synthesis.mkdir(parents=True, exist_ok=True)
+    paths["synthesis"].mkdir(parents=True, exist_ok=True)
     total = reduce(add, (record.counts for record in records))
     made = ShardList(
         spec_hash="s",
@@ -76,9 +76,9 @@ def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tupl
         shards=tuple(records),
         counts=total,
     )
-    made.save(paths.synthesis)
-    report = stage.run(config, paths, store, silent)
-    return ShardList.load(paths.quality, "quality"), report
+    made.save(paths["synthesis"])
+    report = perform("deduplicate", config, paths.root, silent, store)
+    return ShardList.load(paths["deduplicate"], "deduplicate"), report
 
 
 def test_a_copy_across_shards_goes_and_its_row_stays(tmp_path: Path) -> None:
@@ -103,16 +103,16 @@ def test_a_copy_across_shards_goes_and_its_row_stays(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_rejected_images_lists_its_first(tmp_path: Path) -> None:
-    paths, store = Paths(tmp_path), LocalStore(tmp_path / "store")
+    paths, store = workspace_paths(tmp_path), LocalStore(tmp_path / "store")
     judged(tmp_path, [[1], [2, 1]])
-    made = ShardList.load(paths.synthesis, "synthesis")
+    made = ShardList.load(paths["synthesis"], "synthesis")
     alone = Counts(requested=2, accepted=2)
     clean = made.shards[1].model_copy(update={"rejected": None, "counts": alone})
     made.model_copy(update={"shards": (made.shards[0], clean), "counts": made.shards[0].counts + alone}).save(
-        paths.synthesis
+        paths["synthesis"]
     )
-    stage.run(CONFIG, paths, store, silent)
-    part = ShardList.load(paths.quality, "quality").shards[1].rejected
+    perform("deduplicate", CONFIG, paths.root, silent, store)
+    part = ShardList.load(paths["deduplicate"], "deduplicate").shards[1].rejected
     assert part is not None
     assert part.relpath == "rejected/part-00001.parquet"
     assert read_rows(get_content(store, part))["image_id"].to_pylist() == ["1-1"]
@@ -146,7 +146,7 @@ def test_what_stays_is_found_at_its_offset_with_its_hash(tmp_path: Path) -> None
 
 def test_shards_without_copies_are_the_same_objects(tmp_path: Path) -> None:
     result, report = judged(tmp_path, [[1, 2], [3]])
-    made = ShardList.load(Paths(tmp_path).synthesis, "synthesis")
+    made = ShardList.load(workspace_paths(tmp_path)["synthesis"], "synthesis")
     assert result == made
     assert report.across_shards == 0
 
@@ -159,9 +159,9 @@ def test_a_shard_that_loses_everything_has_no_tar(tmp_path: Path) -> None:
 
 def test_the_second_run_gives_the_same_bytes(tmp_path: Path) -> None:
     judged(tmp_path, [[1, 2], [2, 1]])
-    before = (Paths(tmp_path).quality / "shards.json").read_bytes()
+    before = (workspace_paths(tmp_path)["deduplicate"] / "shards.json").read_bytes()
     judged(tmp_path, [[1, 2], [2, 1]])
-    assert (Paths(tmp_path).quality / "shards.json").read_bytes() == before
+    assert (workspace_paths(tmp_path)["deduplicate"] / "shards.json").read_bytes() == before
 
 
 def test_a_disabled_filter_drops_nothing(tmp_path: Path) -> None:
@@ -172,4 +172,4 @@ def test_a_disabled_filter_drops_nothing(tmp_path: Path) -> None:
 
 def test_without_synthesis_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `medsynth synthesis` first"):
-        stage.run(CONFIG, Paths(tmp_path), LocalStore(tmp_path / "store"), silent)
+        perform("deduplicate", CONFIG, tmp_path, silent, LocalStore(tmp_path / "store"))

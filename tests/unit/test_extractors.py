@@ -9,22 +9,21 @@ from pytorch_fid import inception as fid
 from torchvision.models import inception_v3
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor, ViTModel
 
-from flows.prepare import check
-from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.extractors import load_extractor
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.settings import ClassifierConfig
+from medsynth_core.workspace.check import check
 from medsynth_core.workspace.params import configure
-from medsynth_core.workspace.tree import Config
+from medsynth_core.workspace.stages import workspace_paths
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8))
 
 
 @torch.inference_mode()
 def features(name: str, folder: Path) -> torch.Tensor:
-    found: torch.Tensor = load_extractor(name, Config(), Paths(folder))(IMAGES)
+    found: torch.Tensor = load_extractor(name, workspace_paths(folder))(IMAGES)
     assert found.dtype == torch.float32
     return found
 
@@ -73,7 +72,7 @@ def test_a_flow_asks_for_weights_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {}")
     with pytest.raises(InputError, match="no Inception weights there"):
-        check(tmp_path, configure(["evaluation.extractors=['inception:away.pth']"]))
+        check(configure(["evaluation.extractors=['inception:away.pth']"]), tmp_path)
 
 
 def test_an_unknown_extractor_is_refused() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.special import expit
 
-from flows.prepare import check
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.stage import SPLITS
@@ -18,12 +17,13 @@ from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.progress import silent
-from medsynth_core.training import judge
 from medsynth_core.training.judge import calibration, fit_temperature
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, label_matrix, pathology_labels
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.check import check
 from medsynth_core.workspace.params import configure, parse_config
+from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
 
 EFFUSION = {"pathology": "pleural effusion", "anatomy": "costophrenic angle", "side": "left", "severity": "mild"}
@@ -49,17 +49,17 @@ def test_a_finding_lies_in_its_place_and_in_what_holds_it() -> None:
 
 def test_nobody_else_learns_from_the_judges_patients(trained: tuple[Config, Paths]) -> None:
     config, paths = trained
-    splits = {name: set(Corpus.open(paths.corpus).studies(name)["patient_id"].to_pylist()) for name in SPLITS}
+    splits = {name: set(Corpus.open(paths["corpus"]).studies(name)["patient_id"].to_pylist()) for name in SPLITS}
     assert all(splits.values())
     assert sum(map(len, splits.values())) == len(set().union(*splits.values())), "patients are disjoint"
-    vocabulary = Vocabulary.load(paths.vocabulary / "vocabulary.json")
-    assert vocabulary.n_studies == Corpus.open(paths.corpus).studies("train").num_rows
+    vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
+    assert vocabulary.n_studies == Corpus.open(paths["corpus"]).studies("train").num_rows
     own = read_pairs(paths, "judge")
     assert set(own.patients) <= splits["judge"]
     assert any(own.findings), "mining labels the split"
-    codebook = VisualCodebook.load(paths.alignment / "codebook")
+    codebook = VisualCodebook.load(paths["alignment"] / "codebook")
     assert not set(codebook.rows_E.tolist()) & set(own.rows.tolist())
-    learnt = Judge.load(paths.judge).labels
+    learnt = Judge.load(paths["judge"]).labels
     for term, side in learnt:
         having = {
             patient
@@ -72,9 +72,9 @@ def test_nobody_else_learns_from_the_judges_patients(trained: tuple[Config, Path
 
 def test_the_language_model_brings_the_judge_along(trained: tuple[Config, Paths]) -> None:
     _, paths = trained
-    assert model_digest(paths.llm / "judge") == model_digest(paths.judge)
-    assert FindingClassifier.load(paths.llm / "judge").labels == Judge.load(paths.judge).labels
-    card = read_card(paths.judge)
+    assert model_digest(paths["llm"] / "judge") == model_digest(paths["judge"])
+    assert FindingClassifier.load(paths["llm"] / "judge").labels == Judge.load(paths["judge"]).labels
+    card = read_card(paths["judge"])
     assert {"auroc_pathology", "auroc_anatomy", "calibration_error", "calibration_error_raw", "brier"} <= set(card)
 
 
@@ -136,7 +136,7 @@ def test_too_few_patients_are_said(
     for name in ("corpus", "vocabulary"):
         (tmp_path / "data" / name).symlink_to(paths.root / "data" / name)
     strict = config.vocabulary.model_copy(update={"min_studies": 10_000})
-    report = judge.run(config.model_copy(update={"vocabulary": strict}), Paths(tmp_path), silent)
+    report = perform("judge", config.model_copy(update={"vocabulary": strict}), tmp_path, silent)
     figures = {name: value for name, value in report.metrics.items() if not name.startswith("dice_")}
     assert figures == {"labels": 0.0, "temperature": 1.0}
     assert "raise corpus.judge_fraction, or lower vocabulary.min_studies" in caplog.text
@@ -146,6 +146,6 @@ def test_a_judge_without_patients_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {}")
     with pytest.raises(ConfigError, match="labelling judge has no patients to learn from; raise it"):
-        check(tmp_path, configure(["corpus.judge_fraction=0"]))
+        check(configure(["corpus.judge_fraction=0"]), tmp_path)
     with pytest.raises(ConfigError, match="or more for training"):
         parse_config({"corpus": {"judge_fraction": 0.85}}, "test")

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation.extractors import load_extractor
 from medsynth_core.evaluation.figures import Figure
@@ -21,7 +20,7 @@ from medsynth_core.evaluation.metrics.classification import aurocs, balanced_acc
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.settings import ClassifierConfig
-from medsynth_core.workspace.tree import Config
+from medsynth_core.workspace.stages import workspace_paths
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 64, 64), dtype=np.uint8))
 TERMS = ["lung", "mass", "pleura"]
@@ -107,7 +106,7 @@ def test_our_judge_finds_a_term_on_either_side(tmp_path: Path) -> None:
     labels = [("mass", "left"), ("mass", "right"), ("lung", "left")]
     net = FindingClassifier(ClassifierConfig(channels=(8, 8)), labels).eval()
     Judge(net, 2.0).save(tmp_path / "models" / "llm" / "judge")
-    judge = load_judge("judge", Config(), Paths(tmp_path))
+    judge = load_judge("judge", workspace_paths(tmp_path))
     logits = net(IMAGES[:, None] / 127.5 - 1) / 2.0
     assert judge.terms == ["lung", "mass"]
     torch.testing.assert_close(judge(IMAGES), torch.stack([logits[:, 2], logits[:, :2].amax(1)], 1))
@@ -133,7 +132,7 @@ def test_an_external_judge_is_torchxrayvisions(tmp_path: Path, thresholds: list[
     reference = converted(tmp_path / "x.safetensors", thresholds)
     pixels = torch.from_numpy(np.stack([xrv.utils.normalize(image, 255)[None] for image in IMAGES.numpy()]))
     resized = xrv.utils.fix_resolution(pixels, 224, reference)
-    judge = load_judge("torchxrayvision:x.safetensors", Config(), Paths(tmp_path))
+    judge = load_judge("torchxrayvision:x.safetensors", workspace_paths(tmp_path))
     found, expected = judge(IMAGES), reference(resized)
     kept = [i for i, name in enumerate(reference.targets) if name != "Lung Lesion"]
     assert (judge.terms[0], judge.terms[7], len(judge.terms)) == ("atelectasis", "pleural effusion", 17)
@@ -143,19 +142,19 @@ def test_an_external_judge_is_torchxrayvisions(tmp_path: Path, thresholds: list[
         kept = kept[:-1]
         np.testing.assert_array_equal((found > 0)[:, : len(kept)], (expected > 0.5)[:, kept])
         assert 0.1 < (found > 0).float().mean() < 0.9
-    features = load_extractor("torchxrayvision:x.safetensors", Config(), Paths(tmp_path))(IMAGES)
+    features = load_extractor("torchxrayvision:x.safetensors", workspace_paths(tmp_path))(IMAGES)
     torch.testing.assert_close(features, reference.features2(resized), rtol=1e-4, atol=1e-3)
 
 
 def test_an_external_judge_says_what_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     converted(tmp_path / "x.safetensors", None)
-    load_judge("torchxrayvision:x.safetensors", Config(), Paths(tmp_path))
+    load_judge("torchxrayvision:x.safetensors", workspace_paths(tmp_path))
     assert "the ontology has no name for Lung Lesion; left out" in caplog.text
 
 
 def test_pickled_and_foreign_weights_are_refused(tmp_path: Path) -> None:
     def load(name: str) -> None:
-        load_judge(f"torchxrayvision:{name}", Config(), Paths(tmp_path))
+        load_judge(f"torchxrayvision:{name}", workspace_paths(tmp_path))
 
     with pytest.raises(InputError, match="no torchxrayvision weights there"):
         load("away.pt")

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from medsynth_core.config import Paths
-from medsynth_core.corpus import stage as corpus_stage
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.corpus.records import ORGANS, UNMASKED
@@ -28,7 +27,9 @@ from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.training import segmenter
 from medsynth_core.training.loop import make_accelerator
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.training.settings import JudgeParams
 from medsynth_core.workspace.params import parse_config
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 from tests.judged import GivenJudging, chain
 
@@ -127,7 +128,10 @@ def test_the_segmenter_learns_where_organs_are(tmp_path: Path) -> None:
     )
     paths = prepared(config, tmp_path)
     pairs, held_out = read_pairs(paths, "judge"), read_pairs(paths, "val")
-    found = segmenter.fit(1, pairs, held_out, config, paths, make_accelerator(config), silent)
+    params = JudgeParams.of(config)
+    how = {"accelerator": make_accelerator(params), "key": "k", "seed": 0, "progress": silent}
+    how["checkpoint"] = tmp_path / "segmenter.safetensors"
+    found = segmenter.fit(params.segmenter, pairs, held_out, **how)
     assert found is not None
     model, figures = found
     assert min(figures.values()) > 0.7, figures
@@ -137,24 +141,23 @@ def test_the_segmenter_learns_where_organs_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(organ_cells(loaded, images), organ_cells(model, images))
     assert organ_cells(loaded, np.kron(images[:2], np.ones((1, 8, 8), dtype=np.uint8))).shape == (2, CELLS, CELLS)
     lateral = replace(pairs, views=["lateral"] * len(pairs))
-    assert segmenter.fit(1, lateral, held_out, config, paths, make_accelerator(config), silent) is None
+    assert segmenter.fit(params.segmenter, lateral, held_out, **how) is None
 
 
 def prepared(config: Config, root: Path) -> Paths:
     """Returns a workspace with a corpus and its vocabulary."""
-    from medsynth_core.vocabulary import stage as vocabulary_stage
 
-    paths = Paths(root / "w")
-    corpus_stage.run(config, paths, silent)
-    vocabulary_stage.run(config, paths, silent)
+    paths = workspace_paths(root / "w")
+    perform("corpus", config, paths.root, silent)
+    perform("vocabulary", config, paths.root, silent)
     return paths
 
 
 def test_the_judge_brings_a_segmenter_where_there_are_masks(trained: tuple[Config, Paths]) -> None:
     _, paths = trained
-    assert Judge.load(paths.judge).segmenter is not None
-    assert {f"dice_{organ.replace(' ', '_')}" for organ in ORGANS} <= set(read_card(paths.judge))
-    assert UsualOrgans.load(paths.llm)
+    assert Judge.load(paths["judge"]).segmenter is not None
+    assert {f"dice_{organ.replace(' ', '_')}" for organ in ORGANS} <= set(read_card(paths["judge"]))
+    assert UsualOrgans.load(paths["llm"])
     assert not list(paths.checkpoints.glob("segmenter*"))
 
 
@@ -175,7 +178,7 @@ def write_table(folder: Path, masks: list[np.ndarray | str]) -> Config:
 def test_masks_of_a_table_are_cropped_like_its_images(tmp_path: Path) -> None:
     mask = np.zeros((30, 40), dtype=np.uint8)
     mask[:, :20], mask[:, 20:] = RIGHT, LEFT
-    report = corpus_stage.run(write_table(tmp_path, [mask, ""]), Paths(tmp_path / "w"), silent)
+    report = perform("corpus", write_table(tmp_path, [mask, ""]), tmp_path / "w", silent)
     assert (report.masks, report.skipped) == (1, 0)
     first, second = Corpus.open(tmp_path / "w" / "data" / "corpus").masks(np.array([0, 1]))
     assert (first[:, :32] == RIGHT).all(), "the middle square"
@@ -195,7 +198,7 @@ def test_masks_of_a_table_are_cropped_like_its_images(tmp_path: Path) -> None:
 )
 def test_an_image_whose_mask_is_wrong_is_kept_without_it(tmp_path: Path, mask: np.ndarray | str, message: str) -> None:
     good = np.zeros((30, 40), dtype=np.uint8)
-    report = corpus_stage.run(write_table(tmp_path, [mask, good]), Paths(tmp_path / "w"), silent)
+    report = perform("corpus", write_table(tmp_path, [mask, good]), tmp_path / "w", silent)
     assert (sum(report.views.values()), report.masks, report.skipped) == (2, 1, 1)
     assert message in (tmp_path / "w" / "data" / "corpus" / "skipped.csv").read_text()
 

@@ -15,7 +15,7 @@ from medsynth_core.prompts.messages import read_answer, told_vocabulary
 from medsynth_core.prompts.providers.template import TemplateProvider
 from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding, Usage
 from medsynth_core.prompts.sampling import sample_requests
-from medsynth_core.prompts.settings import PromptsConfig
+from medsynth_core.prompts.settings import PromptsConfig, PromptsParams
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import FindingCount, PairCount, TermCount, Vocabulary
@@ -125,9 +125,9 @@ def test_what_a_finding_excludes(text: str, request_: PromptRequest, reason: str
 
 
 def test_the_account_adds_up(trained: tuple[Config, Paths]) -> None:
-    account = json.loads((trained[1].prompts / "account.json").read_text())
+    account = json.loads((trained[1]["prompts"] / "account.json").read_text())
     assert account["requested"] == account["accepted"] + sum(account["rejected"].values()) == 6
-    assert pq.read_table(trained[1].prompts / "prompts.parquet").num_rows == account["accepted"]
+    assert pq.read_table(trained[1]["prompts"] / "prompts.parquet").num_rows == account["accepted"]
 
 
 def vocabulary(
@@ -249,11 +249,11 @@ def test_the_plan_says_what_will_be_asked_and_what_it_costs(trained: tuple[Confi
             ),
         }
     )
-    plan = stage.plan(config.model_copy(update={"prompts": prompts}), paths)
+    plan = stage.plan(PromptsParams.of(config.model_copy(update={"prompts": prompts})), paths)
     assert plan.requested == 6 == sum(plan.findings_a_prompt.values())
     assert sum(plan.pathologies.values()) == sum(plan.sides.values()) == sum(plan.severities.values())
     assert plan.usd == pytest.approx((plan.input_tokens + 2 * plan.output_tokens) / 1e6, abs=1e-4)
-    assert stage.plan(config, paths).calls == 0
+    assert stage.plan(PromptsParams.of(config), paths).calls == 0
 
 
 @pytest.mark.parametrize("attempt", [0, 1])
@@ -429,6 +429,6 @@ def test_an_answer_is_matched_by_id() -> None:
 
 
 def test_what_is_told_are_terms_and_wordings_alone(trained: tuple[Config, Paths]) -> None:
-    told = told_vocabulary(Vocabulary.load(trained[1].vocabulary / "vocabulary.json"))
+    told = told_vocabulary(Vocabulary.load(trained[1]["vocabulary"] / "vocabulary.json"))
     assert set(told) == {"anatomy", "pathology", "kinds_that_may_only_be_denied"}
     assert "n_studies" not in json.dumps(told)

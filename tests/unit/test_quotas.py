@@ -9,6 +9,7 @@ import pytest
 from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError
 from medsynth_core.prompts.quotas import Quota, parse_quotas, tally, targets_with_quotas
+from medsynth_core.prompts.settings import PromptsParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.tree import Config
 from tests.conftest import tiny
@@ -16,7 +17,7 @@ from tests.conftest import tiny
 
 @pytest.fixture(scope="module")
 def vocabulary(trained: tuple[Config, Paths]) -> Vocabulary:
-    return Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
+    return Vocabulary.load(trained[1]["vocabulary"] / "vocabulary.json")
 
 
 def label(pathology: str, side: str = "none", severity: str | None = None) -> dict[str, Any]:
@@ -64,4 +65,4 @@ def test_a_quota_leads_the_prompts_that_it_needs(vocabulary: Vocabulary) -> None
         prompts={"targets": {"pneumothorax": 9}},
         release={"quotas": {"left pneumothorax": 10, "lateral cardiomegaly": 50, "normal": 3, "pneumothorax": 8}},
     )
-    assert targets_with_quotas(wanting, vocabulary) == {"pneumothorax": 9, "left pneumothorax": 3}
+    assert targets_with_quotas(PromptsParams.of(wanting), vocabulary) == {"pneumothorax": 9, "left pneumothorax": 3}

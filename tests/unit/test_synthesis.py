@@ -39,12 +39,13 @@ from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uni
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
-from medsynth_core.synthesis.settings import SynthesisConfig
+from medsynth_core.synthesis.settings import SynthesisConfig, SynthesisParams
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.writers import Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -65,7 +66,7 @@ def language_model(name: str, trained: tuple[Config, Paths], folder: Path) -> Im
     torch.manual_seed(0)
     base: PreTrainedModel = AutoModelForCausalLM.from_config({**FAMILIES, **ELSEWHERE}[name])
     base.save_pretrained(folder)
-    tokenizer = load_tokenizer(trained[1].alignment / "tokenizer")
+    tokenizer = load_tokenizer(trained[1]["alignment"] / "tokenizer")
     tokenizer.save_pretrained(folder)
     model = ImageLanguageModel.fresh(LLMConfig(base=str(folder), keypatches=4), 16, 32, tokenizer)
     for weights in model.lm.get_output_embeddings().parameters():
@@ -390,14 +391,14 @@ Asked = tuple[list[str], list[PromptRow], list[list[Keypatch]]]
 
 def asked_of(synthesiser: Synthesiser, paths: Paths) -> Asked:
     """Returns ids, prompts and keypatches of two images of each of six prompts."""
-    prompts = [prompt for prompt in read_prompts(paths.prompts)[:6] for _ in range(2)]
+    prompts = [prompt for prompt in read_prompts(paths["prompts"])[:6] for _ in range(2)]
     ids = [image_id("s", prompt.prompt_id, at % 2) for at, prompt in enumerate(prompts)]
     return ids, prompts, synthesiser.keypatches(prompts)
 
 
 def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) -> None:
     """In float32 on a CPU; the docs state how far a batch shape may move a pixel."""
-    synthesiser = Synthesiser.load(*trained)
+    synthesiser = Synthesiser.load(SynthesisParams.of(trained[0]), trained[1])
     ids, prompts, keypatches = asked_of(synthesiser, trained[1])
     together = synthesiser.images(ids, prompts, keypatches)
     alone = synthesiser.images(ids[2:3], prompts[2:3], keypatches[2:3])
@@ -407,7 +408,7 @@ def test_an_image_does_not_depend_on_its_batch(trained: tuple[Config, Paths]) ->
 def test_a_gpu_without_memory_gets_smaller_batches(
     trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    synthesiser = Synthesiser.load(*trained)
+    synthesiser = Synthesiser.load(SynthesisParams.of(trained[0]), trained[1])
     asked = asked_of(synthesiser, trained[1])
     want = synthesiser.images(*asked)
     sizes, decode = [], Engine.decode
@@ -432,7 +433,7 @@ def test_a_gpu_without_memory_gets_smaller_batches(
 def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
     trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    synthesiser = Synthesiser.load(*trained)
+    synthesiser = Synthesiser.load(SynthesisParams.of(trained[0]), trained[1])
     asked = asked_of(synthesiser, trained[1])
     texts = [prompt.query for prompt in asked[1]]
     want = synthesiser.images(*asked)
@@ -463,7 +464,7 @@ def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
 
 def test_one_batch_is_decoded_ahead_and_no_more(trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch) -> None:
     config, paths = trained
-    synthesiser = Synthesiser.load(tiny_batches(config), paths)
+    synthesiser = Synthesiser.load(SynthesisParams.of(tiny_batches(config)), paths)
     begun, decode = [], Engine.decode
 
     def counted(self: Engine, *inputs: object) -> torch.Tensor:
@@ -491,7 +492,7 @@ def test_batches_are_as_large_as_memory_and_keep_prompts_together(
 ) -> None:
     config, paths = trained
     free = config.model_copy(update={"synthesis": config.synthesis.model_copy(update={"batch_size": None})})
-    synthesiser = Synthesiser.load(free, paths)
+    synthesiser = Synthesiser.load(SynthesisParams.of(free), paths)
     roomy, guided = SynthesisConfig(guidance=1.0), SynthesisConfig(guidance=2.0)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000_000))
     fits = synthesiser.engine.images_that_fit(40, roomy)
@@ -535,11 +536,13 @@ def test_the_spec_ignores_what_it_must_and_changes_with_the_rest() -> None:
 def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -> None:
     """A generator that has memorised an image emits its codes: what comes back is their rendering, not the original."""
     config, paths = trained
-    vqgan = VQGAN.load(paths.vqgan)
+    vqgan = VQGAN.load(paths["vqgan"])
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
     copied = to_images(vqgan.decode_codes(vqgan.encode_to_codes(pixels)))
-    judge = TrainingCopyFilter(Registration(load_reference(paths.llm)), bounds(config, paths)["training_copy"])
-    prompts = read_prompts(paths.prompts)[:4]
+    judge = TrainingCopyFilter(
+        Registration(load_reference(paths["llm"])), bounds(SynthesisParams.of(config), paths)["training_copy"]
+    )
+    prompts = read_prompts(paths["prompts"])[:4]
     assert [j.reason for j in judge.judge(copied, prompts)] == ["duplicate:training"] * 4
 
 
@@ -548,4 +551,4 @@ def test_models_of_an_earlier_checkout_are_refused(trained: tuple[Config, Paths]
     shutil.copytree(paths.models, tmp_path / "models")
     save_scores(tmp_path / "models" / "llm", {"copy": [0.1]})
     with pytest.raises(InputError, match=r"no clipped scores of held-out data; retrain the llm model"):
-        bounds(config, Paths(tmp_path))
+        bounds(SynthesisParams.of(config), workspace_paths(tmp_path))

@@ -37,7 +37,8 @@ from medsynth_core.training.loop import (
     train,
 )
 from medsynth_core.training.pairs import read_pairs
-from medsynth_core.workspace.params import parse_config
+from medsynth_core.training.settings import TrainingParams
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 Loss = Callable[[torch.nn.Module, Batch], Mapping[str, torch.Tensor]]
@@ -64,20 +65,21 @@ def test_a_resumed_training_ends_in_the_same_weights(
 ) -> None:
     config, paths = trained
     name = stage.__name__.rpartition(".")[2]
-    again = Paths(tmp_path)
-    for folder in (paths.corpus, paths.vocabulary, paths.classifier, paths.judge, paths.vqgan, paths.alignment):
-        if folder.name != name:
+    again = workspace_paths(tmp_path)
+    for made in ("corpus", "vocabulary", "classifier", "judge", "vqgan", "alignment"):
+        folder = paths[made]
+        if made != name:
             link = tmp_path / folder.relative_to(paths.root)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(folder)
     _killed_at(step, monkeypatch)
     with pytest.raises(KilledError):
-        stage.run(config, again, silent)
-    assert not (again.models / name).exists()
+        perform(name, config, again.root, silent)
+    assert not again[name].exists()
     monkeypatch.undo()
-    report = stage.run(config, again, silent)
+    report = perform(name, config, again.root, silent)
     assert report.resumed_from == step - 1
-    assert report.digest == model_digest(paths.models / name)
+    assert report.digest == model_digest(paths[name])
 
 
 class Line(torch.nn.Linear):
@@ -93,7 +95,7 @@ def _fit(checkpoint: Path, settings: OptimiserConfig, module: torch.nn.Module, l
         [Objective("line", module, loss)],
         32,
         settings,
-        accelerator=make_accelerator(parse_config({"device": "cpu"}, "test")),
+        accelerator=make_accelerator(TrainingParams(0, "auto", "cpu")),
         key="key",
         seed=0,
         checkpoint=checkpoint,
@@ -222,7 +224,7 @@ def test_alignment_scores_and_losses_equal_a_double_loop() -> None:
 
 
 def test_stop_words_and_degrees_do_not_vote(trained: tuple[Config, Paths]) -> None:
-    model = AlignmentModel.load(trained[1].alignment)
+    model = AlignmentModel.load(trained[1]["alignment"])
     words = model.encode_words(["No effusion is seen.", "Severe cardiomegaly of the heart, there."])
     voting = [
         [w for w, v in zip(names, row, strict=False) if v]
@@ -232,7 +234,7 @@ def test_stop_words_and_degrees_do_not_vote(trained: tuple[Config, Paths]) -> No
 
 
 def test_a_patch_sees_its_own_place_alone(trained: tuple[Config, Paths]) -> None:
-    model = AlignmentModel.load(trained[1].alignment)
+    model = AlignmentModel.load(trained[1]["alignment"])
     image = torch.rand(1, 1, 32, 32) * 2 - 1
     changed = image.clone()
     changed[..., 16:, :] = 0.3
@@ -246,8 +248,8 @@ def test_a_patch_sees_its_own_place_alone(trained: tuple[Config, Paths]) -> None
 
 def test_keypatches_are_ranked_and_one_a_cell(trained: tuple[Config, Paths]) -> None:
     model, codebook = (
-        AlignmentModel.load(trained[1].alignment),
-        VisualCodebook.load(trained[1].alignment / "codebook"),
+        AlignmentModel.load(trained[1]["alignment"]),
+        VisualCodebook.load(trained[1]["alignment"] / "codebook"),
     )
     found = codebook.keypatches(model, ["severe cardiomegaly in heart", "of the", "cardiomegaly, left effusion"], 6)
     assert found[1] == [], "no word votes, no keypatch"
@@ -267,8 +269,8 @@ def test_keypatches_are_ranked_and_one_a_cell(trained: tuple[Config, Paths]) -> 
 def test_an_entry_is_the_patch_that_was_aligned_in_its_own_image(trained: tuple[Config, Paths]) -> None:
     """Catches crops in another order than their similarities, and patches encoded beside strangers."""
     _, paths = trained
-    model, vqgan = AlignmentModel.load(paths.alignment), VQGAN.load(paths.vqgan)
-    codebook, corpus = VisualCodebook.load(paths.alignment / "codebook"), Corpus.open(paths.corpus)
+    model, vqgan = AlignmentModel.load(paths["alignment"]), VQGAN.load(paths["vqgan"])
+    codebook, corpus = VisualCodebook.load(paths["alignment"] / "codebook"), Corpus.open(paths["corpus"])
     for entry in range(0, len(codebook), 17):
         row = codebook.rows_E[entry : entry + 1].numpy()
         pixels = torch.from_numpy(to_pixels(corpus.images(row)))[:, None]
@@ -283,8 +285,8 @@ def test_an_entry_is_the_patch_that_was_aligned_in_its_own_image(trained: tuple[
 def test_a_keypatch_stands_for_several_training_patients(trained: tuple[Config, Paths]) -> None:
     config, paths = trained
     codebook, vqgan, pairs = (
-        VisualCodebook.load(paths.alignment / "codebook"),
-        VQGAN.load(paths.vqgan),
+        VisualCodebook.load(paths["alignment"] / "codebook"),
+        VQGAN.load(paths["vqgan"]),
         read_pairs(paths, "train"),
     )
     assert set(codebook.rows_E.tolist()) <= set(pairs.rows.tolist()), "no held-out image"
@@ -299,7 +301,7 @@ def test_without_look_alikes_there_are_no_keypatches(
     trained: tuple[Config, Paths], caplog: pytest.LogCaptureFixture
 ) -> None:
     config, paths = trained
-    model, vqgan, pairs = AlignmentModel.load(paths.alignment), VQGAN.load(paths.vqgan), read_pairs(paths, "val")
+    model, vqgan, pairs = AlignmentModel.load(paths["alignment"]), VQGAN.load(paths["vqgan"]), read_pairs(paths, "val")
     settings = config.models.alignment.model_copy(update={"codebook_min_patients": 1000})
     codebook = alignment.build_codebook(model, vqgan, pairs, settings, "")
     assert len(codebook) == 0
@@ -310,7 +312,7 @@ def test_without_look_alikes_there_are_no_keypatches(
 def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, Paths]) -> None:
     config, paths = trained
     settings = config.models.vqgan
-    model, corpus = VQGAN.load(paths.vqgan), Corpus.open(paths.corpus)
+    model, corpus = VQGAN.load(paths["vqgan"]), Corpus.open(paths["corpus"])
     rows = np.asarray(corpus.views("train").column("row"), dtype=np.int64)[:64]
     with torch.no_grad():
         model.codebook_KD[5:] = 1e3
@@ -329,7 +331,7 @@ def test_the_adversarial_gradient_is_as_long_as_the_fidelity_gradient() -> None:
 
 
 def test_feature_distance_is_relative_and_reaches_the_fake_alone(trained: tuple[Config, Paths]) -> None:
-    distance = FeatureDistance(FindingClassifier.load(trained[1].classifier))
+    distance = FeatureDistance(FindingClassifier.load(trained[1]["classifier"]))
     real = torch.rand(2, 1, 32, 32, requires_grad=True)
     fake = torch.rand(2, 1, 32, 32, requires_grad=True)
     assert float(distance(real, real).detach()) == 0.0
@@ -342,13 +344,13 @@ def test_feature_distance_is_relative_and_reaches_the_fake_alone(trained: tuple[
 def _llm_loss(trained: tuple[Config, Paths], **changes: float) -> tuple[dict[str, float], dict[str, float]]:
     """Returns the terms of a batch under other settings, and those of its samples without any conditioning."""
     paths = trained[1]
-    model = ImageLanguageModel.load(paths.llm)
+    model = ImageLanguageModel.load(paths["llm"])
     model.config = model.config.model_copy(update=changes)
     examples = Examples(
         read_pairs(paths, "val"),
-        VQGAN.load(paths.vqgan),
-        AlignmentModel.load(paths.alignment),
-        VisualCodebook.load(paths.alignment / "codebook"),
+        VQGAN.load(paths["vqgan"]),
+        AlignmentModel.load(paths["alignment"]),
+        VisualCodebook.load(paths["alignment"] / "codebook"),
         model.config,
     )
     batch = Batch(0, 0, np.arange(6), np.arange(6))
@@ -380,7 +382,7 @@ def test_the_reverse_task_and_the_text_weigh_as_configured(trained: tuple[Config
 
 
 def test_the_words_of_held_out_reports_are_drawn(trained: tuple[Config, Paths]) -> None:
-    picture = trained[1].alignment / "words.png"
+    picture = trained[1]["alignment"] / "words.png"
     with Image.open(picture) as image:
         assert min(image.size) > 500
     digest, content = model_digest(picture.parent), picture.read_bytes()
@@ -426,7 +428,7 @@ def test_an_external_image_encoder_measures_distance(tmp_path: Path) -> None:
 
 def test_training_needs_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `medsynth corpus` first"):
-        read_pairs(Paths(tmp_path), "train")
+        read_pairs(workspace_paths(tmp_path), "train")
 
 
 def test_a_model_that_hardly_learnt_is_named(caplog: pytest.LogCaptureFixture) -> None:

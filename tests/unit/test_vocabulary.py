@@ -15,6 +15,7 @@ from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
 from medsynth_core.vocabulary.sentences import split_sentences
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 
@@ -171,16 +172,17 @@ def test_the_vocabulary_does_not_depend_on_the_number_of_processes(
 ) -> None:
     config, paths = trained
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "corpus").symlink_to(paths.corpus)
+    (tmp_path / "data" / "corpus").symlink_to(paths["corpus"])
     monkeypatch.setattr(stage, "processes_for", lambda _: 2)
     monkeypatch.setattr(stage, "_ROWS_A_BATCH", 50)
-    stage.run(config, Paths(tmp_path), silent)
-    assert Vocabulary.load(Paths(tmp_path).vocabulary / "vocabulary.json") == Vocabulary.load(
-        paths.vocabulary / "vocabulary.json"
+    perform("vocabulary", config, tmp_path, silent)
+    assert Vocabulary.load(workspace_paths(tmp_path)["vocabulary"] / "vocabulary.json") == Vocabulary.load(
+        paths["vocabulary"] / "vocabulary.json"
     )
-    labels: list[pa.Table] = [pq.read_table(p.vocabulary / "labels.parquet") for p in (Paths(tmp_path), paths)]
+    again = workspace_paths(tmp_path)
+    labels: list[pa.Table] = [pq.read_table(p["vocabulary"] / "labels.parquet") for p in (again, paths)]
     assert labels[0] == labels[1]
-    assert labels[0].num_rows == Corpus.open(paths.corpus).n_studies()
+    assert labels[0].num_rows == Corpus.open(paths["corpus"]).n_studies()
 
 
 def test_modifiers_belong_to_their_finding() -> None:
@@ -206,7 +208,7 @@ def test_private_text_is_recognised(text: str) -> None:
 
 
 def test_rare_terms_never_enter(trained: tuple[Config, Paths]) -> None:
-    vocabulary = Vocabulary.load(trained[1].vocabulary / "vocabulary.json")
+    vocabulary = Vocabulary.load(trained[1]["vocabulary"] / "vocabulary.json")
     assert vocabulary.pathology
     assert all(count.n_studies >= 3 for count in (*vocabulary.pathology, *vocabulary.anatomy))
     assert sum(vocabulary.findings_a_study.values()) + vocabulary.n_normal == vocabulary.n_studies
