@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medsynth_core.filters.thumbnails import thumbnails
 
 from medsynth_core import __version__
 from medsynth_core.config import Paths
+from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
 from medsynth_core.manifest import table_of
 from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
 from medsynth_core.progress import silent
-from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
 from medsynth_core.storage.parquet import parquet_bytes

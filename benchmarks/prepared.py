@@ -48,7 +48,13 @@ TINY = (
     "models.llm.layers=1",
     "models.llm.heads=2",
 )
-_LOW = ("score_sharpness", "score_training_distance", "score_release_distance", "score_release_features", "score_agreement")
+_LOW = (
+    "score_sharpness",
+    "score_training_distance",
+    "score_release_distance",
+    "score_release_features",
+    "score_agreement",
+)
 """Scores of which less is worse; of all others more."""
 
 

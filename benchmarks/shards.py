@@ -54,7 +54,7 @@ def main(
     ]
     root, config = prepared(out / "shards", [*BASE, *SMALL, *wanted, *(settings or ())])
     worker = worker_of(size, config, workspace_paths(root))
-    plan = stage.rounds(SynthesisParams.of(config), workspace_paths(root), worker.store)[-1].plan
+    plan = stage.rounds(SynthesisParams.of(config), workspace_paths(root), worker.store, worker.identity)[-1].plan
     began = time.perf_counter()
     make(worker, plan, root / "warm-up", 1)
     print(f"a first shard: {time.perf_counter() - began:.1f} s")
@@ -74,7 +74,8 @@ def main(
 
 def worker_of(size: str, config: Config, paths: Paths) -> ShardWorker:
     """Returns a worker of the workspace, but for its language model."""
-    worker = stage.open_worker(SynthesisParams.of(config), paths, LocalStore(paths.root / "store"))
+    params, store = SynthesisParams.of(config), LocalStore(paths.root / "store")
+    worker = stage.open_worker(params, paths, store, stage.identify(params, paths, store))
     theirs, device = worker.synthesiser, pick_device(config.device)
     machine = Machine(device, pick_dtype(config.synthesis.precision, device), 1.0, 1.0)
     llm = language_model(SIZES[size], machine, theirs.llm.layout.cells)

@@ -99,7 +99,7 @@ def _read_plan(root: str, store_json: str, run_id: str) -> ShardPlan:
 
 @lru_cache(maxsize=1)
 def _open_worker(root: str, config_json: str, run_id: str) -> ShardWorker:
-    """Loads the models once for all shards of a run; a later one, of other prompts, models or filters, loads its own."""
+    """Loads the models once for all shards of a run; a later one, of other prompts, models or filters, loads anew."""
     config = Config.model_validate_json(config_json)
     folder = Path(root)
     params, paths, store = SynthesisParams.of(config), workspace_paths(folder, config), open_store(config.store, folder)

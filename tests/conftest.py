@@ -79,7 +79,7 @@ def tiny(**changes: Mapping[str, Any]) -> Config:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Paths]:
     """A workspace folder with corpus, vocabulary, prompts and trained tiny models; not to be changed."""
     config, paths = tiny(), workspace_paths(tmp_path_factory.mktemp("trained"))
-    for stage in ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm"):
+    for stage in ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "llm", "calibrate"):
         perform(stage, config, paths.root, silent)
     return config, paths
 

@@ -1,9 +1,9 @@
 """Thumbnails and how near two of them come: what finds a picture that is nearly the same, pixel by pixel.
 
 A thumbnail has 16 x 16 cells, uint8. The distance of two is the mean absolute difference over 255 after each was
-brought to the same mean, so that brightness doesn't hide a copy: 0 is the same picture. How close different patients come
-depends on the corpus and its size (0.05 was the least among 85 real films, 0.008 the first percentile of phantoms to
-9,000 others).
+brought to the same mean, so that brightness doesn't hide a copy: 0 is the same picture. How close different patients
+come depends on the corpus and its size (0.05 was the least among 85 real films, 0.008 the first percentile of phantoms
+to 9,000 others).
 """
 
 from __future__ import annotations

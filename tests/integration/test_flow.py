@@ -130,7 +130,9 @@ def test_git_and_dvc_know_the_release(runs: tuple[Path, Path, str], tmp_path: Pa
     assert git(whole, "tag").split() == ["synthetic-cxr-v1"]
     assert "accepted" in git(whole, "tag", "-n5") or "images of" in git(whole, "tag", "-n5")
     assert git(whole, "status", "--porcelain", "--untracked-files=no") == ""
-    assert "up to date" in dvc(whole, "status", "corpus", "vocabulary", "prompts", "deduplicate", "release", "dataset.dvc")
+    assert "up to date" in dvc(
+        whole, "status", "corpus", "vocabulary", "prompts", "deduplicate", "release", "dataset.dvc"
+    )
     dvc(whole.parent, "get", str(whole), "dataset", "--rev", "synthetic-cxr-v1", "-o", str(tmp_path / "got"))
     assert len(open_release(tmp_path / "got").dataset()) == len(open_release(whole).dataset())
 

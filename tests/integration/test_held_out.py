@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from medsynth_core.evaluation.utility_stage import read_utility
-from medsynth_core.quality.duplicate import load_reference, nearest, signatures
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
@@ -23,8 +21,9 @@ from medsynth_core.evaluation.page.gallery import gallery_rows
 from medsynth_core.evaluation.page.neighbours import nearest_training_images
 from medsynth_core.evaluation.stage import read_evaluation
 from medsynth_core.evaluation.utility import read_utility
+from medsynth_core.filters.thumbnails import nearest, thumbnails
+from medsynth_core.judging.training_set import TrainingSet
 from medsynth_core.progress import silent
-from medsynth_core.quality.duplicate import load_reference, nearest, signatures
 from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.store import open_store
 from medsynth_core.training.pairs import read_pairs
@@ -142,15 +141,15 @@ def test_training_images_are_those_of_the_models_corpus(released: tuple[Config, 
     rows = gallery_rows(release, 5)
     found = nearest_training_images(paths, rows)
     training = read_pairs(paths, "train")
-    marks = signatures(training.corpus.images(training.rows))
-    reference = load_reference(paths["llm"])
+    marks = thumbnails(training.corpus.images(training.rows))
+    reference = TrainingSet.load(paths["calibrate"]).thumbnails
     assert len(reference) == len(training)
     for row, neighbour in zip(rows, found, strict=True):
         assert neighbour is not None
         mark = np.frombuffer(row["signature"], dtype=np.uint8)[None]
         distance, place = nearest(mark, reference)
         assert neighbour.distance == pytest.approx(float(distance[0]))
-        assert (signatures(neighbour.image_u8[None]) == marks[place]).all()
+        assert (thumbnails(neighbour.image_u8[None]) == marks[place]).all()
     assert nearest_training_images(paths, [rows[0] | {"llm_sha256": "0"}]) == [None], "of another model"
 
 

@@ -3,16 +3,17 @@
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
 
 import numpy as np
 import pytest
-from medsynth_core.quality import stage
-from medsynth_core.filters.thumbnails import thumbnails
 
+from medsynth_core.deduplicate.stage import DeduplicateReport
 from medsynth_core.errors import InputError
+from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.manifest import read_rows, table_of
 from medsynth_core.progress import silent
 from medsynth_core.storage.completion import CompletionRecord, Counts
@@ -45,7 +46,7 @@ def make_shard(store: LocalStore, shard: int, seeds: list[int], n_shards: int) -
         identity = f"{shard}-{number}"
         writer.add(identity, png, {"prompt": "made up"})
         row = {"image_id": identity, "size": len(png), "sha256": hashlib.sha256(png).hexdigest()}
-        row |= {"features": looks(seed % 100), "llm_sha256": "l"}
+        row |= {"features": looks(seed % 100), "judge_sha256": "j"}
         row |= {"signature": thumbnails(image(seed)[None])[0].tobytes(), "score_release_distance": 0.5}
         rows.append(row | {"verdict": "accepted", "reasons": []})
     tar, places = writer.finish()
@@ -62,7 +63,9 @@ def make_shard(store: LocalStore, shard: int, seeds: list[int], n_shards: int) -
     )
 
 
-def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tuple[ShardList, stage.QualityReport]:
+def judged(
+    root: Path, shards: list[list[int]], enabled: Sequence[str] = ("duplicate",)
+) -> tuple[ShardList, DeduplicateReport]:
     paths, store = workspace_paths(root), LocalStore(root / "store")
     records = [make_shard(store, number, seeds, len(shards)) for number, seeds in enumerate(shards)]
     paths["synthesis"].mkdir(parents=True, exist_ok=True)
@@ -72,12 +75,14 @@ def judged(root: Path, shards: list[list[int]], config: Config = CONFIG) -> tupl
         run_ids=("run",),
         parent=None,
         model_digests={"llm": "l"},
+        judge_sha256="j",
+        quality={"enabled": list(enabled)},
         bounds={"copy": 0.01, "copy_features": 0.5},
         shards=tuple(records),
         counts=total,
     )
     made.save(paths["synthesis"])
-    report = perform("deduplicate", config, paths.root, silent, store)
+    report = perform("deduplicate", CONFIG, paths.root, silent, store)
     return ShardList.load(paths["deduplicate"], "deduplicate"), report
 
 
@@ -165,8 +170,7 @@ def test_the_second_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_disabled_filter_drops_nothing(tmp_path: Path) -> None:
-    off = CONFIG.model_copy(update={"quality": CONFIG.quality.model_copy(update={"enabled": ("degenerate",)})})
-    _, report = judged(tmp_path, [[1], [1]], off)
+    _, report = judged(tmp_path, [[1], [1]], ["degenerate"])
     assert report.across_shards == 0
 
 

@@ -84,7 +84,7 @@ def test_an_unknown_extractor_is_refused() -> None:
 def test_the_classifiers_last_stage_is_pooled(tmp_path: Path) -> None:
     net = FindingClassifier(ClassifierConfig(channels=(8, 16)), [("nodule", "left")]).eval()
     net.save(tmp_path / "models" / "classifier")
-    Judge(net, 2.0).save(tmp_path / "models" / "llm" / "judge")
+    Judge(net, 2.0).save(tmp_path / "models" / "filters" / "judge")
     expected = net.features(IMAGES[:, None] / 127.5 - 1)[-1].mean((2, 3))
     for own in ("judge", "classifier"):
         torch.testing.assert_close(features(own, tmp_path), expected)

@@ -72,8 +72,8 @@ def test_nobody_else_learns_from_the_judges_patients(trained: tuple[Config, Path
 
 def test_the_language_model_brings_the_judge_along(trained: tuple[Config, Paths]) -> None:
     _, paths = trained
-    assert model_digest(paths["llm"] / "judge") == model_digest(paths["judge"])
-    assert FindingClassifier.load(paths["llm"] / "judge").labels == Judge.load(paths["judge"]).labels
+    assert model_digest(paths["calibrate"] / "judge") == model_digest(paths["judge"])
+    assert FindingClassifier.load(paths["calibrate"] / "judge").labels == Judge.load(paths["judge"]).labels
     card = read_card(paths["judge"])
     assert {"auroc_pathology", "auroc_anatomy", "calibration_error", "calibration_error_raw", "brier"} <= set(card)
 

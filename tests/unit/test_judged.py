@@ -105,7 +105,7 @@ def test_a_side_is_judged_by_the_terms_that_the_judge_knows() -> None:
 def test_our_judge_finds_a_term_on_either_side(tmp_path: Path) -> None:
     labels = [("mass", "left"), ("mass", "right"), ("lung", "left")]
     net = FindingClassifier(ClassifierConfig(channels=(8, 8)), labels).eval()
-    Judge(net, 2.0).save(tmp_path / "models" / "llm" / "judge")
+    Judge(net, 2.0).save(tmp_path / "models" / "filters" / "judge")
     judge = load_judge("judge", workspace_paths(tmp_path))
     logits = net(IMAGES[:, None] / 127.5 - 1) / 2.0
     assert judge.terms == ["lung", "mass"]

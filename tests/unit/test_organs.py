@@ -157,7 +157,7 @@ def test_the_judge_brings_a_segmenter_where_there_are_masks(trained: tuple[Confi
     _, paths = trained
     assert Judge.load(paths["judge"]).segmenter is not None
     assert {f"dice_{organ.replace(' ', '_')}" for organ in ORGANS} <= set(read_card(paths["judge"]))
-    assert UsualOrgans.load(paths["llm"])
+    assert (paths["calibrate"] / "organs" / "fitted.safetensors").is_file()
     assert not list(paths.checkpoints.glob("segmenter*"))
 
 

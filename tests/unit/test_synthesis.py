@@ -2,15 +2,13 @@ import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from medsynth_core.quality.calibration import save_scores
-from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
-from medsynth_core.quality.registration import Registration
 from scipy.stats import chisquare
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -27,6 +25,8 @@ from transformers.pytorch_utils import Conv1D
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
+from medsynth_core.filters.sharpness import FILTER as SHARPNESS
+from medsynth_core.judging.calibrated import bounds_of, load_chain
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
@@ -34,13 +34,14 @@ from medsynth_core.models.pixels import to_images
 from medsynth_core.models.settings import LLMConfig, LoRAConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.storage.local import LocalStore
 from medsynth_core.synthesis.engine import Engine
-from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
+from medsynth_core.synthesis.identity import RunIdentity, ShardPlan, image_id, plan_shards, spec_hash, uniforms
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.settings import SynthesisConfig, SynthesisParams
-from medsynth_core.synthesis.stage import bounds
+from medsynth_core.synthesis.stage import identify
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.writers import Writer
 from medsynth_core.training.llm import add_adapters
@@ -526,11 +527,53 @@ def test_streams_belong_to_images() -> None:
 
 def test_the_spec_ignores_what_it_must_and_changes_with_the_rest() -> None:
     prompts, models = [{"id": "p0", "text": "Clear."}], {"llm": "a"}
-    base = spec_hash(prompts, models, SynthesisConfig())
-    assert base == spec_hash(prompts, models, SynthesisConfig(shard_images=7, batch_size=3, samples_per_prompt=9))
-    assert base != spec_hash(prompts, models, SynthesisConfig(temperature=0.9))
-    assert base != spec_hash(prompts, {"llm": "b"}, SynthesisConfig())
-    assert base != spec_hash([{"id": "p0", "text": "Effusion."}], models, SynthesisConfig())
+    sampling = SynthesisConfig()
+    base = spec_hash(prompts, models, sampling, "float32")
+    other = SynthesisConfig(shard_images=7, batch_size=3, samples_per_prompt=9, precision="float32")
+    assert base == spec_hash(prompts, models, other, "float32"), "what auto resolves to is what counts"
+    assert base != spec_hash(prompts, models, sampling, "bf16")
+    assert base != spec_hash(prompts, models, SynthesisConfig(temperature=0.9), "float32")
+    assert base != spec_hash(prompts, {"llm": "b"}, sampling, "float32")
+    assert base != spec_hash([{"id": "p0", "text": "Effusion."}], models, sampling, "float32")
+
+
+def identity_of(config: Config, root: Path) -> RunIdentity:
+    return identify(SynthesisParams.of(config), workspace_paths(root, config), LocalStore(root / "store"))
+
+
+def test_judge_and_filters_change_the_run_and_never_the_images(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    """One NIQE score changed by 1e-6, with that filter off, once gave other images."""
+    config, paths = trained
+    for name in ("data", "models"):
+        shutil.copytree(paths.root / name, tmp_path / name)
+    filters = tmp_path / "models" / "filters"
+    before = identity_of(config, tmp_path)
+    assert before == identity_of(config, paths.root)
+
+    def quality(**changes: Any) -> Config:
+        return config.model_copy(update={"quality": config.quality.model_copy(update=changes)})
+
+    niqe = filters / "niqe" / "scores.json"
+    niqe.write_text(niqe.read_text().replace("]", ", 9.000001]"))
+    off = quality(sharpness=SHARPNESS.settings(quantile=0.4))
+    assert identity_of(off, tmp_path) == before, "what a disabled filter compares with, and its settings, are nothing"
+    on = identity_of(quality(enabled=("sharpness", *config.quality.enabled)), tmp_path)
+    assert (on.spec_hash, on.verdicts == before.verdicts) == (before.spec_hash, False)
+    margin = identity_of(quality(margin=0.7), tmp_path)
+    assert (margin.spec_hash, margin.verdicts == before.verdicts) == (before.spec_hash, False)
+    temperature = filters / "judge" / "temperature.json"
+    temperature.write_text('{"temperature": 2.5}')
+    retrained = identity_of(config, tmp_path)
+    assert (retrained.spec_hash, retrained.verdicts == before.verdicts) == (before.spec_hash, False)
+    assert retrained.judge_sha256 != before.judge_sha256, "features of another judge aren't compared"
+
+
+def test_shards_of_another_split_are_another_run(trained: tuple[Config, Paths]) -> None:
+    config, paths = trained
+    identity = identity_of(config, paths.root)
+    plans = [plan_shards(identity, ["p0"], [(0, 4)], config.synthesis, split) for split in ("train", "test")]
+    assert plans[0].run_id != plans[1].run_id
+    assert plans[0].requests(0) == plans[1].requests(0)
 
 
 def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -> None:
@@ -539,16 +582,17 @@ def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -
     vqgan = VQGAN.load(paths["vqgan"])
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
     copied = to_images(vqgan.decode_codes(vqgan.encode_to_codes(pixels)))
-    judge = TrainingCopyFilter(
-        Registration(load_reference(paths["llm"])), bounds(SynthesisParams.of(config), paths)["training_copy"]
-    )
-    prompts = read_prompts(paths["prompts"])[:4]
-    assert [j.reason for j in judge.judge(copied, prompts)] == ["duplicate:training"] * 4
+    quality = config.quality.model_copy(update={"enabled": ("duplicate",)})
+    bounds, alignment = bounds_of(paths["calibrate"], quality), AlignmentModel.load(paths["alignment"])
+    chain = load_chain(paths["calibrate"], quality, bounds, alignment, config.corpus.image_size)
+    verdicts = chain.verdicts(copied, read_prompts(paths["prompts"])[:4])
+    assert [verdict.reasons for verdict in verdicts] == [["duplicate:training"]] * 4
 
 
-def test_models_of_an_earlier_checkout_are_refused(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+def test_models_of_an_earlier_checkout_are_refused_in_one_line(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     config, paths = trained
-    shutil.copytree(paths.models, tmp_path / "models")
-    save_scores(tmp_path / "models" / "llm", {"copy": [0.1]})
-    with pytest.raises(InputError, match=r"no clipped scores of held-out data; retrain the llm model"):
-        bounds(SynthesisParams.of(config), workspace_paths(tmp_path))
+    for name in ("data", "models"):
+        shutil.copytree(paths.root / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "models" / "filters")
+    with pytest.raises(InputError, match=r"models/filters: no calibrated filters there; run `medsynth calibrate`"):
+        identity_of(config, tmp_path)
