@@ -548,7 +548,7 @@ def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -
 
 def test_models_of_an_earlier_checkout_are_refused(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     config, paths = trained
-    shutil.copytree(paths.models, tmp_path / "models")
+    shutil.copytree(paths.root / "models", tmp_path / "models")
     save_scores(tmp_path / "models" / "llm", {"copy": [0.1]})
     with pytest.raises(InputError, match=r"no clipped scores of held-out data; retrain the llm model"):
         bounds(SynthesisParams.of(config), workspace_paths(tmp_path))
