@@ -110,8 +110,12 @@ def test_given_models_take_the_place_of_what_would_be_trained(root: Path) -> Non
 def test_room_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9 - 10**7, 10**7))
     found = problem(root, None)
-    assert found.startswith(f"{root}: 0.0 GB are free, but the corpus and the store need")
-    assert problem(root, "corpus").startswith(f"{root}: 0.0 GB are free, but the corpus need")
+    assert found.startswith(
+        f"{root}: 0.01 GB are free, but at the very least 0.03 GB are needed for the corpus and the store"
+    )
+    assert problem(root, "corpus").startswith(
+        f"{root}: 0.01 GB are free, but at the very least 0.03 GB are needed for the corpus;"
+    )
     assert problem(root, "vocabulary") == ""
     (root / "data" / "corpus").mkdir(parents=True)
     (root / "store" / "runs").mkdir(parents=True)
