@@ -25,8 +25,8 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
     """Makes a release in a workspace and returns its tag.
 
     Stages run in the order of their rows. Prompts are written before models are trained: they need no image, and what
-    an LLM server refuses is known early. Run again after a kill, it goes on: fresh stages are skipped, training resumes from its checkpoint,
-    and only missing shards are made.
+    an LLM server refuses is known early. Run again after a kill, it goes on: fresh stages are skipped, training resumes
+    from its checkpoint, and only missing shards are made.
 
     Args:
         workspace: folder of params.yaml.
