@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture, as_completed
 
 from flows.prepare import prepare
 from flows.runner import run_name, shards_in_flight, task_runner
-from flows.train import train_models
+from medsynth_core.workspace.stages import STAGES
 from medsynth_core.workspace.tree import Config
 from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
@@ -24,9 +24,9 @@ from tasks.stages import collect_shards, plan_prompts, record, run_task
 def augment(workspace: str, overrides: list[str] | None = None, extend: bool = False) -> str:
     """Makes a release in a workspace and returns its tag.
 
-    Prompts are written before models are trained: they need no image, and what an LLM server refuses is known
-    early. Run again after a kill, it goes on: fresh stages are skipped, training resumes from its checkpoint,
-    and only missing shards are made.
+    Stages run in the order of their rows. Prompts are written before models are trained: they need no image, and what
+    an LLM server refuses is known early. Run again after a kill, it goes on: fresh stages are skipped, training resumes
+    from its checkpoint, and only missing shards are made.
 
     Args:
         workspace: folder of params.yaml.
@@ -35,25 +35,26 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
     """
     folder, config = prepare(workspace, overrides or (), extend=extend)
     root = str(folder)
-    run_task("corpus", root, config)
-    run_task("vocabulary", root, config)
-    plan_prompts(root, config)
-    run_task("prompts", root, config)
-    if config.models.path is None:
-        train_models(root, config)
+    reports = {}
+    for stage in STAGES:
+        if stage.trains and config.models.path is not None:
+            continue
+        if stage.name == "prompts":
+            plan_prompts(root, config)
+        reports[stage.name] = (
+            make_images(root, config) if stage.name == "synthesis" else run_task(stage.name, root, config)
+        )
+    tag = record(root, config)
+    show_release(root, config, tag, reports["release"])
+    return tag
+
+
+def make_images(root: str, config: Config) -> dict[str, Any]:
+    """Makes shards round by round until no more are needed, and returns the report of stage ``synthesis``."""
     made = 0
     while (todo := plan_round(root, config)) is not None:
         made += synthesise.with_options(task_runner=task_runner(config.runner))(root, config, todo)
-    collect_shards(root, config, made)
-    run_task("deduplicate", root, config)
-    run_task("privacy", root, config)
-    release = run_task("release", root, config)
-    run_task("evaluation", root, config)
-    run_task("utility", root, config)
-    run_task("report", root, config)
-    tag = record(root, config)
-    show_release(root, config, tag, release)
-    return tag
+    return collect_shards(root, config, made)
 
 
 @flow(name="synthesise", flow_run_name=run_name, validate_parameters=False)

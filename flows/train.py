@@ -9,7 +9,6 @@ from prefect import flow
 from flows.prepare import prepare
 from flows.runner import run_name
 from medsynth_core.workspace.stages import STAGES
-from medsynth_core.workspace.tree import Config
 from tasks.stages import run_task
 
 
@@ -25,9 +24,4 @@ def train(workspace: str, overrides: list[str] | None = None) -> dict[str, Any]:
     root = str(folder)
     run_task("corpus", root, config)
     run_task("vocabulary", root, config)
-    return train_models(root, config)
-
-
-def train_models(root: str, config: Config) -> dict[str, Any]:
-    """Runs the tasks that train, one after the other, and returns their reports."""
     return {stage.name: run_task(stage.name, root, config) for stage in STAGES if stage.given}

@@ -43,6 +43,8 @@ def check(config: Config, root: Path, names: Iterable[str] | None = None) -> Non
     else:
         rows = [stages.find_stage(name) for name in names]
     read = set(chain.from_iterable((*row.params.places().values(), *row.paths) for row in rows))
+    if config.models.path is not None and any(row.models for row in rows):
+        _check_given_models(config, root)
     for path, each in _CHECKS:
         if any(path == place or path.startswith(f"{place}.") for place in read):
             each(config, root)
@@ -70,10 +72,9 @@ def _check_provider(config: Config, root: Path) -> None:
 
 
 def _check_given_models(config: Config, root: Path) -> None:
-    if config.models.path is not None:
-        from medsynth_core.models.artifact import model_digests
+    from medsynth_core.models.artifact import model_digests
 
-        model_digests(stages.workspace_paths(root, config))
+    model_digests(stages.workspace_paths(root, config))
 
 
 def _check_device(config: Config, root: Path) -> None:
@@ -135,7 +136,6 @@ def _check_parent(config: Config, root: Path) -> None:
 _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("corpus.kind", _check_corpus),
     ("prompts.provider", _check_provider),
-    ("models.path", _check_given_models),
     ("device", _check_device),
     ("models.judge", _check_judged_patients),
     ("models.vqgan", _check_guides),
@@ -185,11 +185,13 @@ def _check_space(config: Config, root: Path, names: set[str]) -> None:
     """
     pixels, needs = config.corpus.image_size**2, list[tuple[str, Path, float, str]]()
     corpus = stages.workspace_paths(root)["corpus"]
-    if "corpus" in names and config.corpus.kind == "phantom" and not corpus.exists():
-        n = min(config.corpus.n_studies, config.corpus.max_studies or config.corpus.n_studies)
-        needs.append(("the corpus", corpus, n * pixels, "lower corpus.n_studies"))
-    store = open_store(config.store, root)
-    if "synthesis" in names and isinstance(store, LocalStore) and not (store.root / "runs").exists():
+    if "corpus" in names and not corpus.exists():
+        from medsynth_core.corpus.readers import open_corpus
+
+        n = open_corpus(config.corpus, config.seed).total
+        needs.append(("the corpus", corpus, n * pixels, "read fewer by corpus.max_studies"))
+    store = open_store(config.store, root) if "synthesis" in names else None
+    if isinstance(store, LocalStore) and not (store.root / "runs").exists():
         n = config.prompts.n * config.synthesis.samples_per_prompt
         needs.append(("the store", store.root, n * pixels * _PNG_BYTES_A_PIXEL, "set store.url to another disk"))
     wanted: dict[int, list[tuple[str, Path, float, str]]] = {}
@@ -200,6 +202,6 @@ def _check_space(config: Config, root: Path, names: set[str]) -> None:
         least, free = sum(need[2] for need in on_disk), shutil.disk_usage(on_disk[0][1]).free
         if free < least:
             raise InputError(
-                f"{on_disk[0][1]}: {free / _GB:.1f} GB are free, but {' and '.join(need[0] for need in on_disk)} need "
-                f"{least / _GB:.1f} GB at the very least; make room, or {on_disk[-1][3]}"
+                f"{on_disk[0][1]}: {free / _GB:.2f} GB are free, but at the very least {least / _GB:.2f} GB are needed "
+                f"for {' and '.join(need[0] for need in on_disk)}; make room, or {on_disk[-1][3]}"
             )

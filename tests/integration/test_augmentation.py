@@ -51,7 +51,7 @@ def workspace(trained: tuple[Config, Paths], root: Path, store: StoreConfig, **s
     """Makes a workspace with everything that synthesis needs."""
     config = changed(trained[0], models={"path": "trained"}, **sections).model_copy(update={"store": store})
     init_workspace(root, config)
-    shutil.copytree(trained[1].models, root / "trained")
+    shutil.copytree(trained[1].root / "models", root / "trained")
     shutil.copytree(trained[1].root / "data", root / "data")
     return config
 

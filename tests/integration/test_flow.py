@@ -75,7 +75,7 @@ def runs(
     whole, killed = folder / "whole", folder / "killed"
     for root in (whole, killed):
         init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
-        shutil.copytree(trained[1].models, root / "trained")
+        shutil.copytree(trained[1].root / "models", root / "trained")
     process = start(killed)
     deadline = time.monotonic() + 300
     while not records(killed):
@@ -106,7 +106,7 @@ def test_worker_processes_release_the_same_images(
 ) -> None:
     root = tmp_path / "processes"
     init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
-    shutil.copytree(trained[1].models, root / "trained")
+    shutil.copytree(trained[1].root / "models", root / "trained")
     finish(start(root, "runner.kind=processes", "runner.processes=2"))
     datasets = (open_release(each).dataset() for each in (root, runs[0]))
     ours, theirs = ([dataset[place] for place in range(len(dataset))] for dataset in datasets)

@@ -66,7 +66,7 @@ def test_a_schedule_starts_a_run_that_releases(
     root = tmp_path / "workspace"
     models = trained[0].models.model_copy(update={"path": "trained"})
     init_workspace(root, trained[0].model_copy(update={"models": models}))
-    shutil.copytree(trained[1].models, root / "trained")
+    shutil.copytree(trained[1].root / "models", root / "trained")
     environment = prefect_environment | {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(root)}
     prefect(environment, "work-pool", "create", "medsynth", "--type", "process")
     prefect(environment, "--no-prompt", "deploy", "--all")

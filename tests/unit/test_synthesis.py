@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.filters.sharpness import FILTER as SHARPNESS
-from medsynth_core.judging.calibrated import bounds_of, load_chain
+from medsynth_core.judging.calibrated import bounds_of, load_chain, load_judging
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
@@ -434,11 +434,13 @@ def test_a_gpu_without_memory_gets_smaller_batches(
 def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
     trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    synthesiser = Synthesiser.load(SynthesisParams.of(trained[0]), trained[1])
-    asked = asked_of(synthesiser, trained[1])
+    config, paths = trained
+    synthesiser = Synthesiser.load(SynthesisParams.of(config), paths)
+    judging = load_judging(paths["calibrate"], synthesiser.alignment, synthesiser.image_size)
+    asked = asked_of(synthesiser, paths)
     texts = [prompt.query for prompt in asked[1]]
     want = synthesiser.images(*asked)
-    scores = synthesiser.agreement(want, texts)
+    scores = judging.agreement(want, texts)
     sizes: dict[str, list[int]] = {"decode_codes": [], "agreement": []}
 
     def limit(model: type[VQGAN | AlignmentModel], name: str) -> None:
@@ -455,7 +457,7 @@ def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
     limit(VQGAN, "decode_codes")
     limit(AlignmentModel, "agreement")
     assert np.abs(synthesiser.images(*asked).astype(int) - want).max() <= 1
-    np.testing.assert_allclose(synthesiser.agreement(want, texts), scores, atol=1e-5)
+    np.testing.assert_allclose(judging.agreement(want, texts), scores, atol=1e-5)
     for each in sizes.values():
         assert each[0] > 3
         assert each.count(each[0]) == 1, "what doesn't fit is tried once"
