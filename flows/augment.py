@@ -37,7 +37,7 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
     root = str(folder)
     reports = {}
     for stage in STAGES:
-        if stage.trains and config.models.path is not None:
+        if stage.given and config.models.path is not None:
             continue
         if stage.name == "prompts":
             plan_prompts(root, config)
