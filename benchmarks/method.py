@@ -28,7 +28,6 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from medsynth_core.training.calibration import as_rendered
 from scipy import stats
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
@@ -40,6 +39,7 @@ from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text

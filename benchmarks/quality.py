@@ -13,22 +13,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from medsynth_core.quality.alike import CopyBounds, Marks, first_of_alike, reject_copies
-from medsynth_core.quality.duplicate import first_of_copies, signatures
-from medsynth_core.quality.embedding import Embedding
-from medsynth_core.quality.filters import Filter, Images, Verdict, judge_images
-from medsynth_core.quality.settings import FilterName
-from medsynth_core.training.calibration import as_rendered, rendered
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -36,11 +30,17 @@ from medsynth_core.config import Paths
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, drawing, phantom_studies, render_findings
 from medsynth_core.corpus.records import Study
 from medsynth_core.evaluation.oracle import Oracle
+from medsynth_core.filters import FILTERS
+from medsynth_core.filters.fingerprints import Fingerprints, first_of_alike
+from medsynth_core.filters.thumbnails import Images, first_of_copies, thumbnails
+from medsynth_core.judging.calibrated import bounds_of, load_chain
+from medsynth_core.judging.networks import Judging, glimpses
+from medsynth_core.judging.verdicts import Chain, Verdict
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.rendering import as_rendered, rendered
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.settings import SynthesisParams
-from medsynth_core.synthesis.stage import bounds, load_embedding, load_filters
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.training.pairs import Pairs, read_pairs
 from medsynth_core.vocabulary.labels import SIDES
@@ -86,25 +86,22 @@ def planted(
     """Recall of ten kinds of bad images, the filter that caught each, false rejections and time."""
     config, paths = load_config(workspace / "params.yaml"), workspace_paths(workspace.resolve())
     if every_filter:
-        quality = config.quality.model_copy(update={"enabled": get_args(FilterName)})
+        quality = config.quality.model_copy(update={"enabled": tuple(each.name for each in FILTERS)})
         config = config.model_copy(update={"quality": quality})
-    params = SynthesisParams.of(config)
-    synthesiser, limits = Synthesiser.load(params, paths), bounds(params, paths)
-    look = load_embedding(params, paths, synthesiser)
-    filters = load_filters(params, paths, synthesiser, look, limits)
+    synthesiser, chain = _loaded(SynthesisParams.of(config), paths)
     began = _clocks()
     made = _made(paths, synthesiser, samples, seed)
     synthesis_ms = _spent(began, len(made.prompts))
-    agreeing = synthesiser.agreement(made.images_u8, [p.query for p in made.prompts]) >= limits["agreement"]
+    agreeing = chain.judging.agreement(made.images_u8, [p.query for p in made.prompts]) >= chain.bounds["agreement"]
     print(f"{len(made.prompts)} images made, {agreeing.sum()} of which agree with their prompt")
     made = made.take(np.flatnonzero(agreeing))
     test = read_pairs(paths, "test")
     drawn = Asked(as_rendered(synthesiser.vqgan, test.corpus.images(test.rows)), _prompts_of(test))
-    _print_good(filters, {"made": made, "test split": drawn, "fresh phantoms": _fresh(synthesiser, fresh)})
+    _print_good(chain, {"made": made, "test split": drawn, "fresh phantoms": _fresh(synthesiser, fresh)})
     draw = np.random.default_rng([seed, 41])
     kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
-    _print_planted(filters, kinds, limits, look)
-    _print_cost(filters, made, synthesis_ms)
+    _print_planted(chain, kinds)
+    _print_cost(chain, made, synthesis_ms)
 
 
 @app.command()
@@ -116,16 +113,15 @@ def anatomy(
     prompt is always what mining reads in the report."""
     params = SynthesisParams.of(load_config(workspace / "params.yaml"))
     paths = workspace_paths(workspace.resolve())
-    synthesiser, limits = Synthesiser.load(params, paths), bounds(params, paths)
-    filters = load_filters(params, paths, synthesiser, load_embedding(params, paths, synthesiser), limits)
+    synthesiser, chain = _loaded(params, paths)
     right = _fresh(synthesiser, each)
-    names = [filter_.name for filter_ in filters]
+    names = [ready.filter.name for ready in chain.filters]
     print(f"| anatomy | all | {' | '.join(f'{name} alone' for name in names)} |")
     print(f"|---|---|{'---|' * len(names)}")
     for kind, wrong in _wrong_anatomies(synthesiser, right):
-        verdicts = judge_images(filters, wrong.images_u8, wrong.prompts)
+        verdicts = chain.verdicts(wrong.images_u8, wrong.prompts)
         lost = np.mean([not verdict.accepted for verdict in verdicts])
-        print(f"| {kind} | {lost:.2f} | {' | '.join(_alone(filters, wrong))} |")
+        print(f"| {kind} | {lost:.2f} | {' | '.join(_alone(chain, wrong))} |")
 
 
 @app.command()
@@ -137,13 +133,10 @@ def duplicates(
     copies of each other."""
     params = SynthesisParams.of(load_config(workspace / "params.yaml"))
     paths = workspace_paths(workspace.resolve())
-    synthesiser, limits = Synthesiser.load(params, paths), CopyBounds.of(bounds(params, paths))
-    look = load_embedding(params, paths, synthesiser)
+    synthesiser, chain = _loaded(params, paths)
     made = _made(paths, synthesiser, samples, 3).images_u8
-    first, alike = (
-        first_of_copies(signatures(made), limits.thumbnails)[0],
-        first_of_alike(look(made), limits.features)[0],
-    )
+    first = first_of_copies(thumbnails(made), chain.bounds["copy"])[0]
+    alike = first_of_alike(_features(chain.judging, made), chain.bounds["copy_features"])[0]
     print(
         f"{len(made)} made images, taken for copies: {first.mean():.2%} by thumbnails, {alike.mean():.2%} by features"
     )
@@ -151,14 +144,26 @@ def duplicates(
     print("|---|---|---|---|")
     for kind, copies in _near_copies(synthesiser, made, samples):
         pairs = zip(made[:, None], copies[:, None], strict=True)
-        found = np.array([_alike(np.concatenate(pair), limits, look) for pair in pairs])
+        found = np.array([_alike(np.concatenate(pair), chain) for pair in pairs])
         print(f"| {kind} | {found[:, 0].mean():.2f} | {found[:, 1].mean():.2f} | {found.any(1).mean():.2f} |")
 
 
-def _alike(pair_u8: Images, limits: CopyBounds, look: Embedding) -> tuple[bool, bool]:
+def _loaded(params: SynthesisParams, paths: Paths) -> tuple[Synthesiser, Chain]:
+    """Returns what draws and what judges in a workspace."""
+    synthesiser, folder = Synthesiser.load(params, paths), paths["calibrate"]
+    bounds = bounds_of(folder, params.quality)
+    return synthesiser, load_chain(folder, params.quality, bounds, synthesiser.alignment, synthesiser.image_size)
+
+
+def _features(judging: Judging, images_u8: Images) -> npt.NDArray[np.float16]:
+    return judging.look(images_u8)[1].astype(np.float16)
+
+
+def _alike(pair_u8: Images, chain: Chain) -> tuple[bool, bool]:
     """Returns whether the second of two images is a copy of the first by thumbnails, and by features."""
-    by_thumbnails = first_of_copies(signatures(pair_u8), limits.thumbnails)[0][1]
-    return bool(by_thumbnails), bool(first_of_alike(look(pair_u8).astype(np.float16), limits.features)[0][1])
+    by_thumbnails = first_of_copies(thumbnails(pair_u8), chain.bounds["copy"])[0][1]
+    by_features = first_of_alike(_features(chain.judging, pair_u8), chain.bounds["copy_features"])[0][1]
+    return bool(by_thumbnails), bool(by_features)
 
 
 def _near_copies(synthesiser: Synthesiser, made: Images, samples: int) -> Iterator[tuple[str, Images]]:
@@ -379,12 +384,12 @@ def _other_side(prompt: PromptRow, draw: Draw) -> tuple[Finding, ...]:
     )
 
 
-def _print_good(filters: Sequence[Filter], sorts: dict[str, Asked]) -> None:
+def _print_good(chain: Chain, sorts: dict[str, Asked]) -> None:
     oracle = Oracle.fit()
     print("| good images | n | rejected | by | shown by the oracle | of these rejected |")
     print("|---|---|---|---|---|---|")
     for name, good in sorts.items():
-        verdicts = judge_images(filters, good.images_u8, good.prompts)
+        verdicts = chain.verdicts(good.images_u8, good.prompts)
         lost = np.array([not verdict.accepted for verdict in verdicts])
         shown = _shown(oracle, good)
         rates = f"{lost.mean():.1%} | {_reasons(verdicts)} | {shown.sum()} | {lost[shown].mean():.1%}"
@@ -404,29 +409,26 @@ def _shown(oracle: Oracle, good: Asked) -> npt.NDArray[np.bool_]:
     return shown
 
 
-def _print_planted(
-    filters: Sequence[Filter], kinds: dict[str, Asked], limits: Mapping[str, float], look: Embedding
-) -> None:
+def _print_planted(chain: Chain, kinds: dict[str, Asked]) -> None:
     """Prints recall, what caught each image first, and what each filter alone would have caught."""
-    names = [each.name for each in filters]
+    names = [ready.filter.name for ready in chain.filters]
     print(f"| planted | n | recall | caught by | {' | '.join(f'{name} alone' for name in names)} |")
     print(f"|---|---|---|---|{'---|' * len(names)}")
     for kind, bad in kinds.items():
-        verdicts = judge_images(filters, bad.images_u8, bad.prompts)
+        verdicts = chain.verdicts(bad.images_u8, bad.prompts)
         if kind == "exact duplicate":
-            features, all_of_them = look(bad.images_u8).astype(np.float16), np.ones(len(verdicts), dtype=bool)
-            marks = Marks(signatures(bad.images_u8), features, all_of_them)
-            reject_copies(verdicts, marks, CopyBounds.of(limits))
+            features, all_of_them = _features(chain.judging, bad.images_u8), np.ones(len(verdicts), dtype=bool)
+            chain.judge_together(verdicts, Fingerprints(thumbnails(bad.images_u8), features, all_of_them))
             verdicts = verdicts[len(verdicts) // 2 :]
         caught = np.mean([not verdict.accepted for verdict in verdicts])
-        alone = " | ".join(_alone(filters, bad))
+        alone = " | ".join(_alone(chain, bad))
         print(f"| {kind} | {len(verdicts)} | {caught:.2f} | {_reasons(verdicts)} | {alone} |")
 
 
-def _alone(filters: Sequence[Filter], bad: Asked) -> list[str]:
+def _alone(chain: Chain, bad: Asked) -> list[str]:
     """Returns the share that each filter rejects of all images."""
-    judged = [each.judge(bad.images_u8, bad.prompts) for each in filters]
-    return [f"{np.mean([judgement.reason is not None for judgement in each]):.2f}" for each in judged]
+    judged = [replace(chain, filters=[ready]).verdicts(bad.images_u8, bad.prompts) for ready in chain.filters]
+    return [f"{np.mean([not verdict.accepted for verdict in each]):.2f}" for each in judged]
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> str:
@@ -434,16 +436,16 @@ def _reasons(verdicts: Sequence[Verdict]) -> str:
     return ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
 
 
-def _print_cost(filters: Sequence[Filter], made: Asked, synthesis_ms: npt.NDArray[np.float64]) -> None:
+def _print_cost(chain: Chain, made: Asked, synthesis_ms: npt.NDArray[np.float64]) -> None:
     """Prints what each filter takes, batches of 64, every image shown to every filter."""
     total = np.zeros(2)
-    for each in filters:
+    for ready in chain.filters:
         began = _clocks()
-        for start in range(0, len(made.prompts), 64):
-            each.judge(made.images_u8[start : start + 64], made.prompts[start : start + 64])
+        for images, prompts, context in glimpses(chain.judging, made.images_u8, made.prompts, 64):
+            ready.judge(images, prompts, context, chain.bounds)
         spent = _spent(began, len(made.prompts))
         total += spent
-        print(f"{each.name}: {spent[0]:.2f} ms an image, {spent[1]:.2f} of a core")
+        print(f"{ready.filter.name}: {spent[0]:.2f} ms an image, {spent[1]:.2f} of a core")
     share = total / (total + synthesis_ms)
     print(f"all filters: {total[0]:.1f} ms, {total[1]:.1f} of a core")
     print(f"synthesis: {synthesis_ms[0]:.1f} ms, {synthesis_ms[1]:.1f} of a core; the filters' share of both together:")

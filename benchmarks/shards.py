@@ -56,13 +56,13 @@ def main(
     worker = worker_of(size, config, workspace_paths(root))
     plan = stage.rounds(SynthesisParams.of(config), workspace_paths(root), worker.store, worker.identity)[-1].plan
     began = time.perf_counter()
-    make(worker, plan, root / "warm-up", 1)
+    make(worker, plan, root / "warm-up", 1, 1)
     print(f"a first shard: {time.perf_counter() - began:.1f} s")
     ratios, images = [], shards * shard_images
     for turn in range(rounds):
         alone = draw(worker, plan, shards)
         began, cpu = time.perf_counter(), time.process_time()
-        make(worker, plan, root / f"store-{turn}", shards)
+        make(worker, plan, root / f"store-{turn}", shards, config.runner.in_flight)
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         ratios.append(alone / whole)
         print(
@@ -91,11 +91,11 @@ def draw(worker: ShardWorker, plan: ShardPlan, shards: int) -> float:
     return draw_seconds(worker.synthesiser, [request.image_id for request in requests], prompts)
 
 
-def make(worker: ShardWorker, plan: ShardPlan, store: Path, shards: int) -> None:
+def make(worker: ShardWorker, plan: ShardPlan, store: Path, shards: int, in_flight: int) -> None:
     """Makes some shards, as many in flight as the stage has."""
     shutil.rmtree(store, ignore_errors=True)
     worker = replace(worker, store=LocalStore(store))
-    with ThreadPoolExecutor(worker.config.runner.in_flight) as pool:
+    with ThreadPoolExecutor(in_flight) as pool:
         list(pool.map(lambda shard: worker.make(plan, shard), range(shards)))
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medsynth_core.training.calibration import rendered
 
 from benchmarks.made_release import leave_shards, upload_shard
 from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError, RiskError
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
+from medsynth_core.models.rendering import rendered
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.privacy.released import Released
 from medsynth_core.privacy.risk import read_risk
