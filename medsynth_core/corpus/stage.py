@@ -24,7 +24,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 SPLITS = ("train", "judge", "val", "test")
 _ROWS_A_FLUSH = 5000
 

@@ -35,7 +35,7 @@ from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, pathology_labels
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 MAP = "map.png"
 _FIGURES = "metrics.json"
 _SPLIT = "test"

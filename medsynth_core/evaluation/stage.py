@@ -29,7 +29,7 @@ from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.reports import METRICS, PAGE
 from medsynth_core.storage.store import ObjectStore
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _SHEET_IMAGES = 16
 _REJECTED_OF_EACH = 12
 _ORACLE_IMAGES = 2000

@@ -14,7 +14,7 @@ from medsynth_core.progress import Progress
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _ROWS = "utility.json"
 
 

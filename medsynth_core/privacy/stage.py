@@ -35,6 +35,7 @@ from medsynth_core.quality.embedding import Embedding
 from medsynth_core.quality.filters import Images
 from medsynth_core.quality.labels import JUDGE
 from medsynth_core.quality.registration import Registration
+from medsynth_core.random import stream
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
@@ -43,9 +44,8 @@ from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _BATCH = 32
-_STREAM = 84
 _SPLITS = ("test", "val")
 
 
@@ -191,7 +191,7 @@ class _Sides:
         entries: dict[frozenset[str], list[list[int]]] = defaultdict(list)
         for row in self._rows:
             entries[frozenset(row["pathology"])].append(row["keypatch_ids"])
-        draw = np.random.default_rng([seed, _STREAM])
+        draw = stream(seed, "privacy.real_keypatches")
 
         def given(split: str) -> Patched:
             shown = [frozenset(each["pathology"] for each in found) for found in self._pairs[split].findings]

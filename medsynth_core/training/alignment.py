@@ -22,6 +22,7 @@ from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenize
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
 from medsynth_core.quality.calibration import save_scores
+from medsynth_core.random import seed_of
 from medsynth_core.training.calibration import rendered
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
@@ -31,7 +32,7 @@ from medsynth_core.training.words_picture import draw_words
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _CANDIDATES_PER_FINDING = 8
 _JUDGED = 256
 """Held-out pairs that judge a checkpoint."""
@@ -50,7 +51,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
     vqgan = VQGAN.load(paths.vqgan).to(device)
     corpus_digest = sha256_tree(paths.corpus)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed_of(config.seed, "alignment"))
     if settings.text_model is None:
         tokenizer = train_tokenizer(pairs.texts + pairs.queries, config.vocabulary.min_studies)
     else:

@@ -20,6 +20,7 @@ from medsynth_core.config.tree import ClassifierConfig
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.classifier import FindingClassifier, worn
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
@@ -27,7 +28,7 @@ from medsynth_core.vocabulary.labels import Findings, Label, label_matrix, patho
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _MAX_NOISE = 0.05
 """Largest standard deviation of the noise added in training, of the range [-1, 1]."""
 
@@ -77,7 +78,7 @@ def fit(
         StateError: training diverged.
     """
     settings: ClassifierConfig = getattr(config.models, name)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed_of(config.seed, name))
     model = FindingClassifier(settings, labels).to(accelerator.device)
     truth_NL = truth(pairs, labels)
     held_out_truth_NL = truth(held_out, labels)

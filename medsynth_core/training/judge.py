@@ -30,7 +30,7 @@ from medsynth_core.vocabulary.labels import Findings, Label, anatomy_labels, is_
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _SPLIT = "judge"
 _HALVES = 2
 _TEMPERATURES = (0.05, 20.0)

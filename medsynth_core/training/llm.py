@@ -23,6 +23,7 @@ from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.calibration import calibrate_filters
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
@@ -31,7 +32,7 @@ from medsynth_core.training.pairs import read_pairs
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 _HARDLY_LEARNT = 0.8
 """Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64
@@ -55,7 +56,7 @@ def run(config: Config, paths: Paths, progress: Progress) -> TrainingReport:
     tokenizer = load_tokenizer(settings.base or paths.alignment / "tokenizer")
 
     def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed_of(config.seed, "llm"))
         model = ImageLanguageModel.fresh(settings, config.latent_side**2, config.models.vqgan.codes, tokenizer)
         merge = add_adapters(model, settings)
         return model.to(device), merge

@@ -23,6 +23,7 @@ from medsynth_core.corpus.records import ORGANS, UNMASKED
 from medsynth_core.hashing import sha256_tree
 from medsynth_core.models.segmenter import CELLS, OrganSegmenter
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.classifier import worn_in_training
 from medsynth_core.training.finish import checkpoint_path
 from medsynth_core.training.loop import Batch, Losses, Objective, train
@@ -63,7 +64,7 @@ def fit(
         log.info("segmenter: %d frontal images have a mask, fewer than %d: none is trained", len(rows), _FEWEST)
         return None
     settings = config.models.segmenter
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed_of(config.seed, "segmenter"))
     model = OrganSegmenter(settings).to(accelerator.device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
