@@ -1,9 +1,10 @@
 """The decoding engine: image tokens of a batch, as fast as the machine moves and multiplies them.
 
 - A prefix is encoded once for all images that have it, and what all prefixes of a batch begin with once for all.
-- Keys and values of prefixes are shared, those of image tokens lie in a buffer (``attention``, on a GPU ``standing``).
+- Keys and values of prefixes are shared, those of image tokens lie in a buffer (``attention``; on a GPU
+  ``static_cache``).
 - The output head is cut to the image codes; every image has the same number of tokens, so nothing tests for a stop
-  and nothing waits for the device between two tokens. On a GPU a token is one replay of a recorded step.
+  and nothing waits for the device between two tokens. On a GPU a token is one replay of a captured graph.
 - Sampling runs on the device, from draws that belong to each image (``identity.uniforms``).
 
 A family whose attention can't be replaced decodes through its own, with the prefixes encoded once and copied.
@@ -29,7 +30,7 @@ from medsynth_core.synthesis.attention import IMPLEMENTATION, Buffers, can_atten
 from medsynth_core.synthesis.writers import CopyingWriter, SharingWriter, Writer, encode
 
 if TYPE_CHECKING:
-    from medsynth_core.synthesis.recorder import Recorder
+    from medsynth_core.synthesis.graph_decoder import GraphDecoder
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,17 @@ class Engine:
 
     Args:
         model: in evaluation mode.
-        recorded: compile a step and record it as a CUDA graph, where the model and the machine let us.
+        capture: compile a step and capture it as a CUDA graph, where the model and the machine let us.
 
     Attributes:
         shares_prefixes: whether the model's attention was replaced.
     """
 
-    def __init__(self, model: ImageLanguageModel, recorded: bool = False) -> None:
+    def __init__(self, model: ImageLanguageModel, capture: bool = False) -> None:
         self.model = model
         self._buffers = Buffers()
-        self._recorder = _recorder(model) if recorded else None
-        self.shares_prefixes = self._recorder is not None or _agrees(model, self._sharing)
+        self._graph_decoder = _graph_decoder(model) if capture else None
+        self.shares_prefixes = self._graph_decoder is not None or _agrees(model, self._sharing)
         if not self.shares_prefixes:
             log.info("%s: its attention can't be replaced, so prefixes are copied", type(model.lm).__name__)
 
@@ -82,8 +83,8 @@ class Engine:
     def release(self) -> None:
         """Gives back the memory that is kept from batch to batch."""
         self._buffers.release()
-        if self._recorder is not None:
-            self._recorder.release()
+        if self._graph_decoder is not None:
+            self._graph_decoder.release()
 
     @torch.inference_mode()
     def decode(
@@ -102,8 +103,8 @@ class Engine:
             settings: temperature, top_k, top_p and guidance.
         """
         sides = (prefixes, unconditional) if settings.guidance > 1.0 else (prefixes,)
-        if self._recorder is not None:
-            return self._recorder.decode(sides, uniforms_BT, settings)
+        if self._graph_decoder is not None:
+            return self._graph_decoder.decode(sides, uniforms_BT, settings)
         images, tokens = uniforms_BT.shape
         writer = self._writer([prefix for side in sides for prefix in side], tokens)
         uniforms_TB = uniforms_BT.to(self.model.device).T.contiguous()
@@ -120,8 +121,8 @@ class Engine:
         return self._writer(prefixes, codes_BT.shape[1]).follow(codes_BT)
 
     def _writer(self, prefixes: Sequence[Prefix], tokens: int) -> Writer:
-        if self._recorder is not None:
-            return self._recorder.writer(prefixes, tokens)
+        if self._graph_decoder is not None:
+            return self._graph_decoder.writer(prefixes, tokens)
         if self.shares_prefixes:
             return self._sharing(prefixes, tokens)
         return CopyingWriter(self.model, prefixes, tokens)
@@ -130,14 +131,14 @@ class Engine:
         return SharingWriter(self.model, prefixes, tokens, self._buffers)
 
 
-def _recorder(model: ImageLanguageModel) -> Recorder | None:
-    """Returns a recorder where Triton is installed and the model's attention can be replaced by it."""
+def _graph_decoder(model: ImageLanguageModel) -> GraphDecoder | None:
+    """Returns a decoder by captured graph where Triton is installed and the model's attention can be replaced by it."""
     if find_spec("triton") is None:
         return None
-    from medsynth_core.synthesis.recorder import Recorder
+    from medsynth_core.synthesis.graph_decoder import GraphDecoder
 
-    recorder = Recorder(model)
-    return recorder if _agrees(model, recorder.writer) else None
+    decoder = GraphDecoder(model)
+    return decoder if _agrees(model, decoder.writer) else None
 
 
 @torch.inference_mode()

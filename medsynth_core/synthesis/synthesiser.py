@@ -75,9 +75,9 @@ class Synthesiser:
         self.codebook = codebook
         self.llm = llm
         pack(llm)
-        self.engine = Engine(llm, recorded=llm.device.type == "cuda")
+        self.engine = Engine(llm, capture=llm.device.type == "cuda")
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
-        # record the same graphs again.
+        # capture the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         # What follows decoding doesn't wait behind the next batch's tokens, and beside a GPU the cores are free for it.
         cuda = llm.device.type == "cuda"

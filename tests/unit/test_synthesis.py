@@ -82,8 +82,8 @@ def plain_inputs(model: ImageLanguageModel, prefix: Prefix, codes: list[int]) ->
         vector = table[i]
         if cell >= 0:
             vector = vector + table[at.first_cell + cell]
-        if place >= len(prefix.ids) - 1 and cell in prefix.keys:
-            vector = vector + table[at.first_key + prefix.keys[cell]]
+        if place >= len(prefix.ids) - 1 and cell in prefix.keypatch_codes:
+            vector = vector + table[at.first_keypatch + prefix.keypatch_codes[cell]]
         vectors.append(vector)
     return torch.stack(vectors)
 
@@ -125,11 +125,16 @@ def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Con
     patches = [Keypatch(0, 9, 5, 0.9, "a"), Keypatch(1, 2, 30, 0.8, "b"), Keypatch(2, 4, 0, 0.7, "c")]
     prefix = model.prefix("Clear.", "frontal", patches)
     start = prefix.ids.index(at.marker("reference")) + 1
-    assert prefix.ids[start:] == [at.first_key + 5, at.first_key + 30, at.first_key, at.marker("response")]
+    assert prefix.ids[start:] == [
+        at.first_keypatch + 5,
+        at.first_keypatch + 30,
+        at.first_keypatch,
+        at.marker("response"),
+    ]
     assert prefix.cells[start:] == [9, 2, 4, 0]
     bare = model.prefix("Clear.", "frontal", [])
     assert bare.ids[-2:] == [at.marker("reference"), at.marker("response")]
-    assert not bare.keys
+    assert not bare.keypatch_codes
 
 
 def test_adapters_are_merged_into_the_weights(trained: tuple[Config, Paths], tmp_path: Path) -> None:
@@ -205,10 +210,10 @@ def test_greedy_tokens_are_those_of_generate(name: str, trained: tuple[Config, P
     model = language_model(name, trained, tmp_path)
     at, table = model.layout, model.lm.get_input_embeddings().weight.data
     table[at.first_cell : at.first_code] = 0.0
-    table[at.first_key :] = 0.0
+    table[at.first_keypatch :] = 0.0
     prefixes = [model.prefix(text, "frontal", []) for text in ("Clear.", "Small left pleural effusion.", "Clear.")]
     ids, _, mask = model.pad(prefixes)
-    others = [*range(at.first_code), *range(at.first_key, at.size)]
+    others = [*range(at.first_code), *range(at.first_keypatch, at.size)]
     tokens = model.lm.generate(
         ids, attention_mask=mask, do_sample=False, min_new_tokens=16, max_new_tokens=16, suppress_tokens=others
     )
@@ -258,11 +263,11 @@ def test_a_gpus_step_gives_the_same_tokens(
     bare = [model.empty_prefix("frontal")] * 9
     sampling = SynthesisConfig(top_p=0.9, guidance=guidance)
     want = Engine(model).decode(prefixes, bare, draws, sampling)
-    engine = Engine(model, recorded=True)
-    assert engine._recorder is not None
+    engine = Engine(model, capture=True)
+    assert engine._graph_decoder is not None
     if compiled:
         torch._dynamo.reset()
-        engine._recorder._codes = torch.compile(Writer.codes, backend="eager", fullgraph=True, dynamic=False)
+        engine._graph_decoder._codes = torch.compile(Writer.codes, backend="eager", fullgraph=True, dynamic=False)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for part in (slice(0, 9), slice(2, 7), slice(5, 9)):
             assert torch.equal(engine.decode(prefixes[part], bare[part], draws[part], sampling), want[part])
@@ -274,32 +279,32 @@ def test_a_step_that_cannot_be_compiled_is_taken_without(
     model = language_model("llama", trained, tmp_path)
     prefixes, draws = a_batch(model)[:2], torch.rand(2, 3)
     want = Engine(model).decode(prefixes, [], draws, GREEDY)
-    engine = Engine(model, recorded=True)
-    assert engine._recorder is not None
+    engine = Engine(model, capture=True)
+    assert engine._graph_decoder is not None
 
     def refused(*_: object) -> torch.Tensor:
         raise torch._dynamo.exc.BackendCompilerFailed(refused, RuntimeError("Failed to find C compiler"), None)
 
-    engine._recorder._codes = refused
+    engine._graph_decoder._codes = refused
     assert torch.equal(engine.decode(prefixes, [], draws, GREEDY), want)
     assert "Failed to find C compiler" in caplog.text
 
     def exhausted(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    engine = Engine(model, recorded=True)
-    assert engine._recorder is not None
-    engine._recorder._codes = exhausted
+    engine = Engine(model, capture=True)
+    assert engine._graph_decoder is not None
+    engine._graph_decoder._codes = exhausted
     with pytest.raises(torch.OutOfMemoryError):
         engine.decode(prefixes, [], draws, GREEDY)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_a_family_with_attention_of_its_own_is_not_recorded(
+def test_a_family_with_attention_of_its_own_is_not_captured(
     name: str, trained: tuple[Config, Paths], tmp_path: Path
 ) -> None:
-    engine = Engine(language_model(name, trained, tmp_path), recorded=True)
-    assert engine._recorder is None
+    engine = Engine(language_model(name, trained, tmp_path), capture=True)
+    assert engine._graph_decoder is None
     assert not engine.shares_prefixes
 
 
@@ -309,12 +314,12 @@ def test_a_family_with_attention_of_its_own_is_not_recorded(
 def test_a_gpu_gives_the_tokens_of_the_plain_forward_pass(
     name: str, trained: tuple[Config, Paths], tmp_path: Path
 ) -> None:
-    """In float32, compiled, three times: later batches replay what the first one recorded, in other arrangements."""
+    """In float32, compiled, three times: later batches replay what the first one captured, in other arrangements."""
     model = language_model(name, trained, tmp_path)
     prefixes = a_batch(model)
     want = {id(prefix): uncached_codes(model, prefix, 16) for prefix in prefixes}
-    engine = Engine(model.cuda(), recorded=True)
-    assert engine._recorder is not None
+    engine = Engine(model.cuda(), capture=True)
+    assert engine._graph_decoder is not None
     for batch in (prefixes, prefixes[::-1], prefixes[3:8]):
         codes = engine.decode(batch, [], torch.full((len(batch), 16), 0.5), GREEDY)
         assert codes.tolist() == [want[id(prefix)] for prefix in batch]
