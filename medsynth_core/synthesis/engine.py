@@ -27,6 +27,7 @@ from torch import Tensor
 from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.synthesis.attention import IMPLEMENTATION, Buffers, can_attend
+from medsynth_core.synthesis.memory import is_out_of_memory
 from medsynth_core.synthesis.writers import CopyingWriter, SharingWriter, Writer, encode
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _SHARE_OF_MEMORY = {True: 0.7, False: 0.4}
 _STATES_A_TOKEN = 24
 """Activations of a prefix token while it is encoded, in hidden widths."""
 _PROBED_TOKENS = 3
+_REPLACEABLE = "a models.llm.base like Llama, Qwen or GPT-NeoX is decoded faster"
 
 
 class Engine:
@@ -52,15 +54,32 @@ class Engine:
 
     Attributes:
         shares_prefixes: whether the model's attention was replaced.
+
+    Raises:
+        torch.OutOfMemoryError: memory doesn't even suffice to try the replaced attention.
     """
 
     def __init__(self, model: ImageLanguageModel, capture: bool = False) -> None:
         self.model = model
         self._buffers = Buffers()
-        self._graph_decoder = _graph_decoder(model) if capture else None
-        self.shares_prefixes = self._graph_decoder is not None or _agrees(model, self._sharing)
+        self._graph_decoder: GraphDecoder | None = None
+        problem = ""
+        if capture:
+            self._graph_decoder, problem = _graph_decoder(model)
+        self.shares_prefixes = self._graph_decoder is not None
         if not self.shares_prefixes:
-            log.info("%s: its attention can't be replaced, so prefixes are copied", type(model.lm).__name__)
+            refusal = _refusal(model, self._sharing)
+            self.shares_prefixes = not refusal
+            problem = refusal or problem
+        if problem:
+            log.warning("%s decodes by %s, slower: %s", type(model.lm).__name__, self.path, problem)
+
+    @property
+    def path(self) -> str:
+        """How tokens are decoded: by a captured ``graph``, by ``shared prefixes`` or by ``copied prefixes``."""
+        if self._graph_decoder is not None and not self._graph_decoder.failed:
+            return "graph"
+        return "shared prefixes" if self.shares_prefixes else "copied prefixes"
 
     def images_that_fit(self, prefix_tokens: int, settings: SynthesisConfig) -> int:
         """Returns how many images can be decoded together in the memory that is free now, at least 1.
@@ -131,14 +150,15 @@ class Engine:
         return SharingWriter(self.model, prefixes, tokens, self._buffers)
 
 
-def _graph_decoder(model: ImageLanguageModel) -> GraphDecoder | None:
-    """Returns a decoder by captured graph where Triton is installed and the model's attention can be replaced by it."""
+def _graph_decoder(model: ImageLanguageModel) -> tuple[GraphDecoder | None, str]:
+    """Returns a decoder by captured graph, or None and why there is none."""
     if find_spec("triton") is None:
-        return None
+        return None, "Triton isn't installed; install the package triton in the version that this PyTorch asks for"
     from medsynth_core.synthesis.graph_decoder import GraphDecoder
 
     decoder = GraphDecoder(model)
-    return decoder if _agrees(model, decoder.writer) else None
+    refusal = _refusal(model, decoder.writer)
+    return (None, refusal) if refusal else (decoder, "")
 
 
 @torch.inference_mode()
@@ -151,24 +171,28 @@ def _bytes_a_token(model: ImageLanguageModel) -> float:
 
 
 @torch.inference_mode()
-def _agrees(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int], Writer]) -> bool:
-    """Returns whether the model's attention could be replaced, by the states of a few tokens either way."""
+def _refusal(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int], Writer]) -> str:
+    """Replaces the model's attention and returns "", or leaves it and returns why it can't be replaced: the states of
+    a few tokens are compared either way."""
     lm = model.lm
     longest = model.config.max_text_tokens + model.config.keypatches + model.layout.cells + 64
     if not can_attend(lm, longest):
-        return False
+        return f"its attention can't be replaced; {_REPLACEABLE}"
     prefixes = [model.empty_prefix(view) for view in ("frontal", "frontal", "lateral")]
     codes = torch.arange(3 * _PROBED_TOKENS, device=model.device).view(3, -1) % model.layout.codes
     want = CopyingWriter(model, prefixes, _PROBED_TOKENS).follow(codes)
     before = lm.config._attn_implementation
     lm.set_attn_implementation(IMPLEMENTATION)
     try:
-        got = write(prefixes, _PROBED_TOKENS).follow(codes)
+        off = float((write(prefixes, _PROBED_TOKENS).follow(codes) - want).abs().max())
+        bound = float(want.abs().max()) * (1e-4 if want.dtype == torch.float32 else 5e-2)
+        if off <= bound:
+            return ""
+        refusal = f"its states are off by {off:.2g} when its attention is replaced, {bound:.2g} are allowed"
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
-        log.info("%s: attention can't be replaced: %s", type(lm).__name__, str(error).partition("\n")[0])
-        got = torch.full_like(want, torch.inf)
-    bound = float(want.abs().max()) * (1e-4 if want.dtype == torch.float32 else 5e-2)
-    if same := float((got - want).abs().max()) <= bound:
-        return same
+        if is_out_of_memory(error):
+            lm.set_attn_implementation(before)
+            raise
+        refusal = f"its attention can't be replaced ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     lm.set_attn_implementation(before)
-    return False
+    return f"{refusal}; {_REPLACEABLE}"

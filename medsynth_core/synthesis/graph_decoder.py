@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from medsynth_core.config.tree import SynthesisConfig
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.synthesis.memory import is_out_of_memory
 from medsynth_core.synthesis.static_cache import StaticCache
 from medsynth_core.synthesis.writers import Writer, distinguish, encode
 
@@ -88,9 +88,13 @@ class GraphDecoder:
 
     Args:
         model: in evaluation mode, its attention replaced.
+
+    Attributes:
+        failed: a step couldn't be compiled and captured; from then on steps are taken without.
     """
 
     def __init__(self, model: ImageLanguageModel) -> None:
+        self.failed = False
         self._model = model
         self._step: _Step | None = None
         self._codes = Writer.codes
@@ -117,26 +121,33 @@ class GraphDecoder:
         """As ``Engine.decode``; ``sides`` are the prefixes and, with guidance, those without text."""
         step, images = self._step, len(uniforms_BT)
         if step is None or step.settings != settings or images > step.images:
-            log.info("compiling and capturing a step of %d images", images)
             self._step = step = None  # memory holds one
-            self._step = step = _Step(self._model, self._codes, settings, images, images * len(sides))
-        return step.decode(sides, uniforms_BT)
+            codes = None if self.failed else self._codes
+            self._step = step = _Step(self._model, codes, settings, images, images * len(sides))
+        decoded = step.decode(sides, uniforms_BT)
+        self.failed = step.failed
+        return decoded
 
 
 class _Step:
-    """What is captured for a size of batch, and what it reads and writes."""
+    """What is captured for a size of batch, and what it reads and writes.
+
+    Args:
+        codes: ``Writer.codes``, compiled where that is possible; None when nothing is to be captured.
+    """
 
     def __init__(
         self,
         model: ImageLanguageModel,
-        codes: Callable[..., Tensor],
+        codes: Callable[..., Tensor] | None,
         settings: SynthesisConfig,
         images: int,
         sequences: int,
     ) -> None:
         self.settings = settings
         self.images = images
-        self._codes = codes
+        self.failed = codes is None
+        self._codes = codes or Writer.codes
         tokens, device = model.layout.cells, model.device
         self._writer = StaticWriter(model, sequences, tokens)
         self._uniforms_TB = torch.zeros((tokens, images), device=device)
@@ -160,16 +171,20 @@ class _Step:
         return self._codes_TB[:tokens, :images].T.contiguous()
 
     def _captured(self) -> Callable[[], object]:
-        if self._replay is None:
+        if self._replay is None and not self.failed:
+            log.info("compiling and capturing a step of %d images", self.images)
             try:
                 self._replay = self._capture()
             except RuntimeError as error:
-                if should_reduce_batch_size(error):
+                if is_out_of_memory(error):
                     raise
-                reason = " ".join(str(error).split())[:200]
-                log.warning("a step can't be compiled and captured (%s); decoding goes on without, slower", reason)
-                self._codes, self._replay = Writer.codes, self._advance
-        return self._replay
+                log.warning(
+                    "a step can't be compiled and captured (%s), so decoding goes on without a graph, slower: "
+                    "torch.compile needs a C compiler, and a Triton and a driver that suit this PyTorch",
+                    " ".join(str(error).split())[:200],
+                )
+                self._codes, self.failed = Writer.codes, True
+        return self._replay or self._advance
 
     def _capture(self) -> Callable[[], object]:
         self._writer.open(1)

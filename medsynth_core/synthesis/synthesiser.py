@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from medsynth_core.config import Config, Paths
@@ -30,6 +30,7 @@ from medsynth_core.quality.organs import organ_cells
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
+from medsynth_core.synthesis.memory import is_out_of_memory
 from medsynth_core.synthesis.packed import pack
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class Synthesiser:
                     del waiting[: len(places)]
                     return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
                 except RuntimeError as error:
-                    if len(places) == 1 or not should_reduce_batch_size(error):
+                    if len(places) == 1 or not is_out_of_memory(error):
                         raise
                 # Only now is the error, and with it what its frames held, gone.
                 self.engine.release()
@@ -225,7 +226,7 @@ class Synthesiser:
                     start = stop
                     continue
                 except RuntimeError as error:
-                    if stop - start == 1 or not should_reduce_batch_size(error):
+                    if stop - start == 1 or not is_out_of_memory(error):
                         raise
                 self._at_once[done] = _half(stop - start, done)
         return found

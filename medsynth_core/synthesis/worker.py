@@ -125,7 +125,10 @@ class ShardWorker:
             else None,
             counts=Counts(requested=len(requests), accepted=len(accepted), rejected=dict(sorted(reasons.items()))),
         )
-        log.info("shard %d of %d: %d of %d accepted", shard, plan.n_shards, len(accepted), len(requests))
+        log.info(
+            "shard %d of %d: %d of %d accepted, decoded by %s",
+            *(shard, plan.n_shards, len(accepted), len(requests), self.synthesiser.engine.path),
+        )
         return write_record(self.store, record)
 
     def _images(

@@ -1,5 +1,7 @@
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +36,8 @@ from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.quality.calibration import save_scores
 from medsynth_core.quality.duplicate import TrainingCopyFilter, load_reference
 from medsynth_core.quality.registration import Registration
+from medsynth_core.storage.local import LocalStore
+from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import ShardPlan, image_id, spec_hash, uniforms
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
@@ -41,7 +45,7 @@ from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.stage import bounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.synthesis.writers import Writer
+from medsynth_core.synthesis.writers import SharingWriter, Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
 
@@ -273,39 +277,105 @@ def test_a_gpus_step_gives_the_same_tokens(
             assert torch.equal(engine.decode(prefixes[part], bare[part], draws[part], sampling), want[part])
 
 
+def refused(*_: object) -> torch.Tensor:
+    raise torch._dynamo.exc.BackendCompilerFailed(refused, RuntimeError("Failed to find C compiler"), None)
+
+
+def exhausted(*_: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def exhausted_in_a_capture(*_: object) -> torch.Tensor:
+    try:
+        return exhausted()
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def exhausted_on_a_cpu(*_: object) -> torch.Tensor:
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+
 def test_a_step_that_cannot_be_compiled_is_taken_without(
     trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = language_model("llama", trained, tmp_path)
-    prefixes, draws = a_batch(model)[:2], torch.rand(2, 3)
+    prefixes, draws = a_batch(model)[:3], torch.rand(3, 3)
     want = Engine(model).decode(prefixes, [], draws, GREEDY)
     engine = Engine(model, capture=True)
+    assert engine.path == "graph"
     assert engine._graph_decoder is not None
-
-    def refused(*_: object) -> torch.Tensor:
-        raise torch._dynamo.exc.BackendCompilerFailed(refused, RuntimeError("Failed to find C compiler"), None)
-
     engine._graph_decoder._codes = refused
-    assert torch.equal(engine.decode(prefixes, [], draws, GREEDY), want)
-    assert "Failed to find C compiler" in caplog.text
+    for images in (2, 3):  # a larger batch needs another graph
+        assert torch.equal(engine.decode(prefixes[:images], [], draws[:images], GREEDY), want[:images])
+        assert engine.path == "shared prefixes"
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "Failed to find C compiler" in warning
+    assert "torch.compile needs a C compiler" in warning
 
-    def exhausted(*_: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
+@pytest.mark.parametrize("out_of_memory", [exhausted, exhausted_in_a_capture, exhausted_on_a_cpu])
+def test_a_lack_of_memory_is_never_taken_for_another_failure(
+    out_of_memory: Callable[..., torch.Tensor],
+    trained: tuple[Config, Paths],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither when a step is captured nor when the replaced attention is tried: the slow path would stay for good."""
+    model = language_model("llama", trained, tmp_path)
     engine = Engine(model, capture=True)
     assert engine._graph_decoder is not None
-    engine._graph_decoder._codes = exhausted
-    with pytest.raises(torch.OutOfMemoryError):
-        engine.decode(prefixes, [], draws, GREEDY)
+    engine._graph_decoder._codes = out_of_memory
+    with pytest.raises(RuntimeError, match=r"out of memory|previous error|can't allocate"):
+        engine.decode(a_batch(model)[:2], [], torch.rand(2, 3), GREEDY)
+    assert engine.path == "graph"
+    again = language_model("llama", trained, tmp_path)
+    before = again.lm.config._attn_implementation
+    monkeypatch.setattr(SharingWriter, "follow", out_of_memory)
+    with pytest.raises(RuntimeError, match=r"out of memory|previous error|can't allocate"):
+        Engine(again)
+    assert again.lm.config._attn_implementation == before
+
+
+def test_missing_triton_is_said(
+    trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it weren't installed
+    engine = Engine(language_model("llama", trained, tmp_path), capture=True)
+    assert engine.path == "shared prefixes"
+    assert "LlamaForCausalLM decodes by shared prefixes, slower: Triton isn't installed; install" in caplog.text
+
+
+def test_a_shards_log_line_says_how_it_was_decoded(
+    trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, paths = trained
+    store = LocalStore(tmp_path / "store")
+    caplog.set_level("INFO", logger="medsynth_core.synthesis.worker")
+    stage.open_worker(config, paths, store).make(stage.rounds(config, paths, store)[-1].plan, 0)
+    assert caplog.messages[-1].endswith(", decoded by shared prefixes")
+
+
+def test_an_attention_that_fails_when_replaced_is_said(
+    trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: object) -> torch.Tensor:
+        raise RuntimeError("no kernel for this width")
+
+    model = language_model("llama", trained, tmp_path)
+    monkeypatch.setattr(SharingWriter, "follow", unknown)
+    assert Engine(model).path == "copied prefixes"
+    assert "its attention can't be replaced (RuntimeError: no kernel for this width); a models.llm.base" in caplog.text
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_family_with_attention_of_its_own_is_not_captured(
-    name: str, trained: tuple[Config, Paths], tmp_path: Path
+    name: str, trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = Engine(language_model(name, trained, tmp_path), capture=True)
-    assert engine._graph_decoder is None
+    assert engine.path == "copied prefixes"
     assert not engine.shares_prefixes
+    assert len(caplog.records) == 1, "why is said once"
 
 
 @pytest.mark.gpu
