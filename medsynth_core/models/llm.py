@@ -39,6 +39,7 @@ from medsynth_core.config.tree import LLMConfig
 from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.instructions import DESCRIBE, SYNTHESISE
+from medsynth_core.models.pretrained import load_pretrained
 from medsynth_core.models.text import load_tokenizer
 
 _MARKERS = ("synthesise", "describe", "frontal", "lateral", "input", "reference", "response", "end", "pad")
@@ -122,11 +123,7 @@ class ImageLanguageModel(nn.Module):
         layout = TokenLayout(len(tokenizer), cells, codes)
         if config.base is None:
             return cls(config, layout, tokenizer, LlamaForCausalLM(_small_llama(config, layout)))
-        try:
-            lm = AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"models.llm.base {config.base!r} can't be loaded ({reason})") from error
+        lm = load_pretrained(AutoModelForCausalLM, config.base, "models.llm.base", dtype=torch.float32)
         # Embeddings may be padded beyond the tokenizer; new rows are drawn around the mean of the old ones, but
         # cells and keypatches around zero, since they are added to others.
         layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes)

@@ -425,7 +425,7 @@ def test_an_external_image_encoder_measures_distance(tmp_path: Path) -> None:
     real, fake = torch.rand(2, 1, 32, 32) * 2 - 1, torch.rand(2, 1, 32, 32) * 2 - 1
     assert float(distance(real, real)) == 0.0
     assert float(distance(fake, real)) > 0.0
-    with pytest.raises(InputError, match="can't be loaded as an image encoder"):
+    with pytest.raises(InputError, match=r"the image encoder .* can't be loaded"):
         ImageEncoder(str(tmp_path / "away"))
 
 
