@@ -243,7 +243,7 @@ class Sides:
         theirs = language_model(size, machine, work.tokens)
         ours = copy.deepcopy(theirs)
         pack(ours)
-        engine = Engine(ours, recorded=machine.device.type == "cuda")
+        engine = Engine(ours, capture=machine.device.type == "cuda")
         asked = prefixes(work, theirs.layout)
         uniforms = torch.rand(work.images, work.tokens)
         self._lm = theirs.lm
@@ -392,7 +392,7 @@ def alone(name: str, work: Work, machine: Machine, rounds: int) -> Table:
     size = SIZES[name]
     model = language_model(size, machine, work.tokens)
     pack(model)
-    engine = Engine(model, recorded=machine.device.type == "cuda")
+    engine = Engine(model, capture=machine.device.type == "cuda")
     work = replace(work, images=work.images or engine.images_that_fit(work.prompt, SETTINGS))
     asked, uniforms = prefixes(work, model.layout), torch.rand(work.images, work.tokens)
 

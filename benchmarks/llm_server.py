@@ -193,7 +193,13 @@ class LLMServer:
         request = json.loads(body)
         if path == "/v1/batches":
             name = f"batch-{len(self.batches)}"
-            fields = {"id": name, "object": "batch", "created_at": 0, "status": "in_progress", "polls": 0}
+            fields = {
+                "id": name,
+                "object": "batch",
+                "created_at": int(time.time()),
+                "status": "in_progress",
+                "polls": 0,
+            }
             self.batches[name] = {**request, **fields}
             return (200, {}, json.dumps({k: v for k, v in self.batches[name].items() if k != "polls"}).encode()), None
         return self._reply(request), request

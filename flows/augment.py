@@ -12,12 +12,16 @@ from prefect.futures import PrefectFuture, as_completed
 
 from flows.prepare import prepare
 from flows.runner import run_name, shards_in_flight, task_runner
+from medsynth_core.errors import TransientError
 from medsynth_core.workspace.stages import STAGES
 from medsynth_core.workspace.tree import Config
 from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
 from tasks.shards import Todo, make_shard, plan_round
 from tasks.stages import collect_shards, plan_prompts, record, run_task
+
+_FAILURES_IN_A_ROW = 3
+"""Shards that fail one after the other, for each that is in flight, before no more are begun."""
 
 
 @flow(name="augment", flow_run_name=run_name)
@@ -61,7 +65,9 @@ def make_images(root: str, config: Config) -> dict[str, Any]:
 def synthesise(root: str, config: Config, todo: Todo) -> int:
     """Makes the missing shards of a round, a bounded number at a time, and returns how many were made.
 
-    A shard that fails doesn't stop the others; what is missing in the end is seen from the store, not from here.
+    A shard whose retries are used up doesn't stop the others: what is missing in the end is seen from the store, not
+    from here. None is begun any more after a failure that no retry can mend, or when so many failed in a row that the
+    store must be down; those in flight are awaited.
     """
     log = get_run_logger()
     attempt = make_shard.with_options(retries=config.runner.retries)
@@ -70,6 +76,7 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
     in_flight: list[PrefectFuture[dict[str, Any]]] = []
     rows: list[dict[str, Any]] = []
     failures: list[BaseException] = []
+    in_a_row = 0
     with shown("synthesis", log) as progress:
         while waiting or in_flight:
             while waiting and len(in_flight) < at_once:
@@ -79,10 +86,19 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
             result = done.result(raise_on_failure=False)
             if isinstance(result, BaseException):
                 failures.append(result)
+                in_a_row += 1
+                if waiting and (not _may_pass(result) or in_a_row == _FAILURES_IN_A_ROW * at_once):
+                    log.error("%d shards aren't begun after this failure: %s", len(waiting), result)
+                    waiting.clear()
             else:
                 rows.append(result)
-            progress(todo.n_shards - len(waiting) - len(in_flight), todo.n_shards)
+                in_a_row = 0
+            progress(todo.n_shards - len(todo.missing) + len(rows), todo.n_shards)
     show_counts(todo.number, rows)
     if failures:
-        raise failures[0]
+        raise min(failures, key=_may_pass)
     return len(rows)
+
+
+def _may_pass(failure: BaseException) -> bool:
+    return isinstance(failure, TransientError)

@@ -9,6 +9,7 @@
     │   └── CorruptObjectError    an object's bytes don't match its hash
     ├── StoreError            the store refused (credentials, permission, no such bucket): retrying won't help
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
+    ├── NotReadyError         a service will answer, but not in this run's time: the message says when to start it again
     ├── RiskError             a release would give away more of patients than the configuration allows
     ├── BudgetError           the budget is used up: everything paid is kept, a higher one goes on from there
     └── ModelOutputError      an LLM answered with something that can't be used
@@ -82,3 +83,9 @@ class RiskError(MedsynthError):
     """A release is riskier than the configuration allows."""
 
     exit_code = 9
+
+
+class NotReadyError(MedsynthError):
+    """A service needs longer than a run waits: it isn't asked again until the run is started again, which goes on."""
+
+    exit_code = 10

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
+from medsynth_core.random import stream
+
 Floats = npt.NDArray[np.floating[Any]]
 _COLOURS = {"held-out real": "#1f6feb", "synthetic": "#bf5700"}
 
@@ -40,7 +42,7 @@ def draw_map(places: dict[str, Floats], title: str, path: Path) -> None:
     axes = figure.add_subplot()
     points = np.concatenate(list(places.values()))
     colours = np.repeat([_COLOURS[side] for side in places], [len(part) for part in places.values()])
-    order = np.random.default_rng(0).permutation(len(points))
+    order = stream(0, "evaluation.map").permutation(len(points))
     axes.scatter(points[order, 0], points[order, 1], s=9, c=colours[order], alpha=0.7, linewidths=0)
     for side, part in places.items():
         axes.scatter([], [], s=24, c=_COLOURS[side], label=f"{side} ({len(part)})")

@@ -18,10 +18,10 @@ from medsynth_core.evaluation.metrics.kernel import kernel_distance
 from medsynth_core.evaluation.metrics.neighbours import neighbourhoods
 from medsynth_core.evaluation.metrics.similarity import similarities
 from medsynth_core.evaluation.settings import EvaluationConfig
+from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]
 _Z = 1.96
-_SUBSET_STREAM, _PAIR_STREAM = 72, 73
 _OF_FEATURES = ("fid", "kid", "precision", "recall", "density", "coverage")
 _DRAWS = 5
 
@@ -98,7 +98,7 @@ def feature_figures(
 
 def _compared(side: Floats, held_out: Floats, config: EvaluationConfig, seed: int) -> tuple[dict[str, float], float]:
     """Returns the figures by name, without FID where covariances would lack rank, and KID's standard error."""
-    draw = np.random.default_rng([seed, _SUBSET_STREAM])
+    draw = stream(seed, "evaluation.kid_subsets")
     kid, error = kernel_distance(side, held_out, draw, config.kid_subsets, config.kid_subset_size)
     figures = {"kid": kid, **asdict(neighbourhoods(held_out, side, config.neighbours))}
     if min(len(side), len(held_out)) > held_out.shape[1]:
@@ -130,7 +130,7 @@ def similarity_figure(
         return Figure(*about, reason=few)
 
     def of_pairs(images: ImageSet, places: npt.NDArray[np.int64]) -> Floats:
-        order = np.random.default_rng([seed, _PAIR_STREAM]).permutation(places)
+        order = stream(seed, "evaluation.similarity_pairs").permutation(places)
         n_pairs = min(len(order) // 2, config.similarity_pairs)
         one, other = order[:n_pairs], order[n_pairs : 2 * n_pairs]
         steps = range(0, n_pairs, config.batch_size)

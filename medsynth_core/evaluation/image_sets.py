@@ -12,12 +12,12 @@ import torch
 
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.random import stream
 from medsynth_core.release.reader import Release
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.vocabulary.labels import Findings, anatomy_labels, pathology_labels
 
 NO_FINDING = "no finding"
-_STREAM = 71
 """Keeps the choice of images apart from other random streams of the same seed."""
 Images = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
@@ -97,4 +97,4 @@ def real_images(paths: Paths, split: str, views: set[str], most: int, seed: int)
 
 
 def _chosen(n: int, most: int, seed: int) -> Places:
-    return np.random.default_rng([seed, _STREAM]).permutation(n)[:most]
+    return stream(seed, "evaluation.images").permutation(n)[:most]

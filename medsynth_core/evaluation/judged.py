@@ -16,13 +16,13 @@ import numpy.typing as npt
 from medsynth_core.evaluation.figures import Figure
 from medsynth_core.evaluation.image_sets import ImageSet
 from medsynth_core.evaluation.metrics.classification import aurocs, balanced_accuracies
+from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]
 METRICS = ("auroc", "balanced_accuracy")
 _MIN_CASES = 8
 """A term is judged when so many images of either side have it, and as many don't."""
 _DRAWS = 1000
-_STREAM = 74
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def judged_figures(name: str, terms: Sequence[str], synthetic: Judged, held_out:
 def _values(side: Judged, usable: npt.NDArray[np.int64], seed: int) -> dict[str, Floats]:
     """Returns each metric of the usable terms, [1 + D, T]: of the images as they are, then of each draw."""
     names, group_N = np.unique(np.array(side.groups), return_inverse=True)
-    draw = np.random.default_rng([seed, _STREAM])
+    draw = stream(seed, "evaluation.judged")
     times_DG = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS)
     weights_DN = np.concatenate([np.ones((1, len(group_N))), times_DG[:, group_N]]).astype(np.float32)
     margins, truth = side.margins_NT[:, usable], side.truth_NT[:, usable]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medsynth_core.corpus.phantom import PATHOLOGIES, phantom_study
 from medsynth_core.progress import Progress, silent
+from medsynth_core.random import seed_of
 
 SEED_OFFSET = 7_000_003
 """Added to the corpus' seed: the oracle's phantoms are of other patients."""
@@ -60,7 +61,7 @@ class Oracle:
         """Returns an oracle trained on ``n`` fresh phantoms of 64 x 64 pixels."""
         images, truth = _draw(seed + SEED_OFFSET, n)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed_of(seed, "oracle"))
             net = _network()
             batch, total = 64, epochs * (n // 64)
             optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)

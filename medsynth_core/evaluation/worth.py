@@ -27,6 +27,7 @@ from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import OptimiserConfig
 from medsynth_core.progress import Progress, silent
+from medsynth_core.random import seed_of, stream
 from medsynth_core.release.reader import Release
 from medsynth_core.training.classifier import worn_in_training
 from medsynth_core.training.finish import checkpoint_path, drop_checkpoint
@@ -36,7 +37,6 @@ from medsynth_core.training.pairs import Pairs, read_pairs
 SETTINGS = ("real", "synthetic", "real + synthetic", "synthetic, then real")
 _MIN_CASES = 8
 """A pathology is judged when at least so many held-out images have it, and as many don't."""
-_STREAM = 61
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def measure_utility(params: UtilityParams, paths: Paths, release: Release, progr
     sizes: dict[tuple[str, float], tuple[int, int]] = {}
     for share in shares:
         for seed in range(seeds):
-            real = train_images.take(_of_share(patients, share, [params.seed, seed]))
+            real = train_images.take(_of_share(patients, share, params.seed, seed))
             for setting in SETTINGS:
                 progress(done, jobs, f"{setting}, {share:.0%} of real, seed {seed}")
                 key = (setting, share if setting != "synthetic" else shares[0])
@@ -155,19 +155,19 @@ def _real(pairs: Pairs, names: Sequence[str]) -> Images:
 
 
 def _synthetic(release: Release, names: Sequence[str], max_images: int) -> Images:
-    stream: Iterator[Mapping[str, Any]] = iter(release.stream(shuffle=1000, rank=0, world_size=1))
-    items = [item for item, _ in zip(stream, range(max_images), strict=False)]
+    shuffled: Iterator[Mapping[str, Any]] = iter(release.stream(shuffle=1000, rank=0, world_size=1))
+    items = [item for item, _ in zip(shuffled, range(max_images), strict=False)]
     return Images(
         np.stack([item["image"][0].numpy() for item in items]),
         _truth([set(item["pathology"]) for item in items], names),
     )
 
 
-def _of_share(patients: npt.NDArray[Any], share: float, seed: Sequence[int]) -> npt.NDArray[np.int64]:
+def _of_share(patients: npt.NDArray[Any], share: float, seed: int, repetition: int) -> npt.NDArray[np.int64]:
     """Returns the images of a share of the patients, at least one."""
     everyone = np.unique(patients)
     n = max(1, round(share * len(everyone)))
-    chosen = np.random.default_rng([*seed, _STREAM]).permutation(everyone)[:n]
+    chosen = stream(seed, "utility.patients", repetition).permutation(everyone)[:n]
     return np.flatnonzero(np.isin(patients, chosen))
 
 
@@ -187,7 +187,7 @@ def _trained(
     seed: int,
 ) -> FindingClassifier:
     accelerator = make_accelerator(params)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed_of(seed, "utility"))
     model = FindingClassifier(params.classifier, [(name, "any") for name in names]).to(accelerator.device)
     held_out_truth = torch.from_numpy(held_out.truth_NL)
     for number, (images, settings) in enumerate(phases):

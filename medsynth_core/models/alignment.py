@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from medsynth_core.errors import InputError
 from medsynth_core.models.artifact import load_weights, restore, save_weights
+from medsynth_core.models.pretrained import load_pretrained
 from medsynth_core.models.settings import AlignmentConfig
 from medsynth_core.models.text import SILENT_WORDS, load_tokenizer
 
@@ -114,12 +114,7 @@ class AlignmentModel(nn.Module):
         """
         if config.text_model is None:
             return cls(config, side, tokenizer, BertModel(_small_bert(config, tokenizer), add_pooling_layer=False))
-        try:
-            text = AutoModel.from_pretrained(config.text_model)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"models.alignment.text_model {config.text_model!r} can't be loaded ({str(error).splitlines()[0]})"
-            ) from error
+        text = load_pretrained(AutoModel, config.text_model, "models.alignment.text_model")
         return cls(config, side, tokenizer, text)
 
     def forward(self, texts: Sequence[str], pixels_B1HW: Tensor) -> tuple[Words, Patches, Tensor]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import load_weights, save_weights
 from medsynth_core.models.text import phrases_of
+from medsynth_core.random import stream
 
 _SHAPES = {"features": "ED", "wholes": "ED", "usual": "CD", "cells": "E", "codes": "E", "patients": "E", "rows": "E"}
 _ANSWERS = 0.5
@@ -102,7 +102,7 @@ class VisualCodebook:
         for the same query. What alignment is worth is measured against them."""
         found = []
         for query in queries:
-            draw = np.random.default_rng(list(query.encode()))
+            draw = stream(0, "codebook.random_keypatches", query)
             order = torch.from_numpy(draw.permutation(len(self)))
             entries = self._one_a_cell(order, top).tolist()
             found.append([Keypatch(e, int(self.cells_E[e]), int(self.codes_E[e]), 0.0, "") for e in entries])

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
+
+from medsynth_core.models.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class InParts:
                     start = stop
                     continue
                 except RuntimeError as error:
-                    if stop - start == 1 or not should_reduce_batch_size(error):
+                    if stop - start == 1 or not is_out_of_memory(error):
                         raise
                 # Only now is the error, and with it what its frames held, gone.
                 self.at_once = half(stop - start, self._done)

@@ -38,6 +38,7 @@ from transformers import (
 from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
 from medsynth_core.models.instructions import DESCRIBE, SYNTHESISE
+from medsynth_core.models.pretrained import load_pretrained
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
 
@@ -71,13 +72,13 @@ class TokenLayout:
         return self.first_cell + self.cells
 
     @property
-    def first_key(self) -> int:
+    def first_keypatch(self) -> int:
         return self.first_code + self.codes
 
     @property
     def size(self) -> int:
         """Ids in all."""
-        return self.first_key + self.codes
+        return self.first_keypatch + self.codes
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ class Prefix:
     Attributes:
         ids: token ids.
         cells: of each id the latent cell whose embedding is added, or -1.
-        keys: the code of the keypatch in each cell that has one.
+        keypatch_codes: the code of the keypatch in each cell that has one.
     """
 
     ids: list[int]
     cells: list[int]
-    keys: Mapping[int, int] = field(default_factory=dict)
+    keypatch_codes: Mapping[int, int] = field(default_factory=dict)
 
 
 class ImageLanguageModel(nn.Module):
@@ -122,18 +123,14 @@ class ImageLanguageModel(nn.Module):
         layout = TokenLayout(len(tokenizer), cells, codes)
         if config.base is None:
             return cls(config, layout, tokenizer, LlamaForCausalLM(_small_llama(config, layout)))
-        try:
-            lm = AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"models.llm.base {config.base!r} can't be loaded ({reason})") from error
+        lm = load_pretrained(AutoModelForCausalLM, config.base, "models.llm.base", dtype=torch.float32)
         # Embeddings may be padded beyond the tokenizer; new rows are drawn around the mean of the old ones, but
         # cells and keypatches around zero, since they are added to others.
         layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes)
         mean = lm.get_input_embeddings().weight.detach().mean(0)
         table = lm.resize_token_embeddings(layout.size, mean_resizing=True).weight.detach()
         table[layout.first_cell : layout.first_code] -= mean
-        table[layout.first_key :] -= mean
+        table[layout.first_keypatch :] -= mean
         return cls(config, layout, tokenizer, lm)
 
     def cast(self, dtype: torch.dtype) -> ImageLanguageModel:
@@ -156,7 +153,7 @@ class ImageLanguageModel(nn.Module):
         head = [at.marker("synthesise"), at.marker(view), *self._instruction(SYNTHESISE, wording), at.marker("input")]
         head += [*self._text(text), at.marker("reference")]
         patches = keypatches[: self.config.keypatches]
-        ids = [*head, *(at.first_key + patch.code for patch in patches), at.marker("response")]
+        ids = [*head, *(at.first_keypatch + patch.code for patch in patches), at.marker("response")]
         cells = [*[-1] * len(head), *(patch.cell for patch in patches), 0]
         return Prefix(ids, cells, {patch.cell: patch.code for patch in patches})
 
@@ -192,23 +189,29 @@ class ImageLanguageModel(nn.Module):
         ids, cells, mask = torch.tensor([ids_BS, cells_BS, mask_BS], device=self.device)
         return ids, cells, mask
 
-    def keys(self, prefixes: Sequence[Prefix]) -> Tensor:
+    def keypatch_codes(self, prefixes: Sequence[Prefix]) -> Tensor:
         """Returns the code of the keypatch in every cell, int64 [B, T], -1 where there is none."""
         cells = range(self.layout.cells)
-        return torch.tensor([[prefix.keys.get(cell, -1) for cell in cells] for prefix in prefixes], device=self.device)
+        return torch.tensor(
+            [[prefix.keypatch_codes.get(cell, -1) for cell in cells] for prefix in prefixes], device=self.device
+        )
 
-    def hidden(self, ids: Tensor, cells: Tensor, keys: Tensor | None, **inputs: object) -> Tensor:
+    def hidden(self, ids: Tensor, cells: Tensor, keypatch_codes: Tensor | None, **inputs: object) -> Tensor:
         """Returns the last hidden states [B, S, C] of ids at cells (-1: none), without the output head.
 
         Args:
-            keys: int64 [B, n], the keypatch code (-1: none) in the cells of the last n ids.
+            keypatch_codes: int64 [B, n], the keypatch code (-1: none) in the cells of the last n ids.
             inputs: attention_mask, position_ids and cache, as the transformer's own forward takes them.
         """
         embed = self.lm.get_input_embeddings()
         inputs_BSC = embed(ids) + embed(self.layout.first_cell + cells.clamp(min=0)) * (cells >= 0)[..., None]
-        if keys is not None:
-            keys_BnC = embed(self.layout.first_key + keys.clamp(min=0)) * (keys >= 0)[..., None]
-            inputs_BSC = inputs_BSC + nn.functional.pad(keys_BnC, (0, 0, ids.shape[1] - keys.shape[1], 0))
+        if keypatch_codes is not None:
+            keypatches_BnC = (
+                embed(self.layout.first_keypatch + keypatch_codes.clamp(min=0)) * (keypatch_codes >= 0)[..., None]
+            )
+            inputs_BSC = inputs_BSC + nn.functional.pad(
+                keypatches_BnC, (0, 0, ids.shape[1] - keypatch_codes.shape[1], 0)
+            )
         states: Tensor = self.lm.base_model(inputs_embeds=inputs_BSC, **inputs).last_hidden_state
         return states
 
@@ -241,7 +244,7 @@ class ImageLanguageModel(nn.Module):
             following_T = torch.arange(1, codes_BT.shape[1], device=self.device)
             cells = torch.cat([cells_BS, following_T.expand_as(before_BT)], 1)
             mask = torch.cat([mask_BS, torch.ones_like(before_BT)], 1)
-            states = self._states(ids, cells, mask, self.keys(prefixes))
+            states = self._states(ids, cells, mask, self.keypatch_codes(prefixes))
             logits_BTK = self.image_logits(states[:, ids_BS.shape[1] - 1 :])
             losses["image"] = cross_entropy(logits_BTK.flatten(0, 1), codes_BT.flatten())
             if self.config.text_weight > 0:
@@ -266,9 +269,9 @@ class ImageLanguageModel(nn.Module):
         """Returns the mean cross-entropy of the image tokens in nats a token."""
         return self(prefixes, codes_BT)["image"]  # type: ignore[no-any-return]
 
-    def _states(self, ids: Tensor, cells: Tensor, mask: Tensor, keys: Tensor | None = None) -> Tensor:
+    def _states(self, ids: Tensor, cells: Tensor, mask: Tensor, keypatch_codes: Tensor | None = None) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return self.hidden(ids, cells, keys, attention_mask=mask, position_ids=positions, use_cache=False)
+        return self.hidden(ids, cells, keypatch_codes, attention_mask=mask, position_ids=positions, use_cache=False)
 
     def _text_loss(self, states: Tensor, following: Tensor) -> Tensor:
         """Returns the mean cross-entropy where a text token or the end marker follows, over those ids; 0 where none

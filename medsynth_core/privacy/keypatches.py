@@ -20,11 +20,11 @@ import numpy.typing as npt
 from medsynth_core.filters.thumbnails import Images
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.privacy.risk import RiskFigure, resampled_interval
+from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]
 REACH = 1
 """Cells on each side of a keypatch's own that its window takes in."""
-_STREAM = 83
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def leakage_figure(
         return RiskFigure(*about, reason="no keypatches to compare")
     bound = float(np.quantile(flat[2], quantile))
     of_image = np.array([[(windows <= bound).sum(), len(windows)] for windows in ours if len(windows)], dtype=float).T
-    low, high = resampled_interval(_share, tuple(of_image), np.random.default_rng([seed, _STREAM]), paired=True)
+    low, high = resampled_interval(_share, tuple(of_image), stream(seed, "privacy.keypatch_leakage"), paired=True)
     return RiskFigure(*about, _share(*of_image), low, high, float((flat[1] <= bound).mean()))
 
 

@@ -21,16 +21,16 @@ import numpy.typing as npt
 
 from medsynth_core.privacy.risk import RiskFigure, resampled_interval
 from medsynth_core.privacy.space import Space
+from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]
 FALSE_ALARMS = 0.01
 _MEMBERS = 2000
-_STREAM = 82
 
 
 def membership_figures(space: Space, seed: int) -> Iterator[RiskFigure]:
     """Yields AUC and share of members found, of both attackers; intervals are over who is attacked."""
-    draw = np.random.default_rng([seed, _STREAM])
+    draw = stream(seed, "privacy.membership")
     members = space.training[draw.permutation(len(space.training))[:_MEMBERS]]
     near_M, near_H = (space.nearest(side, space.synthetic)[1] for side in (members, space.held_out))
     about = (space.name, len(space.synthetic), len(space.held_out))

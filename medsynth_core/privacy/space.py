@@ -17,6 +17,7 @@ from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.neighbors import NearestNeighbors
 
 from medsynth_core.privacy.risk import RiskFigure, resampled_interval, share_with_interval
+from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -26,7 +27,6 @@ _MOST = 1000
 """Images a side at most where all pairs are held."""
 _DRAWS, _RELABELLINGS = 5, 40
 _BINS = 30
-_STREAM = 81
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def distance_figures(space: Space, seed: int) -> Iterator[RiskFigure]:
     about = (space.name, len(space.synthetic), len(space.held_out))
     ours, theirs = space.to_training
     yield RiskFigure("distance", *about, *_median_and_range(ours[1]), *_median_and_range(theirs[1]))
-    draw = np.random.default_rng([seed, _STREAM])
+    draw = stream(seed, "privacy.distances")
     interval = resampled_interval(_nearer, (ours[1], theirs[1]), draw)
     yield RiskFigure("nearer_than_held_out", *about, _nearer(ours[1], theirs[1]), *interval, NEAR)
     known = [authentic(space, *side) for side in (ours, theirs)]

@@ -38,6 +38,7 @@ from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk, share
 from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.privacy.space import Space, distance_figures, histogram
 from medsynth_core.progress import Progress
+from medsynth_core.random import stream
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 _MEASURED_AS = 2
 """Raised when the same images would get other figures."""
 _BATCH = 32
-_STREAM = 84
 _SPLITS = ("test", "val")
 
 
@@ -198,7 +198,7 @@ class _Sides:
         entries: dict[frozenset[str], list[list[int]]] = defaultdict(list)
         for row in self._rows:
             entries[frozenset(row["pathology"])].append(row["keypatch_ids"])
-        draw = np.random.default_rng([seed, _STREAM])
+        draw = stream(seed, "privacy.real_keypatches")
 
         def given(split: str) -> Patched:
             shown = [frozenset(each["pathology"] for each in found) for found in self._pairs[split].findings]

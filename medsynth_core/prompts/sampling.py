@@ -13,13 +13,12 @@ import numpy as np
 from medsynth_core.errors import ConfigError
 from medsynth_core.prompts.records import PromptRequest, RequestedFinding
 from medsynth_core.prompts.settings import PromptsConfig
+from medsynth_core.random import stream
 from medsynth_core.vocabulary.mining import mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 K = TypeVar("K")
-_STREAM = 21
-"""Keeps this module's random streams apart from others of the same seed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def sample_requests(vocabulary: Vocabulary, config: PromptsConfig, view: str, se
         joint.require(target)
     requests = []
     for index in range(config.n):
-        draw = np.random.default_rng([seed, index, _STREAM])
+        draw = stream(seed, "prompts.request", index)
         findings = joint.findings(leads[index] if index < len(leads) else None, draw)
         requests.append(PromptRequest(f"p{index:05d}", findings, view))
     return requests

@@ -107,6 +107,7 @@ def run(params: PromptsParams, paths: Paths, progress: Progress) -> PromptsRepor
         ConfigError: a target is unknown, the provider lacks a key, or its server refuses it.
         BudgetError: the budget is used up.
         TransientError: the provider's server stays unreachable.
+        NotReadyError: it needs longer than this run waits.
         ModelOutputError: no prompt at all was accepted.
     """
     vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")

@@ -70,8 +70,8 @@ def have_written(
         judge: returns why a text can't be accepted, or None; called once a draft, and remembers what it accepted.
 
     Raises:
-        ConfigError, BudgetError, TransientError: as ``Provider.write`` does, or no call at all was answered; all
-            answers so far are in the ledger.
+        ConfigError, BudgetError, NotReadyError, TransientError: as ``Provider.write`` does, or no call at all was
+            answered; all answers so far are in the ledger.
     """
     state = {request_key(provider, seed, request): Written(request) for request in requests}
     n_accepted = 0

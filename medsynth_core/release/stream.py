@@ -19,12 +19,11 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from medsynth_core.errors import InputError
+from medsynth_core.random import stream
 from medsynth_core.release.filters import Condition
 from medsynth_core.release.items import PLACE, SHOWN, ItemMaker, Transform
 from medsynth_core.release.reader import Release
 
-_STREAM = 51
-"""Keeps this module's random streams apart from others of the same seed."""
 _MAX_RANGE = 4 * 2**20
 _MAX_GAP = 64 * 2**10
 """Unwanted bytes between two images that are read over rather than skipped."""
@@ -106,7 +105,7 @@ class ReleaseStream(IterableDataset[dict[str, Any]]):
         consumer, consumers = self._consumer()
         epoch = int(self._epoch)
         rows = self._reading_order(epoch)[slice(*_share(len(self._table), consumer, consumers))]
-        draw = np.random.default_rng([self._seed, epoch, consumer, _STREAM])
+        draw = stream(self._seed, "release.buffer", epoch, consumer)
         order = buffered_order(len(rows), self._buffer, draw)
         self._done = self._take_position()
         held: dict[int, tuple[bytes, dict[str, Any]]] = {}
@@ -149,7 +148,7 @@ class ReleaseStream(IterableDataset[dict[str, Any]]):
         """Returns the rows of all images in the order of reading: shard by shard, each from its start."""
         rank_of_shard = np.arange(len(self._shards))
         if self._buffer:
-            rank_of_shard = np.random.default_rng([self._seed, epoch, _STREAM]).permutation(len(self._shards))
+            rank_of_shard = stream(self._seed, "release.shards", epoch).permutation(len(self._shards))
         order: Places = np.lexsort((self._offsets, rank_of_shard[self._shard_of_row]))
         return order
 

@@ -1,9 +1,10 @@
 """The decoding engine: image tokens of a batch, as fast as the machine moves and multiplies them.
 
 - A prefix is encoded once for all images that have it, and what all prefixes of a batch begin with once for all.
-- Keys and values of prefixes are shared, those of image tokens lie in a buffer (``attention``, on a GPU ``standing``).
+- Keys and values of prefixes are shared, those of image tokens lie in a buffer (``attention``; on a GPU
+  ``static_cache``).
 - The output head is cut to the image codes; every image has the same number of tokens, so nothing tests for a stop
-  and nothing waits for the device between two tokens. On a GPU a token is one replay of a recorded step.
+  and nothing waits for the device between two tokens. On a GPU a token is one replay of a captured graph.
 - Sampling runs on the device, from draws that belong to each image (``identity.uniforms``).
 
 A family whose attention can't be replaced decodes through its own, with the prefixes encoded once and copied.
@@ -24,12 +25,13 @@ import torch
 from torch import Tensor
 
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.synthesis.attention import IMPLEMENTATION, Buffers, can_attend
 from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.synthesis.writers import CopyingWriter, SharingWriter, Writer, encode
 
 if TYPE_CHECKING:
-    from medsynth_core.synthesis.recorder import Recorder
+    from medsynth_core.synthesis.graph_decoder import GraphDecoder
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ _SHARE_OF_MEMORY = {True: 0.7, False: 0.4}
 _STATES_A_TOKEN = 24
 """Activations of a prefix token while it is encoded, in hidden widths."""
 _PROBED_TOKENS = 3
+_REPLACEABLE = "a models.llm.base like Llama, Qwen or GPT-NeoX is decoded faster"
 
 
 class Engine:
@@ -47,19 +50,36 @@ class Engine:
 
     Args:
         model: in evaluation mode.
-        recorded: compile a step and record it as a CUDA graph, where the model and the machine let us.
+        capture: compile a step and capture it as a CUDA graph, where the model and the machine let us.
 
     Attributes:
         shares_prefixes: whether the model's attention was replaced.
+
+    Raises:
+        torch.OutOfMemoryError: memory doesn't even suffice to try the replaced attention.
     """
 
-    def __init__(self, model: ImageLanguageModel, recorded: bool = False) -> None:
+    def __init__(self, model: ImageLanguageModel, capture: bool = False) -> None:
         self.model = model
         self._buffers = Buffers()
-        self._recorder = _recorder(model) if recorded else None
-        self.shares_prefixes = self._recorder is not None or _agrees(model, self._sharing)
+        self._graph_decoder: GraphDecoder | None = None
+        problem = ""
+        if capture:
+            self._graph_decoder, problem = _graph_decoder(model)
+        self.shares_prefixes = self._graph_decoder is not None
         if not self.shares_prefixes:
-            log.info("%s: its attention can't be replaced, so prefixes are copied", type(model.lm).__name__)
+            refusal = _refusal(model, self._sharing)
+            self.shares_prefixes = not refusal
+            problem = refusal or problem
+        if problem:
+            log.warning("%s decodes by %s, slower: %s", type(model.lm).__name__, self.path, problem)
+
+    @property
+    def path(self) -> str:
+        """How tokens are decoded: by a captured ``graph``, by ``shared prefixes`` or by ``copied prefixes``."""
+        if self._graph_decoder is not None and not self._graph_decoder.failed:
+            return "graph"
+        return "shared prefixes" if self.shares_prefixes else "copied prefixes"
 
     def images_that_fit(self, prefix_tokens: int, settings: SynthesisConfig) -> int:
         """Returns how many images can be decoded together in the memory that is free now, at least 1.
@@ -82,8 +102,8 @@ class Engine:
     def release(self) -> None:
         """Gives back the memory that is kept from batch to batch."""
         self._buffers.release()
-        if self._recorder is not None:
-            self._recorder.release()
+        if self._graph_decoder is not None:
+            self._graph_decoder.release()
 
     @torch.inference_mode()
     def decode(
@@ -102,8 +122,8 @@ class Engine:
             settings: temperature, top_k, top_p and guidance.
         """
         sides = (prefixes, unconditional) if settings.guidance > 1.0 else (prefixes,)
-        if self._recorder is not None:
-            return self._recorder.decode(sides, uniforms_BT, settings)
+        if self._graph_decoder is not None:
+            return self._graph_decoder.decode(sides, uniforms_BT, settings)
         images, tokens = uniforms_BT.shape
         writer = self._writer([prefix for side in sides for prefix in side], tokens)
         uniforms_TB = uniforms_BT.to(self.model.device).T.contiguous()
@@ -120,8 +140,8 @@ class Engine:
         return self._writer(prefixes, codes_BT.shape[1]).follow(codes_BT)
 
     def _writer(self, prefixes: Sequence[Prefix], tokens: int) -> Writer:
-        if self._recorder is not None:
-            return self._recorder.writer(prefixes, tokens)
+        if self._graph_decoder is not None:
+            return self._graph_decoder.writer(prefixes, tokens)
         if self.shares_prefixes:
             return self._sharing(prefixes, tokens)
         return CopyingWriter(self.model, prefixes, tokens)
@@ -130,14 +150,15 @@ class Engine:
         return SharingWriter(self.model, prefixes, tokens, self._buffers)
 
 
-def _recorder(model: ImageLanguageModel) -> Recorder | None:
-    """Returns a recorder where Triton is installed and the model's attention can be replaced by it."""
+def _graph_decoder(model: ImageLanguageModel) -> tuple[GraphDecoder | None, str]:
+    """Returns a decoder by captured graph, or None and why there is none."""
     if find_spec("triton") is None:
-        return None
-    from medsynth_core.synthesis.recorder import Recorder
+        return None, "Triton isn't installed; install the package triton in the version that this PyTorch asks for"
+    from medsynth_core.synthesis.graph_decoder import GraphDecoder
 
-    recorder = Recorder(model)
-    return recorder if _agrees(model, recorder.writer) else None
+    decoder = GraphDecoder(model)
+    refusal = _refusal(model, decoder.writer)
+    return (None, refusal) if refusal else (decoder, "")
 
 
 @torch.inference_mode()
@@ -150,24 +171,28 @@ def _bytes_a_token(model: ImageLanguageModel) -> float:
 
 
 @torch.inference_mode()
-def _agrees(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int], Writer]) -> bool:
-    """Returns whether the model's attention could be replaced, by the states of a few tokens either way."""
+def _refusal(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int], Writer]) -> str:
+    """Replaces the model's attention and returns "", or leaves it and returns why it can't be replaced: the states of
+    a few tokens are compared either way."""
     lm = model.lm
     longest = model.config.max_text_tokens + model.config.keypatches + model.layout.cells + 64
     if not can_attend(lm, longest):
-        return False
+        return f"its attention can't be replaced; {_REPLACEABLE}"
     prefixes = [model.empty_prefix(view) for view in ("frontal", "frontal", "lateral")]
     codes = torch.arange(3 * _PROBED_TOKENS, device=model.device).view(3, -1) % model.layout.codes
     want = CopyingWriter(model, prefixes, _PROBED_TOKENS).follow(codes)
     before = lm.config._attn_implementation
     lm.set_attn_implementation(IMPLEMENTATION)
     try:
-        got = write(prefixes, _PROBED_TOKENS).follow(codes)
+        off = float((write(prefixes, _PROBED_TOKENS).follow(codes) - want).abs().max())
+        bound = float(want.abs().max()) * (1e-4 if want.dtype == torch.float32 else 5e-2)
+        if off <= bound:
+            return ""
+        refusal = f"its states are off by {off:.2g} when its attention is replaced, {bound:.2g} are allowed"
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
-        log.info("%s: attention can't be replaced: %s", type(lm).__name__, str(error).partition("\n")[0])
-        got = torch.full_like(want, torch.inf)
-    bound = float(want.abs().max()) * (1e-4 if want.dtype == torch.float32 else 5e-2)
-    if same := float((got - want).abs().max()) <= bound:
-        return same
+        if is_out_of_memory(error):
+            lm.set_attn_implementation(before)
+            raise
+        refusal = f"its attention can't be replaced ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     lm.set_attn_implementation(before)
-    return False
+    return f"{refusal}; {_REPLACEABLE}"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from medsynth_core.config import Paths
@@ -20,6 +19,7 @@ from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.in_parts import InParts, half
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.models.pixels import to_images
 from medsynth_core.models.text import condition_text
 from medsynth_core.models.vqgan import VQGAN
@@ -68,9 +68,9 @@ class Synthesiser:
         self.codebook = codebook
         self.llm = llm
         pack(llm)
-        self.engine = Engine(llm, recorded=llm.device.type == "cuda")
+        self.engine = Engine(llm, capture=llm.device.type == "cuda")
         # One thread decodes for all shards in flight: a second would share its cores or its GPU, and would have to
-        # record the same graphs again.
+        # capture the same graphs again.
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._most_images: int | None = settings.batch_size
         cuda = llm.device.type == "cuda"
@@ -154,7 +154,7 @@ class Synthesiser:
                     del waiting[: len(places)]
                     return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
                 except RuntimeError as error:
-                    if len(places) == 1 or not should_reduce_batch_size(error):
+                    if len(places) == 1 or not is_out_of_memory(error):
                         raise
                 # Only now is the error, and with it what its frames held, gone.
                 self.engine.release()

@@ -124,7 +124,10 @@ class ShardWorker:
         accepted = [row for row in rows if row["verdict"] == "accepted"]
         rejected = [row for row in rows if row["verdict"] == "rejected"]
         reasons = Counter(row["reasons"][0] for row in rejected)
-        log.info("shard %d of %d: %d of %d accepted", shard, plan.n_shards, len(accepted), len(rows))
+        log.info(
+            "shard %d of %d: %d of %d accepted, decoded by %s",
+            *(shard, plan.n_shards, len(accepted), len(rows), self.synthesiser.engine.path),
+        )
         return CompletionRecord(
             run_id=plan.run_id,
             shard=shard,

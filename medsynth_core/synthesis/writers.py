@@ -35,7 +35,7 @@ class Writer:
         self.model = model
         lengths = [[len(prefix.ids)] for prefix in prefixes]
         self._ends_R1 = torch.tensor(lengths, device=model.device)
-        self._keys_RT = model.keys(prefixes)
+        self._keypatch_codes_RT = model.keypatch_codes(prefixes)
         self._token = torch.zeros(1, dtype=torch.int64, device=model.device)
 
     def open(self, token: int) -> None:
@@ -48,7 +48,7 @@ class Writer:
         states_R1C = self.model.hidden(
             ids_R1,
             self._token.expand_as(ids_R1),
-            self._keys_RT.index_select(1, self._token),
+            self._keypatch_codes_RT.index_select(1, self._token),
             position_ids=self._ends_R1 + self._token - 1,
             use_cache=True,
             **self._attention(),
@@ -143,7 +143,7 @@ def distinguish(prefixes: Sequence[Prefix]) -> tuple[list[Prefix], list[int]]:
 
 
 def _identity(prefix: Prefix) -> Hashable:
-    return tuple(prefix.ids), tuple(prefix.cells), prefix.keys.get(0)
+    return tuple(prefix.ids), tuple(prefix.cells), prefix.keypatch_codes.get(0)
 
 
 def _arrange(prefixes: Sequence[Prefix]) -> dict[int, list[list[int]]]:
@@ -170,8 +170,8 @@ def encode(model: ImageLanguageModel, prefixes: Sequence[Prefix]) -> tuple[Dynam
         cache.batch_repeat_interleave(len(prefixes))
     ids, cells, mask = model.pad([Prefix(prefix.ids[head:], prefix.cells[head:]) for prefix in prefixes])
     mask = torch.nn.functional.pad(mask, (head, 0), value=1)
-    keys_U1 = model.keys(prefixes)[:, :1]
-    return cache, mask, _fill(model, cache, ids, cells, keys_U1, mask)[:, -1]
+    keypatch_codes_U1 = model.keypatch_codes(prefixes)[:, :1]
+    return cache, mask, _fill(model, cache, ids, cells, keypatch_codes_U1, mask)[:, -1]
 
 
 def _common_head(prefixes: Sequence[Prefix]) -> int:
@@ -181,9 +181,14 @@ def _common_head(prefixes: Sequence[Prefix]) -> int:
 
 
 def _fill(
-    model: ImageLanguageModel, cache: DynamicCache, ids: Tensor, cells: Tensor, keys: Tensor | None, mask: Tensor
+    model: ImageLanguageModel,
+    cache: DynamicCache,
+    ids: Tensor,
+    cells: Tensor,
+    keypatch_codes: Tensor | None,
+    mask: Tensor,
 ) -> Tensor:
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     return model.hidden(
-        ids, cells, keys, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ids, cells, keypatch_codes, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     )

@@ -18,6 +18,7 @@ from medsynth_core.models.settings import AlignmentConfig
 from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.examples import image_codes
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -45,7 +46,7 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
     vqgan = VQGAN.load(paths["vqgan"]).to(device)
     corpus_digest = paths.digest("corpus")
-    torch.manual_seed(params.seed)
+    torch.manual_seed(seed_of(params.seed, "alignment"))
     if settings.text_model is None:
         tokenizer = train_tokenizer(pairs.texts + pairs.queries, params.min_studies)
     else:

@@ -20,6 +20,7 @@ from medsynth_core.config import Paths
 from medsynth_core.models.classifier import FindingClassifier, worn
 from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import Pairs, read_pairs
@@ -86,7 +87,7 @@ def fit(
     Raises:
         StateError: training diverged.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed_of(seed, checkpoint.stem))
     model = FindingClassifier(settings, labels).to(accelerator.device)
     truth_NL = truth(pairs, labels)
     held_out_truth_NL = truth(held_out, labels)

@@ -9,6 +9,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreT
 
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.pretrained import load_pretrained
 
 
 def load_image_encoder(name: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -17,11 +18,12 @@ def load_image_encoder(name: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
     Raises:
         InputError: the name or folder holds none.
     """
+    net = load_pretrained(AutoModel, name, "the image encoder")
     try:
-        return AutoModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
+        return net, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name!r} can't be loaded as an image encoder ({str(error).splitlines()[0]}): "
+            f"the image encoder {name!r} can't be loaded ({str(error).splitlines()[0]}): "
             f"give a transformers name or folder with config, weights and preprocessor_config.json"
         ) from error
 

@@ -21,6 +21,7 @@ from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.vqgan import VQGAN
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -52,7 +53,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
     tokenizer = load_tokenizer(settings.base or paths["alignment"] / "tokenizer")
 
     def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
-        torch.manual_seed(params.seed)
+        torch.manual_seed(seed_of(params.seed, "llm"))
         model = ImageLanguageModel.fresh(settings, alignment.side**2, vqgan.config.codes, tokenizer)
         merge = add_adapters(model, settings)
         return model.to(device), merge

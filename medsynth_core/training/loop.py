@@ -22,6 +22,7 @@ from medsynth_core.errors import ConfigError, StateError
 from medsynth_core.models.artifact import pick_device, pick_dtype
 from medsynth_core.models.settings import OptimiserConfig
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of, stream
 from medsynth_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from medsynth_core.training.curve import best_of, curve_path, stale_checkpoints, write_curve
 from medsynth_core.training.settings import TrainingParams
@@ -49,7 +50,7 @@ class Batch:
 
     def draws(self, width: int) -> np.ndarray:
         """Returns the uniform draws of each sample, float64 [n, width] in [0, 1)."""
-        rows = [np.random.default_rng([self.seed, self.step, 1, place]).random(width) for place in self.places.tolist()]
+        rows = [stream(self.seed, "training.sample", self.step, place).random(width) for place in self.places.tolist()]
         return np.stack(rows)
 
 
@@ -120,7 +121,7 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Returns the samples of ``step``, int64 [batch_size]: whole shuffled epochs laid end to end."""
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     orders = {
-        epoch: np.random.default_rng([seed, epoch]).permutation(n) for epoch in np.unique(positions // n).tolist()
+        epoch: stream(seed, "training.epoch", epoch).permutation(n) for epoch in np.unique(positions // n).tolist()
     }
     return np.array([orders[at // n][at % n] for at in positions.tolist()], dtype=np.int64)
 
@@ -190,7 +191,7 @@ def train(
         if before_step is not None:
             before_step(step)
         with torch.random.fork_rng():
-            torch.manual_seed(seed * 1_000_003 + step)
+            torch.manual_seed(seed_of(seed, "training.step", step))
             batches = micro_batches(n, config, seed, step, accelerator.process_index, accelerator.num_processes)
             losses: dict[str, float | Tensor] = {}
             for objective in objectives:

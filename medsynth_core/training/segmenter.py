@@ -22,6 +22,7 @@ from medsynth_core.corpus.records import ORGANS, UNMASKED
 from medsynth_core.models.segmenter import CELLS, OrganSegmenter
 from medsynth_core.models.settings import SegmenterConfig
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of
 from medsynth_core.training.classifier import worn_in_training
 from medsynth_core.training.loop import Batch, Losses, Objective, train
 from medsynth_core.training.pairs import Pairs
@@ -62,7 +63,7 @@ def fit(
     if len(rows) < _FEWEST:
         log.info("segmenter: %d frontal images have a mask, fewer than %d: none is trained", len(rows), _FEWEST)
         return None
-    torch.manual_seed(seed)
+    torch.manual_seed(seed_of(seed, checkpoint.stem))
     model = OrganSegmenter(settings).to(accelerator.device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:

@@ -18,6 +18,7 @@ from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import VQGANConfig
 from medsynth_core.models.vqgan import VQGAN, PatchDiscriminator
 from medsynth_core.progress import Progress
+from medsynth_core.random import seed_of, stream
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
@@ -47,7 +48,7 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
         )
     held_out = np.asarray(corpus.views("val").column("row"), dtype=np.int64)
     accelerator = make_accelerator(params)
-    torch.manual_seed(params.seed)
+    torch.manual_seed(seed_of(params.seed, "vqgan"))
     model = VQGAN(settings).to(accelerator.device)
     discriminator = PatchDiscriminator().to(accelerator.device)
     terms = _Terms(model, discriminator, settings, corpus, rows, _guides(settings, paths))
@@ -166,7 +167,7 @@ class _Terms:
         """Moves codes that a sample of training images doesn't use onto latents drawn from that sample."""
         if step % _REVIVE_EVERY or step >= self.config.train.steps * 3 // 4:
             return
-        draw = np.random.default_rng([seed, step, 2])
+        draw = stream(seed, "vqgan.revive", step)
         rows = np.sort(draw.choice(self.rows, size=min(len(self.rows), 128), replace=False))
         latents_BDhw = self.model.encode(self._pixels(rows))
         codes = self.model.quantise(latents_BDhw).codes_Bhw.flatten()

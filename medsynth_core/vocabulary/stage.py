@@ -101,7 +101,16 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
 
 def processes_for(n_studies: int) -> int:
     """Returns how many processes mine a corpus."""
-    return max(1, min(len(os.sched_getaffinity(0)), n_studies // _STUDIES_A_PROCESS))
+    return max(1, min(usable_cores(), n_studies // _STUDIES_A_PROCESS))
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use; all of the machine's where the system doesn't tell."""
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def mine_batch(rows: list[dict[str, Any]], min_patients: int) -> tuple[Counts, list[dict[str, Any]]]:

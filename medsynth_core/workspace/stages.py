@@ -108,7 +108,7 @@ def _training(model: str, help_: str, version: int, params: type[Params], deps: 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "corpus",
-        3,
+        4,
         "medsynth_core.corpus.stage:run",
         "normalise the corpus: any source to a study table and grayscale images",
         CorpusParams,
@@ -127,7 +127,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "prompts",
-        3,
+        4,
         "medsynth_core.prompts.stage:run",
         "write anatomy-pathology prompts",
         PromptsParams,
@@ -139,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "classifier",
         "train the finding classifier that guides the image tokeniser",
-        1,
+        2,
         ClassifierParams,
         ("corpus", "vocabulary"),
         "held_out",
@@ -147,7 +147,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "judge",
         "train the labelling judge, on patients that no other model learns from",
-        2,
+        3,
         JudgeParams,
         ("corpus", "vocabulary"),
         "held_out",
@@ -155,7 +155,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "vqgan",
         "train the image tokeniser",
-        2,
+        3,
         VQGANParams,
         ("corpus", "classifier"),
         "reconstruction",
@@ -163,7 +163,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "alignment",
         "train word-patch alignment and build the visual codebook",
-        4,
+        5,
         AlignmentParams,
         ("corpus", "vocabulary", "vqgan"),
         "held_out",
@@ -171,7 +171,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "llm",
         "train the language model over text, keypatch and image tokens",
-        6,
+        7,
         LLMParams,
         ("corpus", "vocabulary", "vqgan", "alignment"),
         "image",
@@ -211,7 +211,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "privacy",
-        2,
+        3,
         "medsynth_core.privacy.stage:run",
         "measure what the images give away of the training images",
         PrivacyParams,
@@ -236,7 +236,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "evaluation",
-        3,
+        4,
         "medsynth_core.evaluation.stage:run",
         "compare the release with held-out real images",
         EvaluationParams,
@@ -250,7 +250,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "utility",
-        1,
+        2,
         "medsynth_core.evaluation.utility:run",
         "train classifiers on real and on the release's images (utility.shares), judge them on real ones",
         UtilityParams,
@@ -262,7 +262,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        4,
+        5,
         "medsynth_core.evaluation.report:run",
         "draw the contact sheet and the HTML page",
         ReportParams,

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.llm_server import LLMServer
 from benchmarks.llm_server import serving as serving_llm
@@ -74,6 +75,13 @@ def proxy(s3_endpoint: str) -> Iterator[CuttingProxy]:
     made = CuttingProxy(s3_endpoint)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect's server on a database of its own, in which flows run in this process."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from benchmarks.llm_server import LLMServer
 from medsynth_core.config import Paths
-from medsynth_core.errors import BudgetError, ConfigError, TransientError
+from medsynth_core.errors import BudgetError, ConfigError, NotReadyError
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.providers.batch import BatchProvider
@@ -68,7 +68,7 @@ def test_a_batch_that_is_not_ready_is_found_again_by_the_next_run(
 ) -> None:
     server.polls_until_done = 1000
     ledger = Ledger(tmp_path / "prompts.sqlite")
-    with pytest.raises(TransientError, match="batch-0 isn't ready"):
+    with pytest.raises(NotReadyError, match=r"batch-0 isn't ready .*it ends by \d{4}-\d\d-\d\d \d\d:\d\d"):
         written(server, vocabulary, assignments, ledger, batch_wait_h=1e-6)
     ledger.close()
     server.polls_until_done = 0
@@ -156,7 +156,7 @@ def test_what_another_plan_handed_in_is_used(
     """More prompts are wanted while a batch is out: its answers are fetched, and only the rest is handed in."""
     server.polls_until_done = 1000
     ledger = Ledger(None)
-    with pytest.raises(TransientError):
+    with pytest.raises(NotReadyError):
         written(server, vocabulary, assignments[:6], ledger, batch_wait_h=1e-6)
     server.polls_until_done = 0
     config = settings(server)

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from benchmarks.llm_server import FAULTS, LLMServer, completion, failing
 from medsynth_core.config import Paths
-from medsynth_core.errors import BudgetError, ConfigError, StateError, TransientError
+from medsynth_core.errors import BudgetError, ConfigError, NotReadyError, StateError, TransientError
 from medsynth_core.progress import silent
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
@@ -87,7 +87,7 @@ def test_a_server_that_asks_for_a_long_wait_ends_the_run(
     server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
 ) -> None:
     server.script = [failing(429, {"Retry-After": "3600"})]
-    with pytest.raises(TransientError, match="asks to wait 3600 s"):
+    with pytest.raises(NotReadyError, match=r"asks to wait 3600 s.*start the run again at \d{4}-\d\d-\d\d \d\d:\d\d"):
         written(server, vocabulary, assignments[:1])
     assert len(server.bodies) == 1
 

@@ -1,5 +1,7 @@
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,9 +43,9 @@ from medsynth_core.synthesis.inputs import PromptRow, read_prompts
 from medsynth_core.synthesis.packed import can_pack, pack_linears
 from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.settings import SynthesisConfig, SynthesisParams
-from medsynth_core.synthesis.stage import identify
+from medsynth_core.synthesis.stage import identify, open_worker, rounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.synthesis.writers import Writer
+from medsynth_core.synthesis.writers import SharingWriter, Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.stages import workspace_paths
@@ -86,8 +88,8 @@ def plain_inputs(model: ImageLanguageModel, prefix: Prefix, codes: list[int]) ->
         vector = table[i]
         if cell >= 0:
             vector = vector + table[at.first_cell + cell]
-        if place >= len(prefix.ids) - 1 and cell in prefix.keys:
-            vector = vector + table[at.first_key + prefix.keys[cell]]
+        if place >= len(prefix.ids) - 1 and cell in prefix.keypatch_codes:
+            vector = vector + table[at.first_keypatch + prefix.keypatch_codes[cell]]
         vectors.append(vector)
     return torch.stack(vectors)
 
@@ -129,11 +131,16 @@ def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Con
     patches = [Keypatch(0, 9, 5, 0.9, "a"), Keypatch(1, 2, 30, 0.8, "b"), Keypatch(2, 4, 0, 0.7, "c")]
     prefix = model.prefix("Clear.", "frontal", patches)
     start = prefix.ids.index(at.marker("reference")) + 1
-    assert prefix.ids[start:] == [at.first_key + 5, at.first_key + 30, at.first_key, at.marker("response")]
+    assert prefix.ids[start:] == [
+        at.first_keypatch + 5,
+        at.first_keypatch + 30,
+        at.first_keypatch,
+        at.marker("response"),
+    ]
     assert prefix.cells[start:] == [9, 2, 4, 0]
     bare = model.prefix("Clear.", "frontal", [])
     assert bare.ids[-2:] == [at.marker("reference"), at.marker("response")]
-    assert not bare.keys
+    assert not bare.keypatch_codes
 
 
 def test_adapters_are_merged_into_the_weights(trained: tuple[Config, Paths], tmp_path: Path) -> None:
@@ -209,10 +216,10 @@ def test_greedy_tokens_are_those_of_generate(name: str, trained: tuple[Config, P
     model = language_model(name, trained, tmp_path)
     at, table = model.layout, model.lm.get_input_embeddings().weight.data
     table[at.first_cell : at.first_code] = 0.0
-    table[at.first_key :] = 0.0
+    table[at.first_keypatch :] = 0.0
     prefixes = [model.prefix(text, "frontal", []) for text in ("Clear.", "Small left pleural effusion.", "Clear.")]
     ids, _, mask = model.pad(prefixes)
-    others = [*range(at.first_code), *range(at.first_key, at.size)]
+    others = [*range(at.first_code), *range(at.first_keypatch, at.size)]
     tokens = model.lm.generate(
         ids, attention_mask=mask, do_sample=False, min_new_tokens=16, max_new_tokens=16, suppress_tokens=others
     )
@@ -262,49 +269,117 @@ def test_a_gpus_step_gives_the_same_tokens(
     bare = [model.empty_prefix("frontal")] * 9
     sampling = SynthesisConfig(top_p=0.9, guidance=guidance)
     want = Engine(model).decode(prefixes, bare, draws, sampling)
-    engine = Engine(model, recorded=True)
-    assert engine._recorder is not None
+    engine = Engine(model, capture=True)
+    assert engine._graph_decoder is not None
     if compiled:
         torch._dynamo.reset()
-        engine._recorder._codes = torch.compile(Writer.codes, backend="eager", fullgraph=True, dynamic=False)
+        engine._graph_decoder._codes = torch.compile(Writer.codes, backend="eager", fullgraph=True, dynamic=False)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for part in (slice(0, 9), slice(2, 7), slice(5, 9)):
             assert torch.equal(engine.decode(prefixes[part], bare[part], draws[part], sampling), want[part])
+
+
+def refused(*_: object) -> torch.Tensor:
+    raise torch._dynamo.exc.BackendCompilerFailed(refused, RuntimeError("Failed to find C compiler"), None)
+
+
+def exhausted(*_: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def exhausted_in_a_capture(*_: object) -> torch.Tensor:
+    try:
+        return exhausted()
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def exhausted_on_a_cpu(*_: object) -> torch.Tensor:
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
 
 def test_a_step_that_cannot_be_compiled_is_taken_without(
     trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = language_model("llama", trained, tmp_path)
-    prefixes, draws = a_batch(model)[:2], torch.rand(2, 3)
+    prefixes, draws = a_batch(model)[:3], torch.rand(3, 3)
     want = Engine(model).decode(prefixes, [], draws, GREEDY)
-    engine = Engine(model, recorded=True)
-    assert engine._recorder is not None
+    engine = Engine(model, capture=True)
+    assert engine.path == "graph"
+    assert engine._graph_decoder is not None
+    engine._graph_decoder._codes = refused
+    for images in (2, 3):  # a larger batch needs another graph
+        assert torch.equal(engine.decode(prefixes[:images], [], draws[:images], GREEDY), want[:images])
+        assert engine.path == "shared prefixes"
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "Failed to find C compiler" in warning
+    assert "torch.compile needs a C compiler" in warning
 
-    def refused(*_: object) -> torch.Tensor:
-        raise torch._dynamo.exc.BackendCompilerFailed(refused, RuntimeError("Failed to find C compiler"), None)
 
-    engine._recorder._codes = refused
-    assert torch.equal(engine.decode(prefixes, [], draws, GREEDY), want)
-    assert "Failed to find C compiler" in caplog.text
+@pytest.mark.parametrize("out_of_memory", [exhausted, exhausted_in_a_capture, exhausted_on_a_cpu])
+def test_a_lack_of_memory_is_never_taken_for_another_failure(
+    out_of_memory: Callable[..., torch.Tensor],
+    trained: tuple[Config, Paths],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither when a step is captured nor when the replaced attention is tried: the slow path would stay for good."""
+    model = language_model("llama", trained, tmp_path)
+    engine = Engine(model, capture=True)
+    assert engine._graph_decoder is not None
+    engine._graph_decoder._codes = out_of_memory
+    with pytest.raises(RuntimeError, match=r"out of memory|previous error|can't allocate"):
+        engine.decode(a_batch(model)[:2], [], torch.rand(2, 3), GREEDY)
+    assert engine.path == "graph"
+    again = language_model("llama", trained, tmp_path)
+    before = again.lm.config._attn_implementation
+    monkeypatch.setattr(SharingWriter, "follow", out_of_memory)
+    with pytest.raises(RuntimeError, match=r"out of memory|previous error|can't allocate"):
+        Engine(again)
+    assert again.lm.config._attn_implementation == before
 
-    def exhausted(*_: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    engine = Engine(model, recorded=True)
-    assert engine._recorder is not None
-    engine._recorder._codes = exhausted
-    with pytest.raises(torch.OutOfMemoryError):
-        engine.decode(prefixes, [], draws, GREEDY)
+def test_missing_triton_is_said(
+    trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it weren't installed
+    engine = Engine(language_model("llama", trained, tmp_path), capture=True)
+    assert engine.path == "shared prefixes"
+    assert "LlamaForCausalLM decodes by shared prefixes, slower: Triton isn't installed; install" in caplog.text
+
+
+def test_a_shards_log_line_says_how_it_was_decoded(
+    trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, paths = trained
+    store = LocalStore(tmp_path / "store")
+    caplog.set_level("INFO", logger="medsynth_core.synthesis.worker")
+    params = SynthesisParams.of(config)
+    identity = identify(params, paths, store)
+    open_worker(params, paths, store, identity).make(rounds(params, paths, store, identity)[-1].plan, 0)
+    assert caplog.messages[-1].endswith(", decoded by shared prefixes")
+
+
+def test_an_attention_that_fails_when_replaced_is_said(
+    trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: object) -> torch.Tensor:
+        raise RuntimeError("no kernel for this width")
+
+    model = language_model("llama", trained, tmp_path)
+    monkeypatch.setattr(SharingWriter, "follow", unknown)
+    assert Engine(model).path == "copied prefixes"
+    assert "its attention can't be replaced (RuntimeError: no kernel for this width); a models.llm.base" in caplog.text
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_a_family_with_attention_of_its_own_is_not_recorded(
-    name: str, trained: tuple[Config, Paths], tmp_path: Path
+def test_a_family_with_attention_of_its_own_is_not_captured(
+    name: str, trained: tuple[Config, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = Engine(language_model(name, trained, tmp_path), recorded=True)
-    assert engine._recorder is None
+    engine = Engine(language_model(name, trained, tmp_path), capture=True)
+    assert engine.path == "copied prefixes"
     assert not engine.shares_prefixes
+    assert len(caplog.records) == 1, "why is said once"
 
 
 @pytest.mark.gpu
@@ -313,12 +388,12 @@ def test_a_family_with_attention_of_its_own_is_not_recorded(
 def test_a_gpu_gives_the_tokens_of_the_plain_forward_pass(
     name: str, trained: tuple[Config, Paths], tmp_path: Path
 ) -> None:
-    """In float32, compiled, three times: later batches replay what the first one recorded, in other arrangements."""
+    """In float32, compiled, three times: later batches replay what the first one captured, in other arrangements."""
     model = language_model(name, trained, tmp_path)
     prefixes = a_batch(model)
     want = {id(prefix): uncached_codes(model, prefix, 16) for prefix in prefixes}
-    engine = Engine(model.cuda(), recorded=True)
-    assert engine._recorder is not None
+    engine = Engine(model.cuda(), capture=True)
+    assert engine._graph_decoder is not None
     for batch in (prefixes, prefixes[::-1], prefixes[3:8]):
         codes = engine.decode(batch, [], torch.full((len(batch), 16), 0.5), GREEDY)
         assert codes.tolist() == [want[id(prefix)] for prefix in batch]

@@ -1,4 +1,6 @@
 import csv
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,6 +185,27 @@ def test_the_vocabulary_does_not_depend_on_the_number_of_processes(
     labels: list[pa.Table] = [pq.read_table(p["vocabulary"] / "labels.parquet") for p in (again, paths)]
     assert labels[0] == labels[1]
     assert labels[0].num_rows == Corpus.open(paths["corpus"]).n_studies()
+
+
+@pytest.mark.parametrize(
+    ("calls", "cores"),
+    [
+        ({"process_cpu_count": lambda: 3, "sched_getaffinity": lambda _: {0, 1}, "cpu_count": lambda: 8}, 3),
+        ({"sched_getaffinity": lambda _: {0, 1}, "cpu_count": lambda: 8}, 2),
+        ({"cpu_count": lambda: 8}, 8),
+        ({"cpu_count": lambda: None}, 1),
+    ],
+)
+def test_cores_are_counted_on_any_system(
+    calls: dict[str, Callable[..., object]], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Python 3.13, Linux before it, macOS, and a system that knows nothing offer."""
+    for name in ("process_cpu_count", "sched_getaffinity", "cpu_count"):
+        monkeypatch.delattr(os, name, raising=False)
+    for name, call in calls.items():
+        monkeypatch.setattr(os, name, call, raising=False)
+    assert stage.processes_for(10**9) == cores
+    assert stage.processes_for(1) == 1
 
 
 def test_modifiers_belong_to_their_finding() -> None:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from medsynth_core.random import stream
+
 Side = Literal["left", "right", "bilateral", "none"]
 Severity = Literal["mild", "moderate", "severe"]
 Zone = Literal["upper", "middle", "lower"]
@@ -138,7 +140,7 @@ def case_with(findings: tuple[Finding, ...], seed: int, index: int) -> Case:
 
 
 def _draw_patient(seed: int, patient_index: int) -> Patient:
-    draw = np.random.default_rng([seed, patient_index, 11])
+    draw = stream(seed, "phantom.patient", patient_index)
     unit = (draw.standard_normal(13).clip(-2, 2) / 2).tolist()
     return Patient(
         width=0.33 + 0.035 * unit[0],
@@ -161,7 +163,7 @@ def _draw_patient(seed: int, patient_index: int) -> Patient:
 
 
 def _draw_findings(seed: int, index: int) -> tuple[Finding, ...]:
-    draw = np.random.default_rng([seed, index, 12])
+    draw = stream(seed, "phantom.findings", index)
     if draw.random() < NORMAL_SHARE:
         return ()
     weights = np.array(list(PREVALENCE.values()))

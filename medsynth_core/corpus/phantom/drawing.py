@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from medsynth_core.corpus.phantom.case import Case, Finding, Patient
 from medsynth_core.corpus.records import ImageU8, MaskU8
+from medsynth_core.random import stream
 
 Field = npt.NDArray[np.floating]
 """float32 [size, size]."""
@@ -52,7 +53,7 @@ def render(case: Case, size: int) -> ImageU8:
     for finding in case.findings:
         for sign in _SIGNS[finding.side]:
             film += _DRAW.get(finding.pathology, _nothing)(finding, sign, patient, shape, lungs, x, y)
-    draw = np.random.default_rng([case.seed, case.index, 13])
+    draw = stream(case.seed, "phantom.noise", case.index)
     film += patient.noise * draw.standard_normal(film.shape, dtype=np.float32)
     film = np.power(film.clip(0.0, 1.0), patient.exposure)
     return np.rint(255.0 * film).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medsynth_core.corpus.phantom.case import PATHOLOGIES, Case, Finding
+from medsynth_core.random import stream
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "pleural effusion": ("pleural effusion",),
@@ -64,7 +65,7 @@ _LUNG_FINDINGS = frozenset(PATHOLOGIES) - {"cardiomegaly", "elevated hemidiaphra
 
 def write_report(case: Case) -> tuple[str, str]:
     """Returns (findings, impression) of a case; every positive names pathology, side and severity."""
-    draw = np.random.default_rng([case.seed, case.index, 14])
+    draw = stream(case.seed, "phantom.report", case.index)
     present = {finding.pathology for finding in case.findings}
     sentences = [_positive(finding, draw) for finding in case.findings]
     if not present & _LUNG_FINDINGS:

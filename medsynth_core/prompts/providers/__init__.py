@@ -31,6 +31,7 @@ class Provider(Protocol):
             ConfigError: the server refuses the key, the model or the request.
             BudgetError: the budget is used up; what was in flight has been yielded.
             TransientError: it makes no sense to go on now.
+            NotReadyError: nor to try again before the time that it says.
         """
         ...
 

@@ -14,12 +14,13 @@ import openai
 from openai.types import Batch
 from pydantic import SecretStr, ValidationError
 
-from medsynth_core.errors import BudgetError, ConfigError, TransientError
+from medsynth_core.errors import BudgetError, ConfigError, NotReadyError, TransientError
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import KeptBatch
 from medsynth_core.prompts.messages import messages_for, told_vocabulary
 from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body, call_bound, split_calls
 from medsynth_core.prompts.providers.openai import settings_of
+from medsynth_core.prompts.providers.server import clock
 from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usage
 from medsynth_core.prompts.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _CALLS_A_BATCH = 50_000
 _BYTES_A_BATCH = 190_000_000
+_WINDOW_S = 24 * 3600
+"""Within which a server promises to answer a batch."""
 _ENDPOINT: Final = "/v1/chat/completions"
 _MARK = "medsynth"
 _RECENT_BATCHES = 1000
@@ -72,7 +75,8 @@ class BatchProvider:
             ConfigError: the server refuses the key, the model or the batch.
             BudgetError: the budget suffices for no call. Where it suffices for some, these are yielded: once they
                 are settled, it may suffice for more.
-            TransientError: the server fails, or a batch isn't ready within ``batch_wait_h``.
+            TransientError: the server fails.
+            NotReadyError: a batch isn't ready within ``batch_wait_h``.
         """
         wanted = {(a.key, a.attempt): a for a in assignments}
         answered = 0
@@ -187,9 +191,11 @@ class BatchProvider:
             if time.monotonic() >= until:
                 counts = batch.request_counts
                 done = f"{counts.completed} of {counts.total} calls" if counts else batch.status
-                raise TransientError(
+                ends = batch.expires_at or batch.created_at + _WINDOW_S
+                raise NotReadyError(
                     f"batch {batch.id} isn't ready after prompts.openai.batch_wait_h={self._config.batch_wait_h:g} "
-                    f"({done}); run again to go on waiting for it"
+                    f"({done}); it ends by {clock(ends)}: start the run again then, or earlier, and it goes on "
+                    f"waiting for this batch, which is paid once"
                 )
             time.sleep(self._config.batch_poll_s)
             batch = self._client.batches.retrieve(batch.id)

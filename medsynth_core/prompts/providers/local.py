@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, set_seed
 
-from medsynth_core.errors import InputError
 from medsynth_core.hashing import sha256_json
 from medsynth_core.models.artifact import pick_device, pick_dtype
+from medsynth_core.models.pretrained import load_pretrained
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.messages import (
@@ -46,13 +46,9 @@ class LocalProvider:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         place = pick_device(device)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=pick_dtype(config.precision, place), use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"prompts.transformers.model {name!r} can't be loaded ({reason})") from error
+        model: Any = load_pretrained(
+            AutoModelForCausalLM, name, "prompts.transformers.model", dtype=pick_dtype(config.precision, place)
+        )
         self._model = model.to(place).eval()
         self.settings: dict[str, Any] = {
             "model": name,

@@ -57,7 +57,8 @@ class OpenAIProvider:
         Raises:
             ConfigError: the server refuses the key, the model or the request.
             BudgetError: the budget is used up.
-            TransientError: many calls failed one after the other, or the server asks for a long wait.
+            TransientError: many calls failed one after the other.
+            NotReadyError: the server asks for a long wait.
         """
         calls = deque(split_calls(assignments, self._config))
         in_flight: dict[Future[Reply], tuple[Assignment, ...]] = {}
@@ -81,7 +82,7 @@ class OpenAIProvider:
                     elif isinstance(error, ServerBusyError):
                         failures += 1
                         if failures >= self._config.concurrency + _FAILURES_IN_A_ROW:
-                            end = TransientError(
+                            end = end or TransientError(
                                 f"the LLM server at {self._server.client.base_url} failed {failures} calls in a row, "
                                 f"the last with {error}; run again to go on: all answers so far are kept"
                             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -17,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 from pyrate_limiter import Duration, InMemoryBucket, Limiter, Rate
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from medsynth_core.errors import ConfigError, ModelOutputError, TransientError
+from medsynth_core.errors import ConfigError, ModelOutputError, NotReadyError, TransientError
 from medsynth_core.prompts.messages import Message
 from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body
 from medsynth_core.prompts.records import Usage
@@ -93,6 +94,7 @@ class ChatServer:
             ConfigError: the server refuses the key, the model or the request.
             ModelOutputError: it won't answer this content.
             TransientError: every try failed.
+            NotReadyError: the server asks for a longer wait than ``max_wait_s``.
         """
         tries = Retrying(
             stop=stop_after_attempt(self._config.max_retries + 1),
@@ -182,15 +184,21 @@ class ChatServer:
         jittered = wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)(state)
         wait_s = jittered if error.wait_s is None else error.wait_s + _JITTER * jittered
         if error.wait_s is not None and error.wait_s > self._config.max_wait_s:
-            raise TransientError(
+            raise NotReadyError(
                 f"the LLM server asks to wait {error.wait_s:.0f} s, more than prompts.openai.max_wait_s="
-                f"{self._config.max_wait_s:g}; run again later: all answers so far are kept"
+                f"{self._config.max_wait_s:g}; start the run again at {clock(time.time() + error.wait_s)}: it "
+                f"goes on, all answers so far are kept"
             )
         if error.wait_s is not None:  # a server that is busy is busy for every thread
             with self._lock:
                 self._resume_at = max(self._resume_at, time.monotonic() + wait_s)
         log.debug("LLM server: %s; next try in %.1f s", error, wait_s)
         return wait_s
+
+
+def clock(seconds: float) -> str:
+    """Returns date and time of day here, up to the next minute, of seconds since 1970."""
+    return datetime.fromtimestamp(60 * math.ceil(seconds / 60)).astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
 def retry_after_s(headers: Any) -> float | None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding
+from medsynth_core.random import stream
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
-_STREAM = 22
 _ONE = ("There is {}.", "{} is seen.", "{} is present.", "{} is noted.", "There is evidence of {}.")
 _SEVERAL = ("There are {}.", "{} are seen.", "{} are present.", "{} are noted.")
 _BARE = "{}."
@@ -121,7 +121,7 @@ class TemplateProvider:
             yield Reply((assignment,), (Draft(text),), text)
 
     def _text(self, request: PromptRequest, attempt: int) -> str:
-        draw = np.random.default_rng([self._seed, int(request.prompt_id[1:]), attempt, _STREAM])
+        draw = stream(self._seed, "prompts.template", request.prompt_id, attempt)
         asserted = [_assertion(finding, draw, bool(attempt)) for finding in request.findings]
         rest = [*self._normal_regions(request, draw), *self._denials(request, draw)]
         draw.shuffle(rest)

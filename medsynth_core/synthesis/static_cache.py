@@ -1,6 +1,6 @@
 """Keys and values on a GPU at addresses that stay, and the attention over them, as one opaque operation.
 
-A recorded step reads what lies at these addresses when it is replayed, so one recording serves every token of every
+A captured graph reads what lies at these addresses when it is replayed, so one capture serves every token of every
 batch. To ``torch.compile`` attention is an operation of its own, like vLLM's: what it reads and writes beside its
 inputs isn't traced, so that prefixes of another length compile nothing anew.
 
@@ -24,7 +24,7 @@ _ROOM = 1.25
 """Tokens of prefixes that are made room for, over those that are there: the next batch may have more."""
 
 
-class StandingCache(Cache):
+class StaticCache(Cache):
     """What prefixes left, token after token without padding, and what each sequence writes.
 
     Args:
@@ -119,7 +119,7 @@ class StandingCache(Cache):
 
 
 _numbers = count()
-_caches: WeakValueDictionary[int, StandingCache] = WeakValueDictionary()
+_caches: WeakValueDictionary[int, StaticCache] = WeakValueDictionary()
 
 
 @torch.library.custom_op("medsynth::attend", mutates_args=())

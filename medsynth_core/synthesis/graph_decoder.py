@@ -1,4 +1,5 @@
-"""Decoding on a GPU: one step is compiled and recorded once and replayed for every token of every batch.
+"""Decoding on a GPU: one step is compiled and captured as a CUDA graph once, and replayed for every token of every
+batch.
 
 Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes, T image tokens, C hidden width.
 """
@@ -9,12 +10,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.synthesis.settings import SynthesisConfig
-from medsynth_core.synthesis.standing import StandingCache
+from medsynth_core.synthesis.static_cache import StaticCache
 from medsynth_core.synthesis.writers import Writer, distinguish, encode
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ _ENCODED_AT_ONCE = 64
 """Prefixes, so that memory doesn't hold the states of all of them."""
 
 
-class StandingWriter(Writer):
-    """On a GPU: all that a step reads stands where it stood in the batch before, so that a recorded step can be
+class StaticWriter(Writer):
+    """On a GPU: all that a step reads stays where it was in the batch before, so that a captured graph can be
     replayed.
 
     Args:
@@ -40,13 +41,13 @@ class StandingWriter(Writer):
         super().__init__(model, [anything] * sequences)
         like, _, _ = encode(model, [anything])
         heads = model.lm.config.get_text_config().num_attention_heads // like.layers[0].keys.shape[1]
-        self._cache = StandingCache(like, heads, sequences, tokens - 1)
+        self._cache = StaticCache(like, heads, sequences, tokens - 1)
 
     def load(self, prefixes: Sequence[Prefix]) -> bool:
         """Begins a batch of R sequences; those that have the same prefix are best beside each other.
 
         Returns:
-            Whether memory had to move, so that a recorded step is void.
+            Whether memory had to move, so that a captured graph is void.
         """
         distinct, places = distinguish(prefixes)
         moved = self._cache.clear(sum(len(prefix.ids) for prefix in distinct))
@@ -59,7 +60,7 @@ class StandingWriter(Writer):
         place_R = torch.tensor(places, device=self.model.device)
         ends_U1 = torch.tensor([[len(prefix.ids)] for prefix in distinct], device=self.model.device)
         self._ends_R1.copy_(ends_U1[place_R])
-        self._keys_RT.copy_(self.model.keys(distinct)[place_R])
+        self._keypatch_codes_RT.copy_(self.model.keypatch_codes(distinct)[place_R])
         self.first_states_RC = torch.cat(states)[place_R]
         return moved
 
@@ -81,15 +82,19 @@ class StandingWriter(Writer):
         return {"attention_mask": self._cache.bias, "past_key_values": self._cache, "shared": self._cache}
 
 
-class Recorder:
+class GraphDecoder:
     """Decodes batches on a GPU; those smaller than the largest so far are filled up by images that nobody sees, since
-    what is recorded has a fixed size. Elsewhere it takes the same steps without recording them.
+    a captured graph has a fixed size. Elsewhere it takes the same steps without capturing them.
 
     Args:
         model: in evaluation mode, its attention replaced.
+
+    Attributes:
+        failed: a step couldn't be compiled and captured; from then on steps are taken without.
     """
 
     def __init__(self, model: ImageLanguageModel) -> None:
+        self.failed = False
         self._model = model
         self._step: _Step | None = None
         self._codes = Writer.codes
@@ -102,13 +107,13 @@ class Recorder:
         """Gives back the memory that is kept from batch to batch."""
         self._step = None
 
-    def writer(self, prefixes: Sequence[Prefix], tokens: int) -> StandingWriter:
+    def writer(self, prefixes: Sequence[Prefix], tokens: int) -> StaticWriter:
         """Returns a writer of its own after these prefixes.
 
         Raises:
             ValueError: keys and values have several shapes.
         """
-        writer = StandingWriter(self._model, len(prefixes), tokens)
+        writer = StaticWriter(self._model, len(prefixes), tokens)
         writer.load(prefixes)
         return writer
 
@@ -116,41 +121,48 @@ class Recorder:
         """As ``Engine.decode``; ``sides`` are the prefixes and, with guidance, those without text."""
         step, images = self._step, len(uniforms_BT)
         if step is None or step.settings != settings or images > step.images:
-            log.info("compiling and recording a step of %d images", images)
             self._step = step = None  # memory holds one
-            self._step = step = _Step(self._model, self._codes, settings, images, images * len(sides))
-        return step.decode(sides, uniforms_BT)
+            codes = None if self.failed else self._codes
+            self._step = step = _Step(self._model, codes, settings, images, images * len(sides))
+        decoded = step.decode(sides, uniforms_BT)
+        self.failed = step.failed
+        return decoded
 
 
 class _Step:
-    """What is recorded for a size of batch, and what it reads and writes."""
+    """What is captured for a size of batch, and what it reads and writes.
+
+    Args:
+        codes: ``Writer.codes``, compiled where that is possible; None when nothing is to be captured.
+    """
 
     def __init__(
         self,
         model: ImageLanguageModel,
-        codes: Callable[..., Tensor],
+        codes: Callable[..., Tensor] | None,
         settings: SynthesisConfig,
         images: int,
         sequences: int,
     ) -> None:
         self.settings = settings
         self.images = images
-        self._codes = codes
+        self.failed = codes is None
+        self._codes = codes or Writer.codes
         tokens, device = model.layout.cells, model.device
-        self._writer = StandingWriter(model, sequences, tokens)
+        self._writer = StaticWriter(model, sequences, tokens)
         self._uniforms_TB = torch.zeros((tokens, images), device=device)
         self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=device)
         self._codes_B = torch.zeros(images, dtype=torch.int64, device=device)
         self._replay: Callable[[], object] | None = None
 
     def decode(self, sides: Sequence[Sequence[Prefix]], uniforms_BT: Tensor) -> Tensor:
-        """As ``Recorder.decode``."""
+        """As ``GraphDecoder.decode``."""
         images, tokens = uniforms_BT.shape
         missing = self.images - images
         if self._writer.load([prefix for side in sides for prefix in (*side, *[side[-1]] * missing)]):
             self._replay = None
         self._uniforms_TB[:tokens, :images] = uniforms_BT.T.to(self._uniforms_TB.device)
-        replay = self._recorded()
+        replay = self._captured()
         self._codes_B.copy_(self._writer.first_codes(self._uniforms_TB[0], self.settings))
         self._codes_TB[0] = self._codes_B
         self._writer.open(1)
@@ -158,19 +170,23 @@ class _Step:
             replay()
         return self._codes_TB[:tokens, :images].T.contiguous()
 
-    def _recorded(self) -> Callable[[], object]:
-        if self._replay is None:
+    def _captured(self) -> Callable[[], object]:
+        if self._replay is None and not self.failed:
+            log.info("compiling and capturing a step of %d images", self.images)
             try:
-                self._replay = self._record()
+                self._replay = self._capture()
             except RuntimeError as error:
-                if should_reduce_batch_size(error):
+                if is_out_of_memory(error):
                     raise
-                reason = " ".join(str(error).split())[:200]
-                log.warning("a step can't be compiled and recorded (%s); decoding goes on without, slower", reason)
-                self._codes, self._replay = Writer.codes, self._advance
-        return self._replay
+                log.warning(
+                    "a step can't be compiled and captured (%s), so decoding goes on without a graph, slower: "
+                    "torch.compile needs a C compiler, and a Triton and a driver that suit this PyTorch",
+                    " ".join(str(error).split())[:200],
+                )
+                self._codes, self.failed = Writer.codes, True
+        return self._replay or self._advance
 
-    def _record(self) -> Callable[[], object]:
+    def _capture(self) -> Callable[[], object]:
         self._writer.open(1)
         if not self._codes_B.is_cuda:
             self._advance()
