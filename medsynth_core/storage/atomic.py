@@ -43,9 +43,9 @@ def replace_directory(target: Path) -> Iterator[Path]:
     """Yields an empty sibling folder that takes ``target``'s place when the block ends without an error.
 
     Whenever it is killed, ``target`` is the old folder whole, the new one whole, or absent: the old one is renamed
-    aside, the new one into its place, and only then is the old one removed. Between the two renames ``target`` is absent
-    to its readers, and the next call puts the old one back before it begins. That call also removes what killed ones
-    left beside ``target``. One call at a time may work on a ``target``.
+    aside, the new one into its place, and only then is the old one removed. Between the two renames ``target`` is
+    absent to its readers, and the next call puts the old one back before it begins. That call also removes what killed
+    ones left beside ``target``. One call at a time may work on a ``target``.
 
     Raises:
         StoreError: the folder can't be written, or its disk is full.
