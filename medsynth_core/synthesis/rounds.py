@@ -45,11 +45,14 @@ class Round:
         return [shard for shard in range(self.plan.n_shards) if shard not in self.records]
 
 
-def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bounds: CopyBounds | None) -> list[Round]:
+def read_rounds(
+    config: Config, paths: Paths, store: ObjectStore, copy_bounds: CopyBounds | None, before: Sequence[Round] = ()
+) -> list[Round]:
     """Returns the rounds up to the first that isn't finished; all are when the last one is.
 
     Args:
         copy_bounds: distances at which an image is a copy of an earlier one; None lets copies pass.
+        before: what was returned last; records that are in it aren't read again.
 
     Raises:
         InputError: prompts or models are missing, or there is no such parent.
@@ -62,10 +65,11 @@ def read_rounds(config: Config, paths: Paths, store: ObjectStore, copy_bounds: C
     spec = spec_hash([p.identity() for p in prompts], model_digests(config, paths), config.synthesis, dir_md5)
     wanted = _Wanted(config, paths, store, prompts, copy_bounds) if config.release.quotas else None
     samples = [(0, config.synthesis.samples_per_prompt)] * len(prompts)
+    known = {each.plan.run_id: each.records for each in before}
     rounds: list[Round] = []
     while samples:
         plan = plan_shards(spec, [p.prompt_id for p in prompts], samples, config.synthesis, config.quality)
-        rounds.append(Round(plan, finished_shards(store, plan.run_id, plan.n_shards)))
+        rounds.append(Round(plan, finished_shards(store, plan.run_id, plan.n_shards, known.get(plan.run_id))))
         if wanted is None or rounds[-1].missing:
             break
         samples = wanted.next_samples(rounds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -53,14 +53,17 @@ class SynthesisReport:
     counts: Counts
 
 
-def rounds(config: Config, paths: Paths, store: ObjectStore) -> list[Round]:
+def rounds(config: Config, paths: Paths, store: ObjectStore, before: Sequence[Round] = ()) -> list[Round]:
     """Returns the rounds of generating up to the first unfinished one, whose plan is written to the store.
+
+    Args:
+        before: what was returned last; records that are in it aren't read again.
 
     Raises:
         InputError: prompts or models are missing, or there is no such parent.
         ConfigError, IncompleteRunError: the quotas can't be met.
     """
-    found = read_rounds(config, paths, store, _copy_bounds(config, paths))
+    found = read_rounds(config, paths, store, _copy_bounds(config, paths), before)
     if found[-1].missing:
         write_plan(store, found[-1].plan)
     return found
@@ -97,11 +100,12 @@ def run(config: Config, paths: Paths, store: ObjectStore, progress: Progress) ->
         StoreError, TransientError: the store fails.
     """
     store.check_writable()
-    worker, made = None, 0
-    while (last := rounds(config, paths, store)[-1]).missing:
+    worker, made, found = None, 0, rounds(config, paths, store)
+    while (last := found[-1]).missing:
         worker = worker or open_worker(config, paths, store)
         _make(worker, last, config.runner.in_flight, progress)
         made += len(last.missing)
+        found = rounds(config, paths, store, found)
     return collect(config, paths, store, made)
 
 
