@@ -8,7 +8,6 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.reports import report_key
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.tree import Config
@@ -44,10 +43,7 @@ def show_release(root: str, config: Config, tag: str, release: Mapping[str, Any]
 
 def _page_url(root: str, config: Config, tag: str) -> str:
     """Returns where the release's page lies in the store: file:///... or s3://..."""
-    store = open_store(config.store, Path(root))
-    if isinstance(store, LocalStore):
-        return (store.root / report_key(tag)).as_uri()
-    return f"{store.url}/{report_key(tag)}"
+    return open_store(config.store, Path(root)).url_of(report_key(tag))
 
 
 def _added(release: Mapping[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""Which failures are tried again."""
+"""Which failures are tried again.
+
+A task's retries repeat work, a shard or a plan, after a pause of seconds to minutes. A request is repeated by the store
+or the provider that makes it, a handful of times, before its TransientError arrives here.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from medsynth_core.errors import InputError
 IMAGES_PER_CHUNK = 1024
 MASK_SIDE = 64
 """Side of a mask in cells, whatever the images' is: organs are large."""
+_AGAIN = "run `medsynth corpus` again"
 STUDIES_SCHEMA = pa.schema(
     [
         ("study_id", pa.string()),
@@ -46,10 +48,14 @@ VIEWS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Corpus:
-    """A normalised corpus; ``image_size`` is the side of its square images in pixels."""
+    """A normalised corpus; ``image_size`` is the side of its square images in pixels, ``n_masks`` how many have masks.
+
+    Its files are opened as they are needed. One that is missing, cut off or of another corpus is an InputError.
+    """
 
     folder: Path
     image_size: int
+    n_masks: int
 
     @classmethod
     def open(cls, folder: Path) -> Corpus:
@@ -58,67 +64,133 @@ class Corpus:
         Raises:
             InputError: there is none.
         """
+        path = folder / "corpus.json"
         try:
-            about = json.loads((folder / "corpus.json").read_text("utf-8"))
+            about = json.loads(path.read_text("utf-8"))
         except FileNotFoundError as error:
             raise InputError(f"{folder}: no corpus there; run `medsynth corpus` first") from error
-        return cls(folder, about["image_size"])
+        except ValueError as error:
+            raise InputError(f"{path}: no JSON; {_AGAIN}") from error
+        return cls(folder, about["image_size"], about["masks"])
 
     def n_studies(self) -> int:
         """Returns the number of studies."""
-        return int(pq.read_metadata(self.folder / "studies.parquet").num_rows)
+        return _n_rows(self.folder / "studies.parquet")
 
     def study_batches(self, rows: int) -> Iterator[list[dict[str, Any]]]:
         """Yields the studies of all splits in order, ``rows`` at a time, with the columns of ``STUDIES_SCHEMA``."""
-        yield from row_batches(self.folder / "studies.parquet", rows)
+        with _table(self.folder / "studies.parquet") as table:
+            yield from _batches(table, rows)
 
     def studies(self, split: str | None = None) -> pa.Table:
         """Returns the studies of a split (all when None), columns of ``STUDIES_SCHEMA``."""
-        return _of_split(pq.read_table(self.folder / "studies.parquet"), split)
+        return _of_split(self.folder / "studies.parquet", split)
 
     def views(self, split: str | None = None) -> pa.Table:
         """Returns the views of a split (all when None), columns of ``VIEWS_SCHEMA``."""
-        return _of_split(pq.read_table(self.folder / "views.parquet"), split)
+        return _of_split(self.folder / "views.parquet", split)
 
     def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Returns the images of the given rows, uint8 [n, H, W]."""
+        """Returns the images of the given rows, uint8 [n, H, W].
+
+        Raises:
+            InputError: a chunk of theirs is missing, cut off or of another shape.
+        """
         out = np.empty((len(rows), self.image_size, self.image_size), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
-            out[place] = self._chunks[row // IMAGES_PER_CHUNK][row % IMAGES_PER_CHUNK]
+            out[place] = self._chunk(row // IMAGES_PER_CHUNK)[row % IMAGES_PER_CHUNK]
         return out
 
     def masks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Returns the masks of the given rows, numbers of ``records.ORGANS`` or ``UNMASKED``, uint8 [n, 64, 64]."""
+        """Returns the masks of the given rows, numbers of ``records.ORGANS`` or ``UNMASKED``, uint8 [n, 64, 64].
+
+        Raises:
+            InputError: a chunk of masks is missing, cut off or of another shape.
+        """
         out = np.full((len(rows), MASK_SIDE, MASK_SIDE), UNMASKED, dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
-            chunk = self._mask_chunks.get(row // IMAGES_PER_CHUNK)
+            chunk = self._mask_chunks[row // IMAGES_PER_CHUNK]
             if chunk is not None:
                 out[place] = chunk[row % IMAGES_PER_CHUNK]
         return out
 
     @cached_property
-    def _mask_chunks(self) -> dict[int, npt.NDArray[np.uint8]]:
-        return {
-            int(path.stem.removeprefix("masks-")): np.load(path, mmap_mode="r", allow_pickle=False)
-            for path in self.folder.glob("masks-*.npy")
-        }
+    def _rows_a_chunk(self) -> list[int]:
+        """How many images each chunk holds: all are full but the last."""
+        n = _n_rows(self.folder / "views.parquet")
+        return [min(IMAGES_PER_CHUNK, n - first) for first in range(0, n, IMAGES_PER_CHUNK)]
+
+    def _chunk(self, number: int) -> npt.NDArray[np.uint8]:
+        if number not in self._chunks:
+            path = self.folder / f"images-{number:05d}.npy"
+            self._chunks[number] = _mapped(path, (self._rows_a_chunk[number], self.image_size, self.image_size))
+        return self._chunks[number]
 
     @cached_property
-    def _chunks(self) -> list[npt.NDArray[np.uint8]]:
-        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("images-*.npy"))]
+    def _chunks(self) -> dict[int, npt.NDArray[np.uint8]]:
+        return {}
+
+    @cached_property
+    def _mask_chunks(self) -> list[npt.NDArray[np.uint8] | None]:
+        """Every chunk of masks. One whose images all came without has no file, so the masks are counted."""
+        paths = [self.folder / f"masks-{number:05d}.npy" for number in range(len(self._rows_a_chunk))]
+        chunks = [
+            _mapped(path, (rows, MASK_SIDE, MASK_SIDE)) if path.exists() else None
+            for path, rows in zip(paths, self._rows_a_chunk, strict=True)
+        ]
+        found = sum(int((chunk[:, 0, 0] != UNMASKED).sum()) for chunk in chunks if chunk is not None)
+        if found != self.n_masks:
+            absent = ", ".join(path.name for path, chunk in zip(paths, chunks, strict=True) if chunk is None)
+            raise InputError(
+                f"{self.folder}: {found} masks, corpus.json counts {self.n_masks}; missing is one or more of "
+                f"{absent or 'none'}; {_AGAIN}"
+            )
+        return chunks
+
+
+def _mapped(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    try:
+        chunk: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; {_AGAIN}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cut off or damaged ({error}); {_AGAIN}") from error
+    if chunk.shape != shape or chunk.dtype != np.uint8:
+        raise InputError(f"{path}: {chunk.dtype} {list(chunk.shape)}, expected uint8 {list(shape)}; {_AGAIN}")
+    return chunk
+
+
+@contextmanager
+def _table(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as table:
+            yield table
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; {_AGAIN}") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cut off or damaged ({error}); {_AGAIN}") from error
+
+
+def _n_rows(path: Path) -> int:
+    with _table(path) as table:
+        return int(table.metadata.num_rows)
 
 
 def row_batches(path: Path, rows: int) -> Iterator[list[dict[str, Any]]]:
-    """Yields the rows of a Parquet file in order, at most ``rows`` at a time.
-
-    One row group is read at a time, by this thread: else Arrow reads ahead to the end of the file, and its threads hold
-    arenas that only grow.
-    """
+    """Yields the rows of a Parquet file in order, at most ``rows`` at a time."""
     with pq.ParquetFile(path) as table:
-        for group in range(table.num_row_groups):
-            for batch in table.iter_batches(rows, row_groups=[group], use_threads=False):
-                yield batch.to_pylist()
+        yield from _batches(table, rows)
 
 
-def _of_split(table: pa.Table, split: str | None) -> pa.Table:
+def _batches(table: pq.ParquetFile, rows: int) -> Iterator[list[dict[str, Any]]]:
+    """Reads one row group at a time, by this thread: else Arrow reads ahead to the end of the file, and its threads
+    hold arenas that only grow."""
+    for group in range(table.num_row_groups):
+        for batch in table.iter_batches(rows, row_groups=[group], use_threads=False):
+            yield batch.to_pylist()
+
+
+def _of_split(path: Path, split: str | None) -> pa.Table:
+    with _table(path) as parquet:
+        table = parquet.read()
     return table if split is None else table.filter(pc.equal(table["split"], split))

@@ -15,7 +15,7 @@ import yaml
 from medsynth_core.errors import CorruptObjectError, InputError
 from medsynth_core.storage.index import list_tags, read_entry, split_tag
 from medsynth_core.storage.settings import StoreConfig
-from medsynth_core.storage.store import ObjectStore, open_store
+from medsynth_core.storage.store import ObjectStore, is_store_url, open_store
 
 POINTER = "dataset.dvc"
 _DVC_CONFIG = ".dvc/config"
@@ -50,7 +50,7 @@ def find_release(place: str, rev: str | None, endpoint_url: str | None) -> Sourc
         InputError: there is no release, or no such revision, or the store isn't where a clone can see it.
         CorruptObjectError: the pointer or the store's record is damaged.
     """
-    if place.startswith("s3://"):
+    if is_store_url(place):
         return _in_store(open_store(StoreConfig(url=place, endpoint_url=endpoint_url), Path()), rev)
     if _GIT_URL.match(place):
         return _at_git_url(place, rev)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,49 +11,57 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from medsynth_core.errors import InputError, StoreError
+from medsynth_core.errors import InputError, MedsynthError, StoreError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a file system says when it can't take what is written."""
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Writes ``data`` to ``path`` so that a reader sees the old bytes or the new ones, never a part.
 
     Raises:
-        StoreError: the folder can't be written.
+        StoreError: the folder can't be written, or its disk is full.
     """
-    with _refusal(path.parent):
+    with _refusal(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
 def replace_directory(target: Path) -> Iterator[Path]:
     """Yields an empty sibling folder that takes ``target``'s place when the block ends without an error.
 
-    A kill leaves ``target`` as it was (or, within the instant of the two renames, absent): a stage's output
-    is never half written. Leftovers of killed runs are removed by the next one.
+    Whenever it is killed, ``target`` is the old folder whole, the new one whole, or absent: the old one is renamed
+    aside, the new one into its place, and only then is the old one removed. Between the two renames ``target`` is
+    absent to its readers, and the next call puts the old one back before it begins. That call also removes what killed
+    ones left beside ``target``. One call at a time may work on a ``target``.
 
     Raises:
-        StoreError: the parent folder can't be written.
+        StoreError: the folder can't be written, or its disk is full.
     """
-    fresh = _sibling(target)
-    try:
+    target = target.resolve()
+    aside = target.parent / f".{target.name}.old"
+    with _refusal(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _settle(target, aside)
+    with _partial(target) as fresh:
         yield fresh
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if target.exists():
-        shutil.rmtree(target)
-    fresh.rename(target)
+        with _refusal(target):
+            if target.exists():
+                target.rename(aside)
+            fresh.rename(target)
+            _settle(target, aside)
 
 
 @contextmanager
@@ -66,25 +75,48 @@ def create_directory(target: Path) -> Iterator[Path]:
     with _refusal(target):
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(f"{target}: exists and isn't an empty folder; choose another place")
-        fresh = _sibling(target)
-        try:
-            yield fresh
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(target) as fresh:
+        yield fresh
+        with _refusal(target):
             if target.exists():
                 target.rmdir()
             fresh.rename(target)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _sibling(target: Path) -> Path:
-    """Returns a new folder beside ``target``, having removed those of killed runs."""
-    with _refusal(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """Yields a new folder beside ``target``, having removed those of killed runs; removes it unless it was renamed."""
+    with _refusal(target):
         for leftover in target.parent.glob(f".{escape(target.name)}.*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
-        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
-        fresh.chmod(0o755)
-    return fresh
+        fresh = _new(target)
+    try:
+        with _full_disk(target):
+            yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _settle(target: Path, aside: Path) -> None:
+    """Ends what a killed ``replace_directory`` left: an old folder aside goes back when nothing took its place.
+
+    It gets the name of an unfinished one before it is removed, so that what is called old is always whole.
+    """
+    if not aside.exists():
+        return
+    if not target.exists():
+        aside.rename(target)
+        return
+    doomed = _new(target)
+    aside.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _new(target: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
+    folder.chmod(0o755)
+    return folder
 
 
 @contextmanager
@@ -93,4 +125,29 @@ def _refusal(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: can't be written ({error.strerror}); choose another place") from error
+        raise _refused(path, error.strerror) from error
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    """Turns what any writer below ``path`` says of a full disk into a StoreError; other errors pass.
+
+    numpy gives no error number ("1024 requested and 512 written"), and safetensors raises an error of its own.
+    """
+    try:
+        yield
+    except MedsynthError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        known = {os.strerror(code) for code in _NO_ROOM}
+        said = os.strerror(number) if number in _NO_ROOM else next((text for text in known if text in str(error)), None)
+        if said is None and isinstance(error, OSError) and number is None and str(error).endswith(" written"):
+            said = os.strerror(errno.ENOSPC)
+        if said is None:
+            raise
+        raise _refused(path, said) from error
+
+
+def _refused(path: Path, reason: str | None) -> StoreError:
+    return StoreError(f"{path}: can't be written ({reason}); make room or choose another place")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -85,9 +86,13 @@ def read_record(store: ObjectStore, run_id: str, shard: int, n_shards: int) -> C
         SpecMismatchError: it belongs to another run or plan.
         CorruptObjectError: it can't be read or its counts don't add up.
     """
+    return _checked(store, store.get(record_key(run_id, shard)), run_id, shard, n_shards)
+
+
+def _checked(store: ObjectStore, data: bytes, run_id: str, shard: int, n_shards: int) -> CompletionRecord:
     key = record_key(run_id, shard)
     try:
-        record = CompletionRecord.model_validate_json(store.get(key))
+        record = CompletionRecord.model_validate_json(data)
     except ValidationError as error:
         raise CorruptObjectError(f"{store.url}: {key}: {error.errors()[0]['msg']}; delete it to redo it") from error
     if (record.run_id, record.shard, record.n_shards) != (run_id, shard, n_shards):
@@ -98,18 +103,25 @@ def read_record(store: ObjectStore, run_id: str, shard: int, n_shards: int) -> C
     return record
 
 
-def finished_shards(store: ObjectStore, run_id: str, n_shards: int) -> dict[int, CompletionRecord]:
+def finished_shards(
+    store: ObjectStore, run_id: str, n_shards: int, known: Mapping[int, CompletionRecord] | None = None
+) -> dict[int, CompletionRecord]:
     """Returns the records that exist, by shard.
+
+    Args:
+        known: records of this run that were read before; they never change, so only others are read.
 
     Raises:
         SpecMismatchError, CorruptObjectError: as ``read_record``.
     """
-    found = {}
-    for stored in store.list(f"runs/{run_id}/shards/"):
-        number = stored.key.rsplit("/", 1)[-1].removesuffix(".json")
-        if number.isdigit():
-            found[int(number)] = read_record(store, run_id, int(number), n_shards)
-    return found
+    names = (stored.key.rsplit("/", 1)[-1].removesuffix(".json") for stored in store.list(f"runs/{run_id}/shards/"))
+    standing = [int(name) for name in names if name.isdigit()]
+    found = {shard: known[shard] for shard in standing if shard in known} if known else {}
+    new = [shard for shard in standing if shard not in found]
+    read = store.get_many([record_key(run_id, shard) for shard in new])
+    for shard, data in zip(new, read, strict=True):
+        found[shard] = _checked(store, data, run_id, shard, n_shards)
+    return dict(sorted(found.items()))
 
 
 def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.errors import StoreError
 from medsynth_core.storage.store import StoredObject, check_key
 
@@ -17,15 +18,22 @@ _UNFINISHED = ".new."
 class LocalStore:
     """Objects are files below ``root``; a write is a temporary file that is renamed or linked into place."""
 
-    def __init__(self, root: Path) -> None:
+    is_dvc_cache = True
+
+    def __init__(self, root: Path, dvc_url: str | None = None) -> None:
+        """``dvc_url`` is where DVC finds the folder from ``.dvc``, if not by its path."""
         self.root = root
         self.url = str(root)
+        self.dvc_remote: Mapping[str, str] = {"url": dvc_url or self.url}
 
     def get(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()
         except OSError as error:
             raise self._refusal(key, error) from error
+
+    def get_many(self, keys: Sequence[str]) -> Iterator[bytes]:
+        return map(self.get, keys)
 
     def get_range(self, key: str, offset: int, size: int) -> bytes:
         try:
@@ -72,29 +80,29 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         folder = self.root / prefix.rpartition("/")[0]
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.startswith(_UNFINISHED):
-                found = self._stored(path)
-                if found is not None and found.key.startswith(prefix):
-                    yield found
+        yield from self._among(
+            path
+            for path in folder.rglob("*")
+            if self._key(path).startswith(prefix) and not path.name.startswith(_UNFINISHED) and path.is_file()
+        )
 
     def unfinished(self) -> Iterator[StoredObject]:
-        for path in sorted(self.root.rglob(f"{_UNFINISHED}*")):
-            found = self._stored(path)
-            if found is not None:
-                yield found
+        yield from self._among(self.root.rglob(f"{_UNFINISHED}*"))
 
     def discard(self, unfinished: StoredObject) -> None:
         self.delete(unfinished.key)
 
-    def _stored(self, path: Path) -> StoredObject | None:
-        """Returns what a file is, or None when it went meanwhile."""
-        try:
-            about = path.stat()
-        except FileNotFoundError:
-            return None
-        modified = datetime.fromtimestamp(about.st_mtime, UTC)
-        return StoredObject(path.relative_to(self.root).as_posix(), about.st_size, modified)
+    def _among(self, paths: Iterable[Path]) -> Iterator[StoredObject]:
+        """Yields what files are, sorted by key as S3 sorts; a path compares by its parts, which is another order."""
+        for path in sorted(paths, key=self._key):
+            try:
+                about = path.stat()
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            yield StoredObject(self._key(path), about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:
         try:
@@ -105,12 +113,30 @@ class LocalStore:
     def check_writable(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            handle, name = tempfile.mkstemp(dir=self.root, prefix=_UNFINISHED)
+            os.close(handle)
         except OSError as error:
             raise StoreError(
                 f"store {self.url}: can't be written ({error.strerror}); set store.url to a writable place"
             ) from error
+        link = Path(f"{name}.link")
+        try:
+            os.link(name, link)
+        except OSError as error:
+            raise StoreError(
+                f"store {self.url}: its file system makes no hard links ({error.strerror}), by which a record is "
+                "written once; set store.url to a folder on one that does"
+            ) from error
+        finally:
+            link.unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
+
+    @property
+    def folder(self) -> Path:
+        return self.root
+
+    def url_of(self, key: str) -> str:
+        return self._path(key).as_uri()
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -118,3 +144,9 @@ class LocalStore:
     def _refusal(self, key: str, error: OSError) -> StoreError:
         reason = "no such object" if isinstance(error, FileNotFoundError) else error.strerror
         return StoreError(f"store {self.url}: {key}: {reason}")
+
+
+def open_url(config: StoreConfig, root: Path) -> LocalStore:
+    """Returns the store of a path, a relative one below ``root``."""
+    place = Path(config.url).expanduser()
+    return LocalStore((root / place).resolve(), str(place) if place.is_absolute() else f"../{place.as_posix()}")

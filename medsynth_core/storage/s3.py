@@ -7,58 +7,54 @@ import hashlib
 import io
 import mimetypes
 import os
-from collections.abc import Iterator, Sequence
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    EndpointConnectionError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import ClientError
 from botocore.loaders import Loader, create_loader
-from tenacity import Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from medsynth_core.errors import StoreError, TransientError
-from medsynth_core.storage.store import StoredObject, check_key
+from medsynth_core.storage.settings import StoreConfig
+from medsynth_core.errors import ConfigError, StoreError
+from medsynth_core.storage.s3_errors import BROKEN_OFF, CONFLICT, FAILURES, MISSING, STANDS_THERE, as_ours, code_of
+from medsynth_core.storage.store import PROBE, StoredObject, check_key
 
-_TRANSIENT = frozenset(
-    {
-        *("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "503", "500"),
-        *("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # changed on the way
-    }
-)
-_STANDS_THERE = frozenset({"PreconditionFailed", "412"})
-_CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
-"""Another writer is at it and may yet fail: neither ours nor there, so it is asked again."""
-_PASSING = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
-_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+_TRIES = 4
+"""Requests that one call may cost, see ``S3Store``."""
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 60
 _IN_PARTS = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=32 * 2**20, max_concurrency=4)
 """Larger objects go up in parts, several at a time; a part that fails is sent again alone."""
 
 _LISTED_A_KEY = 50
 """Objects listed for each whose size is asked: a page of 1,000 costs as much as some twenty questions."""
 _AT_ONCE = 16
-"""Questions."""
+"""Questions, each of which is little but waiting."""
 
 
 class S3Store:
     """Objects of one bucket; each put, or each part of a large one, carries a SHA-256 that the server checks.
 
     That checksum is among the signed headers, so the body isn't hashed a second time for its signature.
+
+    The client repeats a request that is throttled, times out or gets a server's error: ``_TRIES`` requests in all, with
+    a growing pause. A body that breaks off and an undecided conditional put, which the client leaves alone, are
+    repeated here and count against the same ``_TRIES``; where both kinds come together, the last repetition may have
+    the client's own, so that no call makes more than 2 * ``_TRIES`` - 1 requests (a listing: a page; an object in
+    parts: a part). Then it is a TransientError, and whoever called may repeat the work.
     """
+
+    is_dvc_cache = False
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, region: str | None) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -66,6 +62,8 @@ class S3Store:
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint = endpoint_url
         self._region = region
+        options = {"url": self.url, "endpointurl": endpoint_url, "region": region}
+        self.dvc_remote: Mapping[str, str] = {name: value for name, value in options.items() if value}
         self._clients: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,9 +82,9 @@ class S3Store:
                 endpoint_url=self._endpoint,
                 region_name=self._region or session.region_name or "us-east-1",
                 config=BotoConfig(
-                    retries={"mode": "adaptive", "max_attempts": 5},
-                    connect_timeout=10,
-                    read_timeout=60,
+                    retries={"mode": "adaptive", "total_max_attempts": _TRIES},
+                    connect_timeout=_CONNECT_TIMEOUT_S,
+                    read_timeout=_READ_TIMEOUT_S,
                     max_pool_connections=32,
                     s3={"payload_signing_enabled": False},
                 ),
@@ -96,24 +94,33 @@ class S3Store:
     def get(self, key: str) -> bytes:
         return self._read(key)
 
+    def get_many(self, keys: Sequence[str]) -> Iterator[bytes]:
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="get") as pool:
+            yield from pool.map(self.get, keys)
+
     def get_range(self, key: str, offset: int, size: int) -> bytes:
         return self._read(key, Range=f"bytes={offset}-{offset + size - 1}") if size else b""
 
     def _read(self, key: str, **options: str) -> bytes:
         """Returns a body; one that breaks off is asked for again, which the client itself doesn't do."""
+        tries = _Tries()
         with self._mapped(key):
-            for attempt in _until_whole():
-                with attempt:
-                    answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **options)
+            while True:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **options)
+                try:
                     body: bytes = answer["Body"].read()
-        return body
+                except BROKEN_OFF:
+                    if not tries.another(answer):
+                        raise
+                else:
+                    return body
 
     def size(self, key: str) -> int | None:
         with self._mapped(key):
             try:
                 return int(self._client.head_object(Bucket=self._bucket, Key=self._key(key))["ContentLength"])
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code_of(error) in MISSING:
                     return None
                 raise
 
@@ -134,23 +141,25 @@ class S3Store:
             return True
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
         condition = {"IfNoneMatch": "*"} if if_absent else {}
+        tries = _Tries()
         with self._mapped(key):
-            try:
-                for attempt in _until_decided():
-                    with attempt:
-                        self._client.put_object(
-                            Bucket=self._bucket,
-                            Key=self._key(key),
-                            Body=data,
-                            ChecksumSHA256=checksum,
-                            ContentType=_content_type(key),
-                            **condition,
-                        )
-            except ClientError as error:
-                if if_absent and _code(error) in _STANDS_THERE:
-                    return False
-                raise
-        return True
+            while True:
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket,
+                        Key=self._key(key),
+                        Body=data,
+                        ChecksumSHA256=checksum,
+                        ContentType=_content_type(key),
+                        **condition,
+                    )
+                except ClientError as error:
+                    if if_absent and code_of(error) in STANDS_THERE:
+                        return False
+                    if code_of(error) not in CONFLICT or not tries.another(error.response):
+                        raise
+                else:
+                    return True
 
     def _put_in_parts(self, key: str, data: bytes) -> None:
         with self._mapped(key):
@@ -191,36 +200,61 @@ class S3Store:
             self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
 
     def check_writable(self) -> None:
-        probe = "runs/.writable"
-        self.put(probe, b"")
-        self.delete(probe)
+        """Puts a small object that stays, so that no right to delete is needed, on condition that there is none: where
+        one stands that must be refused, and only who may write is told so."""
+        if self.put(PROBE, b"", if_absent=True) and self.put(PROBE, b"", if_absent=True):
+            raise StoreError(
+                f"{self._where}: ignores If-None-Match, so two workers could overwrite each other's records; use a "
+                "server that honours conditional puts"
+            )
+
+    @property
+    def folder(self) -> None:
+        return None
+
+    def url_of(self, key: str) -> str:
+        return f"{self.url}/{key}"
 
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
 
+    @property
+    def _where(self) -> str:
+        return f"store {self.url}" + (f" at {self._endpoint}" if self._endpoint else "")
+
     @contextmanager
     def _mapped(self, key: str) -> Iterator[None]:
-        where = f"store {self.url}" + (f" at {self._endpoint}" if self._endpoint else "")
         try:
             yield
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise StoreError(f"{where}: no credentials; export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except ClientError as error:
-            code = _code(error)
-            if code in _TRANSIENT or code in _CONFLICT:
-                raise TransientError(f"{where}: {key}: {code}") from error
-            if code == "NoSuchBucket":
-                raise StoreError(f"{where}: no bucket {self._bucket!r}; create it or correct store.url") from error
-            if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken"}:
-                raise StoreError(f"{where}: credentials refused ({code}); check AWS_* in the environment") from error
-            reason = "no such object" if code in _MISSING else code
-            raise StoreError(f"{where}: {key}: {reason}") from error
-        except EndpointConnectionError as error:
-            raise TransientError(f"{where}: can't be reached; check store.endpoint_url and the network") from error
-        except _PASSING as error:
-            raise TransientError(f"{where}: {key}: {_line(error)}") from error
-        except (BotoCoreError, ValueError) as error:
-            raise StoreError(f"{where}: {_line(error)}; check store.url, store.endpoint_url and AWS_*") from error
+        except FAILURES as error:
+            raise as_ours(error, self._where, key, self._bucket) from error
+
+
+class _Tries:
+    """Counts the requests of one call and waits before the next."""
+
+    def __init__(self) -> None:
+        self._spent = 0
+
+    def another(self, answer: Mapping[str, Any]) -> bool:
+        """Returns, after a pause, True if what led to this answer may be repeated."""
+        self._spent += 1 + answer["ResponseMetadata"].get("RetryAttempts", 0)
+        if self._spent >= _TRIES:
+            return False
+        time.sleep(random.uniform(0, 0.2 * 2**self._spent))
+        return True
+
+
+def open_url(config: StoreConfig, root: Path) -> S3Store:
+    """Returns the store of s3://bucket/prefix.
+
+    Raises:
+        ConfigError: no bucket is named.
+    """
+    bucket, _, prefix = config.url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ConfigError(f"store.url {config.url!r} names no bucket; expected s3://bucket/prefix")
+    return S3Store(bucket, prefix.strip("/"), config.endpoint_url, config.region)
 
 
 @lru_cache(maxsize=1)
@@ -229,33 +263,6 @@ def _loader() -> Loader:
     return create_loader()
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _until_whole() -> Retrying:
-    return Retrying(
-        retry=retry_if_exception_type(_PASSING),
-        stop=stop_after_attempt(4),
-        wait=wait_random_exponential(multiplier=0.2, max=5),
-        reraise=True,
-    )
-
-
-def _until_decided() -> Retrying:
-    """Attempts at a conditional put, for as long as another writer's is undecided."""
-    return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, ClientError) and _code(error) in _CONFLICT),
-        stop=stop_after_attempt(6),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        reraise=True,
-    )
-
-
 def _content_type(key: str) -> str:
     """Returns what a browser is told of an object, so that a page opens instead of being saved."""
     return mimetypes.guess_type(key)[0] or "application/octet-stream"
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "unknown"))

@@ -1,15 +1,25 @@
-"""Object stores (contract C9): one URL picks a local folder or an S3 bucket; both do the same."""
+"""Object stores (contract C9): one URL picks a local folder or an S3 bucket; both do the same.
+
+To add a store, write its module with ``open_url`` beside these and name it in ``_MODULES``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from medsynth_core.errors import ConfigError, StoreError
 from medsynth_core.storage.settings import StoreConfig
+
+PROBE = "runs/.writable"
+"""What ``check_writable`` may leave."""
+
+_MODULES = {"": "medsynth_core.storage.local", "s3": "medsynth_core.storage.s3"}
+"""By the scheme of the URL. Loaded when one is asked for: a client of S3 takes half a second."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,31 @@ class ObjectStore(Protocol):
 
     Every method raises StoreError when the store refuses for good (no such object, credentials, permission)
     and TransientError when a retry may help.
+
+    Attributes:
+        dvc_remote: options of the store as a DVC remote, its ``url`` among them.
+        is_dvc_cache: whether DVC takes the store for its cache too, so that a checkout costs links alone.
+        folder: where it lies on a disk of this machine; None elsewhere.
     """
 
     url: str
+    dvc_remote: Mapping[str, str]
+    is_dvc_cache: bool
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    def url_of(self, key: str) -> str:
+        """Returns an object's address with its scheme, for people and their browsers."""
+        ...
 
     def get(self, key: str) -> bytes:
         """Returns an object's bytes."""
+        ...
+
+    def get_many(self, keys: Sequence[str]) -> Iterator[bytes]:
+        """Yields the bytes of many small objects, in the order of their keys; several are asked for at once where
+        that takes less time."""
         ...
 
     def get_range(self, key: str, offset: int, size: int) -> bytes:
@@ -79,7 +108,7 @@ class ObjectStore(Protocol):
         ...
 
     def check_writable(self) -> None:
-        """Raises StoreError, before expensive work, when writing can't succeed."""
+        """Raises StoreError, before expensive work, when writing can't succeed or a conditional put isn't one."""
         ...
 
 
@@ -89,19 +118,22 @@ def open_store(config: StoreConfig, root: Path) -> ObjectStore:
     Raises:
         ConfigError: the URL has another scheme.
     """
-    scheme, sign, rest = config.url.partition("://")
-    if not sign:
-        from medsynth_core.storage.local import LocalStore
+    name = _MODULES.get(_scheme(config.url))
+    if name is None:
+        raise ConfigError(f"store.url {config.url!r}: expected a local path or s3://bucket/prefix")
+    store: ObjectStore = import_module(name).open_url(config, root)
+    return store
 
-        return LocalStore((root / Path(config.url).expanduser()).resolve())
-    if scheme == "s3":
-        from medsynth_core.storage.s3 import S3Store
 
-        bucket, _, prefix = rest.partition("/")
-        if not bucket:
-            raise ConfigError(f"store.url {config.url!r} names no bucket; expected s3://bucket/prefix")
-        return S3Store(bucket, prefix.strip("/"), config.endpoint_url, config.region)
-    raise ConfigError(f"store.url {config.url!r}: expected a local path or s3://bucket/prefix")
+def is_store_url(place: str) -> bool:
+    """Returns whether a place is the URL of a store, not a path and not a URL of something else."""
+    scheme = _scheme(place)
+    return bool(scheme) and scheme in _MODULES
+
+
+def _scheme(url: str) -> str:
+    """Returns the scheme of a URL, "" of a path."""
+    return url.partition("://")[0] if "://" in url else ""
 
 
 def check_key(key: str) -> str:

@@ -43,8 +43,13 @@ class Round:
         return [shard for shard in range(self.plan.n_shards) if shard not in self.records]
 
 
-def read_rounds(params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity) -> list[Round]:
+def read_rounds(
+    params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity, before: Sequence[Round] = ()
+) -> list[Round]:
     """Returns the rounds up to the first that isn't finished; all are when the last one is.
+
+    Args:
+        before: what was returned last; records that are in it aren't read again.
 
     Raises:
         InputError: prompts are missing.
@@ -54,10 +59,11 @@ def read_rounds(params: SynthesisParams, paths: Paths, store: ObjectStore, ident
     settings, prompts = params.synthesis, read_prompts(paths["prompts"])
     wanted = _Wanted(params, paths, store, prompts, identity) if params.quotas else None
     samples = [(0, settings.samples_per_prompt)] * len(prompts)
+    known = {each.plan.run_id: each.records for each in before}
     rounds: list[Round] = []
     while samples:
         plan = plan_shards(identity, [p.prompt_id for p in prompts], samples, settings, params.split)
-        rounds.append(Round(plan, finished_shards(store, plan.run_id, plan.n_shards)))
+        rounds.append(Round(plan, finished_shards(store, plan.run_id, plan.n_shards, known.get(plan.run_id))))
         if wanted is None or rounds[-1].missing:
             break
         samples = wanted.next_samples(rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
@@ -57,14 +58,19 @@ def identify(params: SynthesisParams, paths: Paths, store: ObjectStore) -> RunId
     )
 
 
-def rounds(params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity) -> list[Round]:
+def rounds(
+    params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity, before: Sequence[Round] = ()
+) -> list[Round]:
     """Returns the rounds of generating up to the first unfinished one, whose plan is written to the store.
+
+    Args:
+        before: what was returned last; records that are in it aren't read again.
 
     Raises:
         InputError: prompts are missing.
         ConfigError, IncompleteRunError: the quotas can't be met.
     """
-    found = read_rounds(params, paths, store, identity)
+    found = read_rounds(params, paths, store, identity, before)
     if found[-1].missing:
         write_plan(store, found[-1].plan)
     return found
@@ -100,11 +106,12 @@ def run(params: SynthesisParams, paths: Paths, store: ObjectStore, progress: Pro
     """
     store.check_writable()
     identity = identify(params, paths, store)
-    worker, made = None, 0
-    while (last := rounds(params, paths, store, identity)[-1]).missing:
+    worker, made, found = None, 0, rounds(params, paths, store, identity)
+    while (last := found[-1]).missing:
         worker = worker or open_worker(params, paths, store, identity)
         _make(worker, last, params.in_flight, progress)
         made += len(last.missing)
+        found = rounds(params, paths, store, identity, found)
     return collect(params, paths, store, identity, made)
 
 

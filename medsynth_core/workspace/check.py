@@ -14,7 +14,6 @@ from pathlib import Path
 
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.storage.index import read_entry
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace import stages
 from medsynth_core.workspace.tree import Config
@@ -191,9 +190,10 @@ def _check_space(config: Config, root: Path, names: set[str]) -> None:
         n = open_corpus(config.corpus, config.seed).total
         needs.append(("the corpus", corpus, n * pixels, "read fewer by corpus.max_studies"))
     store = open_store(config.store, root) if "synthesis" in names else None
-    if isinstance(store, LocalStore) and not (store.root / "runs").exists():
+    folder = store.folder if store is not None else None
+    if folder is not None and not (folder / "runs").exists():
         n = config.prompts.n * config.synthesis.samples_per_prompt
-        needs.append(("the store", store.root, n * pixels * _PNG_BYTES_A_PIXEL, "set store.url to another disk"))
+        needs.append(("the store", folder, n * pixels * _PNG_BYTES_A_PIXEL, "set store.url to another disk"))
     wanted: dict[int, list[tuple[str, Path, float, str]]] = {}
     for need in needs:
         there = next(folder for folder in (need[1], *need[1].parents) if folder.exists())

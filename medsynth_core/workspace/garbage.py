@@ -12,7 +12,7 @@ from pathlib import Path
 from medsynth_core.errors import StateError
 from medsynth_core.storage.content import CONTENT, content_key, md5_of_key
 from medsynth_core.storage.index import list_tags, read_entry
-from medsynth_core.storage.store import ObjectStore, StoredObject
+from medsynth_core.storage.store import PROBE, ObjectStore, StoredObject
 from medsynth_core.workspace.repository import git
 
 _MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
@@ -57,6 +57,8 @@ def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bo
     records: list[StoredObject] = []
     old_runs: list[StoredObject] = []
     for stored in store.list("runs/"):
+        if stored.key == PROBE:
+            continue
         mine = stored.key.split("/")[1] in own_runs
         (records if mine or not runs else old_runs).append(stored)
     needed = _closed({*_in_repository(root), *_of_releases(store), *_of_records(records, store)}, store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsynth_core.errors import InputError
+from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.params import write_config
 from medsynth_core.workspace.pipeline import render_pipeline
 from medsynth_core.workspace.repository import commit, dvc, git
@@ -44,23 +45,14 @@ def configure_store(root: Path, config: Config) -> None:
     """Points the DVC remote (and, for a local store, the DVC cache) to ``store.url``.
 
     Raises:
-        StateError: DVC fails.
+        ConfigError: the URL is none of a store.
     """
-    store = config.store
+    store = open_store(config.store, root)
     lines = ["[core]", "    analytics = false", "    remote = store"]
-    remote = ["['remote \"store\"']"]
-    if store.url.startswith("s3://"):
-        remote.append(f"    url = {store.url}")
-        if store.endpoint_url:
-            remote.append(f"    endpointurl = {store.endpoint_url}")
-        if store.region:
-            remote.append(f"    region = {store.region}")
-    else:
-        place = Path(store.url).expanduser()
-        url = str(place) if place.is_absolute() else f"../{place.as_posix()}"
-        remote.append(f"    url = {url}")
-        lines += ["[cache]", f"    dir = {url}", '    type = "reflink,hardlink,copy"']
-    text = "\n".join([*lines, *remote]) + "\n"
+    if store.is_dvc_cache:
+        lines += ["[cache]", f"    dir = {store.dvc_remote['url']}", '    type = "reflink,hardlink,copy"']
+    lines += ["['remote \"store\"']", *(f"    {name} = {value}" for name, value in store.dvc_remote.items())]
+    text = "\n".join(lines) + "\n"
     path = root / ".dvc" / "config"
     if not path.is_file() or path.read_text("utf-8") != text:
         path.write_text(text, "utf-8")

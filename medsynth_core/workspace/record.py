@@ -11,7 +11,6 @@ import yaml
 
 from medsynth_core.errors import StateError
 from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, versions, write_entry
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.reports import METRICS, PAGE, put_report
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace import stages
@@ -36,8 +35,8 @@ def record_stages(root: Path, with_models: bool) -> None:
 
 
 def record_release(root: Path, store: ObjectStore) -> str:
-    """Checks the dataset out (links, for a local store), commits it, claims its version in the store, tags it, puts
-    its page beside the version's record and returns the tag.
+    """Checks the dataset out (where the store is the DVC cache, so that it is linked), commits it, claims its version
+    in the store, tags it, puts its page beside the version's record and returns the tag.
 
     A version that already is this dataset is returned unchanged but for its page, so that a cut-off attempt can be
     repeated, and a page that was made anew be recorded.
@@ -50,7 +49,7 @@ def record_release(root: Path, store: ObjectStore) -> str:
         raise StateError(f"{folder / 'release.json'}: not found; run `medsynth release` first")
     about = json.loads((folder / "release.json").read_text("utf-8"))
     dataset = json.loads((folder / "dataset.json").read_text("utf-8"))
-    if isinstance(store, LocalStore):
+    if store.is_dvc_cache:
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
     commit(root, f"Release {about['name']}", [name for name in _RECORDED if (root / name).exists()])
 

@@ -5,31 +5,42 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.awsrequest import AWSResponse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from medsynth_core.errors import (
     ConfigError,
     CorruptObjectError,
+    InputError,
     MedsynthError,
     SpecMismatchError,
     StoreError,
     TransientError,
 )
+from medsynth_core.release.source import find_release
 from medsynth_core.storage import s3
+from medsynth_core.storage import store as store_module
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, write_record
 from medsynth_core.storage.content import content_key, get_content, put_content
+from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.settings import StoreConfig
-from medsynth_core.storage.store import ObjectStore, open_store
+from medsynth_core.storage.store import PROBE, ObjectStore, open_store
+from medsynth_core.workspace.init import configure_store
+from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
 
@@ -73,6 +84,37 @@ def test_objects_are_written_read_listed_and_deleted(store: ObjectStore) -> None
         store.get("a/one.bin")
 
 
+def test_a_check_leaves_at_most_the_probe_and_may_be_repeated(store: ObjectStore) -> None:
+    for _ in range(2):
+        store.check_writable()
+    assert {found.key for found in store.list("")} <= {PROBE}
+    assert list(store.unfinished()) == []
+
+
+def test_an_address_is_for_people(store: ObjectStore, tmp_path: Path) -> None:
+    here = (tmp_path / "store").as_uri() if store.is_dvc_cache else store.url
+    assert store.url_of("reports/a b.html") in {f"{here}/reports/a%20b.html", f"{here}/reports/a b.html"}
+    assert store.url_of("reports/a").startswith(("file:///", "s3://"))
+
+
+_NAMES = st.text(st.sampled_from("ab-./_0Zé+"), min_size=1, max_size=6)
+
+
+@given(keys=st.sets(_NAMES, min_size=1, max_size=8), prefix=st.text(st.sampled_from("ab-/"), max_size=2))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_stores_list_alike(keys: set[str], prefix: str, s3_store: StoreConfig, tmp_path: Path) -> None:
+    """'a-b' comes before 'a/b', as on S3, though a path compares the other way round."""
+    folder = uuid4().hex
+    stores = [open_store(StoreConfig(url="store"), tmp_path), open_store(s3_store, tmp_path)]
+    valid = {key for key in keys if all(part not in {"", ".", ".."} for part in key.split("/"))}
+    files = {key for key in valid if not any(other.startswith(f"{key}/") for other in valid)}
+    for each in stores:
+        for key in files:
+            each.put(f"{folder}/{key}", b"")
+    listed = [[found.key for found in each.list(f"{folder}/{prefix}")] for each in stores]
+    assert listed[0] == listed[1] == sorted(f"{folder}/{key}" for key in files if key.startswith(prefix))
+
+
 @pytest.mark.parametrize("listed_a_key", [0, 1, 50])
 def test_sizes_of_many_are_told_at_once(store: ObjectStore, listed_a_key: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of some by a listing, of the rest one by one."""
@@ -113,6 +155,27 @@ def test_two_workers_on_one_shard_leave_one_result(store: ObjectStore) -> None:
     assert finished_shards(store, "run", 3) == {1: first}
 
 
+def test_records_are_read_in_any_number_and_known_ones_not_again(store: ObjectStore) -> None:
+    made = record(store, n_shards=100)
+    records = {shard: made.model_copy(update={"shard": shard}) for shard in range(0, 100, 2)}
+    for each in records.values():
+        write_record(store, each)
+    store.put("runs/run/shards/notes.txt", b"not a record")
+    keys = [record_key("run", shard) for shard in (4, 0, 98)]
+    assert list(store.get_many(keys)) == [store.get(key) for key in keys]
+    with pytest.raises(StoreError, match="no such object"):
+        list(store.get_many([*keys, "none"]))
+    assert list(finished_shards(store, "run", 100).items()) == sorted(records.items())
+    for shard in range(0, 98, 2):
+        store.put(record_key("run", shard), b"broken since")
+    store.delete(record_key("run", 0))
+    known = {shard: each for shard, each in records.items() if shard < 98}
+    found = finished_shards(store, "run", 100, known)
+    assert found == {shard: each for shard, each in records.items() if shard}, "a record that went is none"
+    with pytest.raises(CorruptObjectError, match=r"00002\.json"):
+        finished_shards(store, "run", 100)
+
+
 def test_a_record_of_another_plan_is_never_mixed_in(store: ObjectStore) -> None:
     write_record(store, record(store))
     with pytest.raises(SpecMismatchError, match="shard 1 of 3; expected run, shard 1 of 4"):
@@ -145,6 +208,59 @@ def test_a_store_that_cannot_be_used_says_so_in_one_line(tmp_path: Path, s3_stor
         open_store(StoreConfig(url="gs://b"), tmp_path)
     with pytest.raises(ConfigError, match="names no bucket"):
         open_store(StoreConfig(url="s3:///prefix"), tmp_path)
+
+
+def test_a_folder_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By them alone is a record written once. Patched, since a file system without them can't be had everywhere."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(StoreError, match=r"store: its file system makes no hard links \(Operation not permitted\)"):
+        open_store(StoreConfig(url="store"), tmp_path).check_writable()
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_new_store_is_one_module_and_its_scheme(
+    tmp_path: Path, s3_store: StoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC is told of it, and a release is looked for in it, without another word."""
+    module = ModuleType("shelf")
+    module.open_url = lambda config, root: ShelfStore(root / config.url.removeprefix("shelf://"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shelf", module)
+    monkeypatch.setitem(store_module._MODULES, "shelf", "shelf")
+    config = Config(store=StoreConfig(url="shelf://books"))
+    (tmp_path / ".dvc").mkdir()
+    configure_store(tmp_path, config)
+    text = (tmp_path / ".dvc" / "config").read_text()
+    assert "    url = shelf://books\n    account = team\n" in text
+    assert "[cache]" not in text
+    with pytest.raises(InputError, match="no release in this store"):
+        find_release(f"shelf://{tmp_path / 'books'}", None, None)
+
+
+class ShelfStore(LocalStore):
+    """A store that some other scheme opens."""
+
+    is_dvc_cache = False
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.dvc_remote = {"url": "shelf://books", "account": "team"}
+
+
+@pytest.mark.parametrize("url", ["store", "nested/../store", "{root}/elsewhere"])
+def test_dvc_finds_a_local_store_from_where_it_is(tmp_path: Path, url: str) -> None:
+    """A relative one stays relative, so that a workspace can be moved."""
+    config = Config(store=StoreConfig(url=url.format(root=tmp_path)))
+    (tmp_path / ".dvc").mkdir()
+    configure_store(tmp_path, config)
+    text = (tmp_path / ".dvc" / "config").read_text()
+    place = Path(re.findall("url = (.+)", text)[0])
+    assert place.is_absolute() == url.startswith("{root}")
+    assert (tmp_path / ".dvc" / place).resolve() == open_store(config.store, tmp_path).root  # type: ignore[attr-defined]
+    assert f"    dir = {place}\n" in text
 
 
 def test_missing_credentials_are_named(tmp_path: Path, s3_store: StoreConfig, monkeypatch: pytest.MonkeyPatch) -> None:

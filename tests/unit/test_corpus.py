@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,18 @@ import torch
 from PIL import Image
 
 from medsynth_core.config import Paths
+from medsynth_core.corpus import stage
 from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels
-from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, Corpus
+from medsynth_core.corpus.readers import Source
+from medsynth_core.corpus.records import UNMASKED, Study, View
 from medsynth_core.corpus.sections import parse_sections
 from medsynth_core.corpus.stage import SPLITS, split_of
 from medsynth_core.errors import InputError
 from medsynth_core.models.pixels import to_images, to_inputs
 from medsynth_core.progress import silent
 from medsynth_core.workspace.params import parse_config
-from medsynth_core.workspace.stages import perform
+from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
 
@@ -162,3 +167,77 @@ def test_the_phantom_corpus_holds_a_patient_in_one_split(trained: tuple[Config, 
         splits.setdefault(row["patient_id"], set()).add(row["split"])
     assert all(len(names) == 1 for names in splits.values())
     assert json.loads((trained[1]["corpus"] / "corpus.json").read_text())["kind"] == "phantom"
+
+
+@pytest.fixture(scope="module")
+def chunked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 1,040 views of 32 pixels, so of two chunks; every second view of the second chunk has a mask."""
+    root = tmp_path_factory.mktemp("chunked")
+    pixels = np.random.default_rng(0).integers(0, 255, (IMAGES_PER_CHUNK + 16, 32, 32), dtype=np.uint8)
+
+    def view(number: int) -> View:
+        masked = number >= IMAGES_PER_CHUNK and number % 2
+        return View(
+            f"v{number}",
+            "frontal",
+            "made",
+            lambda: pixels[number],
+            (lambda: np.full((32, 32), 3, dtype=np.uint8)) if masked else None,
+        )
+
+    studies = [Study(f"s{n}", f"p{n}", "Clear.", "", (view(n),)) for n in range(len(pixels))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "open_corpus", lambda *_: Source(iter(studies), len(studies), "none"))
+        perform("corpus", parse_config({"corpus": {"image_size": 32}}, "test"), root, silent)
+    folder = workspace_paths(root)["corpus"]
+    np.save(folder / "pixels.npy", pixels)
+    return folder
+
+
+LAST = np.array([IMAGES_PER_CHUNK, IMAGES_PER_CHUNK + 15])
+
+
+def test_a_row_of_the_second_chunk_is_its_own(chunked: Path) -> None:
+    corpus = Corpus.open(chunked)
+    assert np.array_equal(corpus.images(LAST), np.load(chunked / "pixels.npy")[LAST])
+    assert (corpus.masks(LAST)[:, 0, 0] == [UNMASKED, 3]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("images-00000.npy", Path.unlink, "not found"),
+        ("images-00001.npy", Path.unlink, "not found"),
+        ("images-00001.npy", lambda path: path.write_bytes(b""), "cut off or damaged"),
+        ("images-00001.npy", lambda path: path.write_bytes(path.read_bytes()[:-1]), "cut off or damaged"),
+        ("images-00001.npy", lambda path: path.write_bytes(b"\0" * 2000), "cut off or damaged"),
+        (
+            "images-00001.npy",
+            lambda path: np.save(path, np.zeros((15, 32, 32), np.uint8)),
+            r"uint8 \[15, 32, 32\], expected",
+        ),
+        ("images-00001.npy", lambda path: np.save(path, np.zeros((16, 32, 32))), "float64"),
+        ("masks-00001.npy", Path.unlink, "0 masks, corpus.json counts 8; missing is one or more of masks-00000.npy"),
+        ("masks-00001.npy", lambda path: path.write_bytes(path.read_bytes()[:-1]), "cut off or damaged"),
+        ("views.parquet", Path.unlink, "not found"),
+        ("views.parquet", lambda path: path.write_bytes(path.read_bytes()[:-9]), "cut off or damaged"),
+        ("studies.parquet", lambda path: path.write_bytes(b"PAR1"), "cut off or damaged"),
+        ("corpus.json", lambda path: path.write_bytes(b"{"), "no JSON"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(
+    chunked: Path, tmp_path: Path, name: str, damage: Callable[[Path], None], reason: str
+) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(chunked, folder)
+    damage(folder / name)
+
+    def read_all() -> None:
+        corpus = Corpus.open(folder)
+        corpus.studies()
+        corpus.masks(LAST)
+        corpus.images(np.array([5, *LAST]))
+
+    with pytest.raises(InputError, match=rf"{reason}.*run `medsynth corpus` again") as caught:
+        read_all()
+    assert name in str(caught.value)
