@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.errors import StoreError
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import StoredObject, check_key
 
 _UNFINISHED = ".new."

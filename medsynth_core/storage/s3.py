@@ -24,9 +24,9 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import ClientError
 from botocore.loaders import Loader, create_loader
 
-from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.errors import ConfigError, StoreError
 from medsynth_core.storage.s3_errors import BROKEN_OFF, CONFLICT, FAILURES, MISSING, STANDS_THERE, as_ours, code_of
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import PROBE, StoredObject, check_key
 
 _TRIES = 4

@@ -11,9 +11,10 @@ from prefect import task
 
 from flows import augment
 from flows.runner import task_runner
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, MedsynthError, StoreError, TransientError
 from medsynth_core.progress import Progress
+from medsynth_core.workspace.tree import Config
 from tasks.retry import is_transient
 from tasks.shards import Todo
 

@@ -10,17 +10,18 @@ import pytest
 from prefect import flow
 
 from benchmarks.llm_server import LLMServer
-from medsynth_core.config import Config, Paths
+from medsynth_core.config import Paths
 from medsynth_core.errors import NotReadyError
 from medsynth_core.workspace.init import init_workspace
-from tasks.stages import write_prompts
+from medsynth_core.workspace.tree import Config
+from tasks.stages import run_task
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
 
 @flow(name="prompts-alone", validate_parameters=False)
 def prompts_alone(root: str, config: Config) -> dict[str, Any]:
-    return write_prompts(root, config)
+    return run_task("prompts", root, config)
 
 
 def test_a_batch_that_is_not_ready_ends_the_run_at_once_and_the_next_run_goes_on(

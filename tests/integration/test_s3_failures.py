@@ -13,12 +13,12 @@ from typing import Any
 import boto3
 import pytest
 from botocore import exceptions as boto
-from medsynth_core.config.tree import StoreConfig
 from urllib3.exceptions import SSLError as BodySSLError
 
 from medsynth_core.errors import MedsynthError, StoreError, TransientError
 from medsynth_core.storage import s3
 from medsynth_core.storage.s3_errors import as_ours
+from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import PROBE, ObjectStore, open_store
 
 pytestmark = pytest.mark.integration

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from medsynth_core.config.tree import AlignmentConfig, LLMConfig, LocalLLMConfig
 from transformers import (
     BertConfig,
     BertModel,
@@ -21,8 +20,10 @@ from medsynth_core.errors import InputError
 from medsynth_core.evaluation.extractors import EncoderFeatures
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.settings import AlignmentConfig, LLMConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.prompts.providers.local import LocalProvider
+from medsynth_core.prompts.settings import LocalLLMConfig
 from medsynth_core.training.features import ImageEncoder
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
