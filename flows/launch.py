@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from flows.prepare import prepare
+from flows.prepare import prepare, trust
 from medsynth_core.errors import MedsynthError
 from medsynth_core.workspace.tree import Config
 
@@ -37,6 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset, arguments.extend)
+        trust(root, config)
         sys.stderr.write("input checked; starting Prefect\n")
         set_prefect_defaults()
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from medsynth_core.errors import MedsynthError
@@ -13,6 +12,8 @@ from medsynth_core.workspace.init import configure_store
 from medsynth_core.workspace.params import load_config, write_config
 from medsynth_core.workspace.record import newest_release
 from medsynth_core.workspace.tree import Config
+
+_checked: set[tuple[Path, str]] = set()
 
 
 def prepare(
@@ -34,17 +35,18 @@ def prepare(
     if extend:
         overrides = [*overrides, f"release.parent={newest_release(root, config.release.name) or 'null'}"]
         config = load_config(root / "params.yaml", overrides, preset)
-    _check_once(config.model_dump_json(), root)
+    if (root, config.model_dump_json()) not in _checked:
+        check(config, root)
     configure_store(root, config)
     if overrides or preset:
         write_config(root / "params.yaml", config)
     return root, config
 
 
-@lru_cache(maxsize=1)
-def _check_once(config_json: str, root: Path) -> None:
-    """Checks a run; not a second time when the command line, which did before it loaded Prefect, starts the flow."""
-    check(Config.model_validate_json(config_json), root)
+def trust(root: Path, config: Config) -> None:
+    """Notes that a run was checked, so that the flow doesn't check it again; only for a process that starts one run, at
+    once, and ends with it."""
+    _checked.add((root, config.model_dump_json()))
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
