@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from medsynth_core.evaluation.page.provenance import filter_lines
 from medsynth_core.prompts.plan import PromptPlan
 from medsynth_core.release.diff import ReleaseDiff
 from medsynth_core.release.reader import Release
@@ -31,6 +32,10 @@ def release_tables(release: Release) -> None:
     for name, digest in about["model_digests"].items():
         summary.add_row(name, digest[:16])
     console.print(summary)
+    filters = Table("filter", "settings", "bounds")
+    for line in filter_lines(about):
+        filters.add_row(line.name, line.settings if line.ran else "didn't run", line.bounds if line.ran else "")
+    console.print(filters)
     table = Table("prompted pathology", "images")
     for name, n in about["pathologies"].items():
         table.add_row(name, str(n))

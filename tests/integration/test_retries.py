@@ -35,7 +35,7 @@ def test_a_batch_that_is_not_ready_ends_the_run_at_once_and_the_next_run_goes_on
     config = trained[0].model_copy(update={"prompts": prompts})
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     init_workspace(tmp_path, config)
-    shutil.copytree(trained[1].vocabulary, tmp_path / "data" / "vocabulary")
+    shutil.copytree(trained[1]["vocabulary"], tmp_path / "data" / "vocabulary")
     server.polls_until_done = 1000
     with pytest.raises(NotReadyError, match="start the run again") as caught:
         prompts_alone(str(tmp_path), config)

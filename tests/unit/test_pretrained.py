@@ -68,8 +68,8 @@ def test_pickled_weights_are_refused_and_the_same_as_safetensors_load(
     network, load = LOADERS[where]
     paths = trained[1]
     tokenizer, vocabulary = (
-        load_tokenizer(paths.alignment / "tokenizer"),
-        Vocabulary.load(paths.vocabulary / "vocabulary.json"),
+        load_tokenizer(paths["alignment"] / "tokenizer"),
+        Vocabulary.load(paths["vocabulary"] / "vocabulary.json"),
     )
     made, folder = network(), tmp_path / "pickled"
     made.config.save_pretrained(folder)

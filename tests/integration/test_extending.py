@@ -1,0 +1,138 @@
+"""docs/extending.md is followed: its files are written into a copy of the package and used."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medsynth_core.config import Paths
+from medsynth_core.release import open_release
+from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
+
+pytestmark = pytest.mark.integration
+
+REPOSITORY = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n# (\S+?\.py)(: [^\n]*)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> dict[str, str]:
+    """Returns the blocks of the page by the file that each names; a row has the words after the name, too."""
+    page = (REPOSITORY / "docs" / "extending.md").read_text("utf-8")
+    return {f"{name}{what}": text for name, what, text in BLOCK.findall(page)}
+
+
+class Copy:
+    """A copy of the package with files of the page added, and a workspace with trained models."""
+
+    def __init__(self, root: Path, trained: tuple[Config, Paths]) -> None:
+        self.root, self.workspace = root, root / "workspace"
+        for name in ("medsynth_core", "flows", "tasks"):
+            shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        config, paths = trained
+        init_workspace(self.workspace, config)
+        for name in ("data", "models"):
+            shutil.copytree(paths.root / name, self.workspace / name)
+
+    def add(self, name: str) -> None:
+        """Writes one of the page's files."""
+        text = f"# {name}\n{blocks()[name]}"
+        assert not (self.root / name).exists(), f"{name} must be a new file"
+        (self.root / name).write_text(text, "utf-8")
+
+    def run(self, code: str) -> str:
+        """Returns what code prints that imports the copy."""
+        return self._output([sys.executable, "-P", "-c", code])
+
+    def medsynth(self, *words: str) -> str:
+        """Returns what a command of the copy prints, in the workspace."""
+        return self._output([sys.executable, "-P", "-m", "medsynth_core.cli.main", *words])
+
+    def _output(self, command: list[str]) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2"}
+        done = subprocess.run(command, cwd=self.workspace, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        return done.stdout
+
+
+@pytest.fixture
+def copy(trained: tuple[Config, Paths], tmp_path: Path) -> Copy:
+    return Copy(tmp_path, trained)
+
+
+def test_a_filter_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/filters/brightness.py")
+    path = copy.workspace / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for enabled, run in ((False, "off"), (True, "on")):
+        params["quality"]["enabled"] = [*(["brightness"] if enabled else []), "duplicate", "agreement"]
+        path.write_text(yaml.safe_dump(params))
+        if enabled:
+            copy.medsynth("calibrate")
+        for stage in ("synthesis", "deduplicate", "privacy", "release", "evaluate", "utility", "report"):
+            copy.medsynth(stage)
+        shutil.copytree(copy.workspace / "data" / "release", copy.workspace / run)
+    off, on = (json.loads((copy.workspace / run / "release.json").read_text()) for run in ("off", "on"))
+    assert "brightness" not in off["quality"]
+    assert (off["spec_hash"], off["runs"] == on["runs"]) == (on["spec_hash"], False), "the images are the same ones"
+    assert on["quality"]["brightness"] == {"quantile": 0.005}
+    assert on["bounds"]["brightness"] > 0
+    defaults = copy.run(
+        "from medsynth_core.workspace.params import configure, dump_config; print(dump_config(configure([])))"
+    )
+    assert yaml.safe_load(defaults)["quality"]["brightness"] == {"quantile": 0.005}
+    assert "brightness" in yaml.safe_load(defaults)["quality"]["enabled"]
+    release = open_release(copy.workspace)
+    card = release.read("README.md").decode()
+    assert "Images far darker or brighter than all but 0.5% of real held-out images were rejected." in card
+    assert "score_brightness" in release.read("schema.json").decode()
+    shown = copy.run(
+        "from medsynth_core.release import open_release\n"
+        "rows = open_release('.').manifest(['score_brightness'])\n"
+        "print(all(value is not None for value in rows['score_brightness'].to_pylist()))"
+    )
+    assert shown.split() == ["True"]
+    page = (copy.workspace / "data" / "report" / "report.html").read_text()
+    assert "unusual brightness" in page, "a score of every image of the gallery"
+    assert re.search(r"<td>brightness</td><td>quantile 0\.005</td>", page), "a line of the provenance"
+    assert "brightness" in copy.medsynth("inspect", ".")
+    copy.medsynth("export", ".", "exported")
+    [table] = (copy.workspace / "exported").glob("*/metadata.jsonl")
+    assert json.loads(table.read_text().splitlines()[0])["score_brightness"] >= 0
+
+
+def test_a_stage_is_one_row(copy: Copy) -> None:
+    copy.add("medsynth_core/corpus/census.py")
+    row = blocks()["medsynth_core/workspace/stages.py: one more row of STAGES"]
+    path = copy.root / "medsynth_core" / "workspace" / "stages.py"
+    text = path.read_text()
+    text = text.replace("STAGES: tuple[Stage, ...] = (\n", f"STAGES: tuple[Stage, ...] = (\n{row}", 1)
+    path.write_text(
+        text.replace(
+            "from medsynth_core.corpus.settings",
+            "from medsynth_core.corpus.census import CensusParams\nfrom medsynth_core.corpus.settings",
+            1,
+        )
+    )
+    assert "census.studies.train: " in copy.medsynth("census")
+    assert sum(json.loads((copy.workspace / "data" / "census" / "census.json").read_text()).values()) == 325
+    pipeline = yaml.safe_load(
+        copy.run("from medsynth_core.workspace.pipeline import render_pipeline; print(render_pipeline())")
+    )
+    assert pipeline["stages"]["census"] == {
+        "desc": "count the studies of each split",
+        "cmd": "medsynth census",
+        "deps": ["data/corpus"],
+        "params": ["seed"],
+        "outs": [{"data/census": {"cache": False}}],
+    }
+    task = "from tasks.stages import stage_task; from medsynth_core.workspace.stages import find_stage\n"
+    assert copy.run(f"{task}print(stage_task(find_stage('census')).name)").split() == ["census"]
