@@ -19,6 +19,7 @@ from benchmarks.made_release import publish_made
 from flows.prepare import prepare
 from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, IncompleteRunError, InputError
+from medsynth_core.filters.agreement import FILTER as AGREEMENT
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.release.diff import diff
@@ -177,7 +178,11 @@ def test_an_interrupted_round_goes_on(team: tuple[Config, Path, ObjectStore]) ->
 def test_a_quota_that_cannot_be_met_says_why(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, store = team
     name, paths = commonest(workspace_paths(root))["pathology"], workspace_paths(root)
-    scarce = changed(config, release={"quotas": {name: 400}, "max_attempts": 1}, quality={"agreement_quantile": 0.999})
+    scarce = changed(
+        config,
+        release={"quotas": {name: 400}, "max_attempts": 1},
+        quality={"agreement": AGREEMENT.settings(quantile=0.999)},
+    )
     with pytest.raises(
         IncompleteRunError, match=rf"can't be met: {name} \d+ of 400 after \d+ made \(agreement"
     ) as caught:

@@ -26,13 +26,13 @@ from PIL import Image
 
 from medsynth_core.config import Paths
 from medsynth_core.corpus.readers.openi import LICENCE
+from medsynth_core.judging.networks import Judging
 from medsynth_core.progress import silent
 from medsynth_core.release.card import size_category
 from medsynth_core.release.describe import describe
 from medsynth_core.release.settings import ReleaseConfig
 from medsynth_core.storage.content import ObjectRef, content_key
 from medsynth_core.storage.store import open_store
-from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
@@ -51,7 +51,7 @@ def published(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFa
     paths, store = workspace_paths(root), open_store(config.store, root)
     with pytest.MonkeyPatch.context() as patch:
         # what models without training think depends on the machine: here every third image is at odds with its prompt
-        patch.setattr(Synthesiser, "agreement", lambda _, images, texts: np.where(np.arange(len(texts)) % 3, 1.0, -2.0))
+        patch.setattr(Judging, "agreement", lambda _, images, texts: np.where(np.arange(len(texts)) % 3, 1.0, -2.0))
         perform("synthesis", config, paths.root, silent, store)
     perform("deduplicate", config, paths.root, silent, store)
     perform("privacy", config, paths.root, silent, store)
@@ -247,10 +247,10 @@ def test_a_card_claims_no_more_than_the_run_did(about: dict[str, Any]) -> None:
     given = copy.deepcopy(about) | {"own_models": False}
     assert "they were given" in card(given)
     assert "No patient's data was used" not in card(given), "a phantom's prompts may be drawn by a hospital's models"
-    about["quality"]["enabled"] = ["degenerate"]
-    assert "Filters that did not run: sharpness, noise, anatomy, organs, niqe, duplicate, labels, agreement." in card(
-        about
-    )
+    about["quality"] = {"enabled": ["degenerate"], "degenerate": {"min_contrast": 8.0, "quantile": 0.005}}
+    about["bounds"] = {"clipped": 0.1}
+    off = "sharpness, noise, anatomy, organs, niqe, labels, agreement, duplicate"
+    assert f"Filters that did not run: {off}." in card(about)
     assert "Near-duplicates were rejected" not in card(about)
 
 

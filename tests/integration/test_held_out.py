@@ -90,7 +90,7 @@ def test_a_release_is_compared_and_the_page_shows_it(released: tuple[Config, Pat
     assert min(found.n_synthetic, found.n_held_out) >= 20
     features, pixels = found.figures["judge"], found.figures["pixels"]
     assert features["fid"] > 3 * features["fid_real"], "untrained models draw nothing like a phantom"
-    assert features["recall"] < features["recall_real"]
+    assert features["precision"] < features["precision_real"]
     assert pixels["niqe"] > pixels["niqe_real"]
     metrics = json.loads((paths.metrics / "evaluation.json").read_text())
     assert metrics["judge"] == features

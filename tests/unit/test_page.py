@@ -35,10 +35,10 @@ ABOUT: dict[str, Any] = {
     "views": {"frontal": 5},
     "sampling": {"temperature": 1.0, "batch_size": None},
     "quality": {
-        "min_contrast": 8.0,
-        "noise_quantile": 0.01,
-        "labels_quantile": 0.02,
         "enabled": ["degenerate", "noise"],
+        "margin": 0.5,
+        "degenerate": {"min_contrast": 8.0, "quantile": 0.005},
+        "noise": {"quantile": 0.01},
     },
     "bounds": {"noise": 2.5},
     "parent": None,
@@ -307,7 +307,7 @@ def test_provenance_is_said_in_words(tmp_path: Path) -> None:
         "phantom (none): 4 studies and 5 views of split train",
         "extends x-v1 ( 9.dir ): 3 images, 2 added",
         "temperature 1",
-        "noise noise_quantile 0.01 2.5",
+        "noise quantile 0.01 2.5",
         "labels didn't run",
         "abc-1 vqgan 11111111",
     ):
