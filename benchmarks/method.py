@@ -36,8 +36,8 @@ from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.oracle import Oracle, found_table
-from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.naturalness import NaturalnessModel
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.vqgan import VQGAN

@@ -29,8 +29,8 @@ from medsynth_core.evaluation.image_sets import NO_FINDING, ImageSet, real_image
 from medsynth_core.evaluation.judged import Judged, judged_figures
 from medsynth_core.evaluation.judges import load_judge
 from medsynth_core.evaluation.settings import EvaluationParams
-from medsynth_core.filters.niqe import N_FEATURES, NaturalnessModel
 from medsynth_core.models.artifact import pick_device
+from medsynth_core.models.naturalness import N_FEATURES, NaturalnessModel
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory

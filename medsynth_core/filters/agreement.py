@@ -9,7 +9,7 @@ from medsynth_core.config.section import Fraction, Section
 from medsynth_core.filters.spec import Column, Context, Filter, Prompt, Reason, Scores, percent, quantile_of
 from medsynth_core.filters.thumbnails import Images
 
-SCORE, _LOW = "score_agreement", "agreement:low"
+_SCORE, _LOW = "score_agreement", "agreement:low"
 
 
 class AgreementSettings(Section):
@@ -27,20 +27,27 @@ class Agreement(Filter[AgreementSettings, None]):
     cost = 2.0
     settings = AgreementSettings
     columns = (
-        Column(SCORE, "prompt-image agreement by the alignment model, -1..1", "agreement with the prompt", "agreement"),
+        Column(
+            _SCORE,
+            "prompt-image agreement by the alignment model, -1..1",
+            "agreement with the prompt",
+            "agreement",
+            orders=(("down", "best agreement first"), ("up", "worst agreement first")),
+            least="agreement at least",
+        ),
     )
-    reasons = (Reason(_LOW, "at odds with its prompt", SCORE),)
+    reasons = (Reason(_LOW, "at odds with its prompt", _SCORE),)
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: None) -> Scores:
         """Score: of the alignment model."""
-        return {SCORE: context.agreement()}
+        return {_SCORE: context.agreement()}
 
     def bounds(self, scores: Scores, settings: AgreementSettings, margin: float) -> dict[str, float]:
-        return {"agreement": quantile_of(SCORE, scores[SCORE], settings.quantile, without=-1.0)}
+        return {"agreement": quantile_of(_SCORE, scores[_SCORE], settings.quantile, without=-1.0)}
 
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: AgreementSettings) -> list[str | None]:
         """A score that isn't a number is low."""
-        return [None if score >= bounds["agreement"] else _LOW for score in scores[SCORE]]
+        return [None if score >= bounds["agreement"] else _LOW for score in scores[_SCORE]]
 
     def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (

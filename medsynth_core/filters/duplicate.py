@@ -28,14 +28,15 @@ from medsynth_core.filters.spec import (
     Reason,
     Scores,
     Training,
+    TrainingCopies,
     percent,
     quantile_of,
 )
 from medsynth_core.filters.thumbnails import Images, find_copies, first_of_copies, nearest
 
-TRAINING_DISTANCE = "score_training_distance"
-TRAINING_COPY = "duplicate:training"
-TRAINING_BOUND = "training_copy"
+_TRAINING = "score_training_distance"
+_TRAINING_COPY = "duplicate:training"
+_TRAINING_BOUND = "training_copy"
 _THUMBNAILS, _FEATURES = "score_release_distance", "score_release_features"
 _RELEASE, _ALIKE = "duplicate:release", "duplicate:alike"
 
@@ -58,14 +59,18 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
     version = 1
     cost = 3.0
     compares = True
+    training_copies = TrainingCopies(
+        _TRAINING_COPY, _TRAINING_BOUND, lambda images_u8, training: Registration(training).distances(images_u8)
+    )
     settings = DuplicateSettings
     columns = (
         Column(
-            TRAINING_DISTANCE,
+            _TRAINING,
             "distance to the nearest training image, registered, 0..1",
-            "distance to the nearest training image",
-            TRAINING_BOUND,
+            "distance to training images",
+            _TRAINING_BOUND,
             3,
+            orders=(("up", "nearest to training first"),),
         ),
         Column(
             _THUMBNAILS,
@@ -84,7 +89,7 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
         ),
     )
     reasons = (
-        Reason(TRAINING_COPY, "copy of a training image", TRAINING_DISTANCE),
+        Reason(_TRAINING_COPY, "copy of a training image", _TRAINING),
         Reason(_RELEASE, "copy of an image of the release", _THUMBNAILS),
         Reason(_ALIKE, "almost the same findings in the same places as an image of the release", _FEATURES),
     )
@@ -94,7 +99,7 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
 
     def measure(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: Registration) -> Scores:
         """Score: distance to the nearest training image, registered."""
-        return {TRAINING_DISTANCE: model.distances(images_u8)}
+        return {_TRAINING: model.distances(images_u8)}
 
     def calibrate(self, images_u8: Images, prompts: Sequence[Prompt], context: Context, model: Registration) -> Scores:
         """Held-out images are to training images what images of a release are to each other: of other patients."""
@@ -108,13 +113,13 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
     def bounds(self, scores: Scores, settings: DuplicateSettings, margin: float) -> dict[str, float]:
         of_training, of_release = settings.training_quantile, settings.release_quantile
         return {
-            TRAINING_BOUND: quantile_of(TRAINING_DISTANCE, scores[TRAINING_DISTANCE], of_training, without=0.0),
+            _TRAINING_BOUND: quantile_of(_TRAINING, scores[_TRAINING], of_training, without=0.0),
             "copy": quantile_of(_THUMBNAILS, scores[_THUMBNAILS], of_release, without=0.0),
             "copy_features": quantile_of(_FEATURES, scores[_FEATURES], of_release, without=0.0),
         }
 
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: DuplicateSettings) -> list[str | None]:
-        return [TRAINING_COPY if d <= bounds[TRAINING_BOUND] else None for d in scores[TRAINING_DISTANCE]]
+        return [_TRAINING_COPY if d <= bounds[_TRAINING_BOUND] else None for d in scores[_TRAINING]]
 
     def judge_together(
         self, fingerprints: Fingerprints, accepted: npt.NDArray[np.bool_], bounds: Mapping[str, float]
@@ -146,7 +151,7 @@ class Duplicate(Filter[DuplicateSettings, Registration]):
     def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
             "Near-duplicates were rejected: a training image, also brightened, mirrored or cropped by up to an eighth "
-            f"of its side, within {bounds[TRAINING_BOUND]:.4f} (share of the deviation left after registering, 0..1), "
+            f"of its side, within {bounds[_TRAINING_BOUND]:.4f} (share of the deviation left after registering, 0..1), "
             f"nearer than all but {percent(settings['training_quantile'])} of real held-out images come to one; or an "
             f"earlier image here within {bounds['copy']:.4f} (mean absolute difference of 16 x 16 thumbnails, 0..1) or "
             f"{bounds['copy_features']:.3f} (features of the labelling judge, standard deviations), nearer than all "

@@ -9,7 +9,7 @@ Shapes: N images, H x W pixels, L labels, F features, G cells a side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -108,6 +108,9 @@ class Column:
         setting: the filter's setting that is the bound.
         digits: after the point, on the page.
         may_lack: whether some images have no such score.
+        orders: in which the page's gallery can be sorted by it, ("down" or "up", words); such a score stands below
+            every picture.
+        least: words before a slider that asks for at least so much; none without.
     """
 
     name: str
@@ -117,6 +120,8 @@ class Column:
     digits: int = 2
     may_lack: bool = False
     setting: str | None = None
+    orders: tuple[tuple[str, str], ...] = ()
+    least: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,21 @@ class Reason:
     column: str
 
 
+@dataclass(frozen=True)
+class TrainingCopies:
+    """How a filter tells copies of training images, for what is said and measured of privacy.
+
+    Attributes:
+        reason: for which it rejects them.
+        bound: name of the distance at which an image is one.
+        distances: of images uint8 [N, H, W] to the nearest training image, by these thumbnails, float32 [N].
+    """
+
+    reason: str
+    bound: str
+    distances: Callable[[Images, Thumbnails], npt.NDArray[np.float32]]
+
+
 class Filter(Generic[S, M]):
     """One criterion. Subclasses have no state: what is fitted is an argument.
 
@@ -143,6 +163,7 @@ class Filter(Generic[S, M]):
         cost: milliseconds of a core an image of 64 x 64 pixels; filters run in this order, and an image that one
             rejects isn't shown to the next.
         on: whether it is enabled by default.
+        training_copies: of a filter that keeps copies of training images out.
         compares: whether it also compares images with each other (``judge_together``, ``copies``).
         settings: its section ``quality.<name>``.
         columns: of the manifest that it fills.
@@ -154,6 +175,7 @@ class Filter(Generic[S, M]):
     cost: ClassVar[float]
     on: ClassVar[bool] = True
     compares: ClassVar[bool] = False
+    training_copies: ClassVar[TrainingCopies | None] = None
     settings: type[S]
     columns: ClassVar[tuple[Column, ...]]
     reasons: ClassVar[tuple[Reason, ...]]

@@ -19,9 +19,7 @@ import numpy.typing as npt
 
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
-from medsynth_core.filters.duplicate import FILTER as COPIES
-from medsynth_core.filters.duplicate import TRAINING_BOUND, TRAINING_COPY
-from medsynth_core.filters.registration import Registration
+from medsynth_core.filters import FILTERS
 from medsynth_core.filters.thumbnails import Thumbnails, thumbnails
 from medsynth_core.hashing import sha256_json
 from medsynth_core.judging.calibrated import judge_digest, load_judging
@@ -158,7 +156,7 @@ class _Sides:
             images.append(batch)
             progress(sum(map(len, images)), len(released), "images")
         self._synthetic, self._rows = np.concatenate(images), released.rows
-        self._registration, self._codebook = Registration(training), codebook
+        self._training, self._codebook = training, codebook
         used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
         cut_from = np.unique(codebook.rows_E.numpy()[used])
         sources = as_rendered(vqgan, Corpus.open(paths["corpus"]).images(cut_from))
@@ -183,14 +181,18 @@ class _Sides:
     def _near_copies(self, judged: ShardList) -> RiskFigure:
         """Returns the share of images rejected as near-copies of training images, of those that came so far; the
         parent's aren't counted again."""
-        rejected = judged.counts.rejected
-        copied = sum(rejected.get(reason.name, 0) for reason in COPIES.reasons)
-        n = judged.counts.accepted + copied
+        enabled, rejected = judged.quality["enabled"], judged.counts.rejected
+        running = [each for each in FILTERS if each.name in enabled]
+        place = next((place for place, each in enumerate(running) if each.training_copies), len(running))
+        later = [reason.name for each in running[place:] for reason in each.reasons]
+        n = judged.counts.accepted + sum(rejected.get(reason, 0) for reason in later)
         about = ("near_copies", "pixels", n, len(self.real["test"]))
-        if COPIES.name not in judged.quality["enabled"] or n == 0:
-            return RiskFigure(*about, reason=f"the filter {COPIES.name} didn't run")
-        copies = np.arange(n) < rejected.get(TRAINING_COPY, 0)
-        theirs = self._registration.distances(self.real["test"]) <= judged.bounds[TRAINING_BOUND]
+        if place == len(running) or n == 0:
+            return RiskFigure(*about, reason="no filter looked for copies of training images")
+        guard = running[place].training_copies
+        assert guard is not None
+        copies = np.arange(n) < rejected.get(guard.reason, 0)
+        theirs = guard.distances(self.real["test"], self._training) <= judged.bounds[guard.bound]
         return RiskFigure(*about, *share_with_interval(copies), *share_with_interval(theirs))
 
     def _leakage(self, seed: int) -> RiskFigure:

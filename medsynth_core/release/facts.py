@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from medsynth_core.filters import FILTERS
-from medsynth_core.filters.duplicate import FILTER as COPIES
 
 About = Mapping[str, Any]
 
@@ -92,7 +91,8 @@ def privacy(about: About) -> str:
     if is_phantom(about):
         return f"No patient's data was used. {_measured(about)}"
     trained = "were" if about["own_models"] else "may have been"
-    copies = "were rejected" if COPIES.name in about["quality"]["enabled"] else "were not looked for"
+    guarded = any(each.training_copies and each.name in about["quality"]["enabled"] for each in FILTERS)
+    copies = "were rejected" if guarded else "were not looked for"
     return (
         f"The models {trained} trained on patients' images and reports. Near-copies of training images {copies}; "
         f"nothing proves that no patient can be recognised. {_measured(about)}"

@@ -160,15 +160,18 @@ def test_a_label_meets_all_choices_at_once(browser: Browser, content: PageConten
 
 def test_images_are_ordered_and_bounded_by_their_scores(page: Browser) -> None:
     def agreements() -> list[float]:
-        return [float(each.get_dom_attribute("data-agreement") or "nan") for each in shown(page)]
+        return [
+            json.loads(each.get_dom_attribute("data-scores") or "{}").get("score_agreement", float("nan"))
+            for each in shown(page)
+        ]
 
-    chosen(page, "order", "agreement-down")
+    chosen(page, "order", "down:score_agreement")
     best = agreements()
     assert best == sorted(best, reverse=True)
-    chosen(page, "order", "agreement-up")
+    chosen(page, "order", "up:score_agreement")
     worst = agreements()
     assert worst == sorted(worst)
-    slider = page.find_element(By.CSS_SELECTOR, "#filters [name=agreement]")
+    slider = page.find_element(By.CSS_SELECTOR, "#filters [name=score_agreement]")
     slider.send_keys(Keys.END)
     assert matching(page) < N_IMAGES
     assert min(agreements()) >= float(slider.get_property("value") or "nan")  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ from medsynth_core.filters import (
     duplicate,
     fingerprints,
     labels,
-    niqe,
     registration,
     sharpness,
     thumbnails,
@@ -29,6 +28,7 @@ from medsynth_core.filters.spec import quantile_of
 from medsynth_core.filters.thumbnails import SIDE, find_copies, first_of_copies, nearest
 from medsynth_core.judging.calibrated import bounds_of, save_filter
 from medsynth_core.judging.verdicts import Verdict
+from medsynth_core.models.naturalness import NaturalnessModel
 from medsynth_core.synthesis.inputs import PromptRow
 from tests.judged import GivenJudging, chain, reasons, training_set
 
@@ -109,7 +109,7 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_images_are_rejected_and_good_ones_pass(reason: str) -> None:
-    natural = niqe.NaturalnessModel.fit(STUDIED)
+    natural = NaturalnessModel.fit(STUDIED)
     bounds = {
         "sharpness": sharpness.sharpness(STUDIED).min() * 0.9,
         "noise": grain.noise(STUDIED).max() * 1.1,

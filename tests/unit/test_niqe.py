@@ -4,7 +4,7 @@ from scipy.ndimage import gaussian_filter
 
 from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.errors import InputError
-from medsynth_core.filters.niqe import NaturalnessModel, _asymmetric
+from medsynth_core.models.naturalness import NaturalnessModel, _asymmetric
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,15 @@ from medsynth_core.evaluation.page.earlier import Earlier
 from medsynth_core.evaluation.page.gallery import GalleryImage, page_png
 from medsynth_core.evaluation.page.histogram import HEIGHT, WIDTH, histograms
 from medsynth_core.evaluation.page.rejected import RejectedImage
-from medsynth_core.evaluation.page.scores import bound_of, deciding_score, has_score, reason_in_words, score_lines
-from medsynth_core.filters.agreement import SCORE as AGREEMENT
-from medsynth_core.filters.duplicate import TRAINING_DISTANCE
+from medsynth_core.evaluation.page.scores import (
+    FEATURED,
+    bound_of,
+    deciding_score,
+    featured_scores,
+    has_score,
+    reason_in_words,
+    score_lines,
+)
 from medsynth_core.release.facts import is_phantom
 from medsynth_core.release.reader import Release
 
@@ -74,6 +80,7 @@ def write_page(content: PageContent, path: Path) -> None:
         gallery=shown,
         grid_side=content.grid_side,
         choices=_choices(shown),
+        featured=FEATURED,
         neighbours=content.neighbours,
         rejected=[_rejected(each, about) for each in content.rejected],
         reasons=[(name, reason_in_words(name), n) for name, n in about["counts"]["rejected"].items()],
@@ -142,9 +149,8 @@ def _gallery(content: PageContent) -> list[dict[str, Any]]:
                 "labels": [_in_words(label) for label in labels],
                 "data": json.dumps(labels),
                 "findings": labels,
-                "agreement": row[AGREEMENT] if has_score(row, AGREEMENT) else None,
-                "distance": row[TRAINING_DISTANCE] if has_score(row, TRAINING_DISTANCE) else None,
-                "scores": score_lines(row, but=frozenset({AGREEMENT, TRAINING_DISTANCE})),
+                "featured": featured_scores(row),
+                "scores": score_lines(row),
                 "keys": _keys(image.cells[:KEYPATCHES], words, content.grid_side),
                 "caption": key_caption(words),
                 "neighbour": {"src": _url(beside), "distance": f"{neighbour.distance:.3f}"} if neighbour else None,

@@ -12,6 +12,10 @@ _BY_NAME = {column.name: column for column in COLUMNS}
 _REASONS = {reason.name: reason for each in FILTERS for reason in each.reasons}
 
 
+FEATURED = tuple(sorted((column for column in COLUMNS if column.orders), key=lambda column: column.least is None))
+"""What stands below every picture, and what the gallery can be sorted by; those with a slider first."""
+
+
 def reason_in_words(reason: str) -> str:
     """Returns what a reason says; an unknown one as it is."""
     return _REASONS[reason].words if reason in _REASONS else reason
@@ -31,13 +35,18 @@ def bound_of(column: Column, about: Mapping[str, Any]) -> float | None:
     return settings.get(column.setting) if isinstance(settings, dict) else None
 
 
-def score_lines(row: Mapping[str, Any], but: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """Returns title and value of every score that a row has; ``but`` those that are shown elsewhere."""
+def score_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns title and value of every score that a row has, but for the featured ones."""
     return [
         (column.title, f"{row[column.name]:.{column.digits}f}")
         for column in COLUMNS
-        if column.name not in but and has_score(row, column.name)
+        if column not in FEATURED and has_score(row, column.name)
     ]
+
+
+def featured_scores(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the featured scores that a row has, by column."""
+    return {column.name: float(row[column.name]) for column in FEATURED if has_score(row, column.name)}
 
 
 def has_score(row: Mapping[str, Any], column: str) -> bool:

@@ -18,21 +18,24 @@ const hasFinding = (figure) => {
 const isShown = (figure, words) =>
   hasWords(figure, words) && hasFinding(figure) &&
   (!chosen("view") || figure.dataset.view === chosen("view")) &&
-  (!filters.elements.agreement || Number(figure.dataset.agreement || -Infinity) >= floorOf(filters.elements.agreement));
+  sliders.every((slider) => (scoreOf(figure, slider.name) ?? -Infinity) >= floorOf(slider));
+const sliders = [...document.querySelectorAll("#filters .least")];
+const scoreOf = (figure, name) => JSON.parse(figure.dataset.scores)[name];
 // at its lower end the slider asks for nothing, so that images without a score are shown
 const floorOf = (slider) => (slider.value === slider.min ? -Infinity : Number(slider.value));
 
-const orders = {
-  "": (figure) => Number(figure.dataset.place),
-  "agreement-down": (figure) => -Number(figure.dataset.agreement || -1),
-  "agreement-up": (figure) => Number(figure.dataset.agreement || 9),
-  "distance-up": (figure) => Number(figure.dataset.distance || 9),
+// "down:score" or "up:score"; images without the score come last
+const keyOf = (order) => {
+  const [direction, name] = order.split(":");
+  if (!name) return (figure) => Number(figure.dataset.place);
+  const sign = direction === "down" ? -1 : 1;
+  return (figure) => { const score = scoreOf(figure, name); return score === undefined ? Infinity : sign * score; };
 };
 const atOnce = 24;
 let most = atOnce;
 let matching = figures;
 const filterGallery = () => {
-  const words = wordsOf(filters.elements.words), key = orders[chosen("order")];
+  const words = wordsOf(filters.elements.words), key = keyOf(chosen("order"));
   const sorted = [...figures].sort((a, b) => key(a) - key(b));
   matching = sorted.filter((figure) => isShown(figure, words));
   const visible = new Set(matching.slice(0, most));
@@ -40,8 +43,8 @@ const filterGallery = () => {
   $("gallery").append(...sorted);
   $("shown").textContent = `${matching.length} of ${figures.length} match`;
   $("more").hidden = matching.length <= most;
-  const slider = filters.elements.agreement;
-  if (slider) $("least").textContent = floorOf(slider) === -Infinity ? "any" : Number(slider.value).toFixed(2);
+  for (const slider of sliders)
+    slider.parentElement.querySelector("output").textContent = floorOf(slider) === -Infinity ? "any" : Number(slider.value).toFixed(2);
 };
 if (filters) {
   onChange(filters, () => { most = atOnce; filterGallery(); });
