@@ -40,7 +40,7 @@ from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
 from medsynth_core.synthesis.identity import image_id
@@ -199,7 +199,7 @@ def _images(root: Path, name: str, prompts: Sequence[PromptRow], size: int) -> I
     drawn = _drawn(prompts, BOUND_SEED, size)
     if name == PHANTOMS:
         return drawn
-    return as_rendered(VQGAN.load(workspace_paths(root)["vqgan"]), drawn)
+    return as_rendered(load_image_tokenizer(workspace_paths(root)["vqgan"]), drawn)
 
 
 def _drawn(prompts: Sequence[PromptRow], seed: int, size: int) -> Images:

@@ -16,7 +16,7 @@ from medsynth_core.models.alignment import AlignmentModel, alignment_losses, loc
 from medsynth_core.models.codebook import VisualCodebook, lift
 from medsynth_core.models.settings import AlignmentConfig
 from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
 from medsynth_core.training.examples import image_codes
@@ -37,21 +37,22 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
     """Trains both encoders, builds the visual codebook and writes them.
 
     Raises:
-        InputError: there are no training pairs, or no VQ-GAN.
+        InputError: there are no training pairs, or no image tokenizer.
         StateError: training diverged.
     """
     settings = params.alignment
     accelerator = make_accelerator(params)
     device = accelerator.device
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
-    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
     corpus_digest = paths.digest("corpus")
     torch.manual_seed(seed_of(params.seed, "alignment"))
     if settings.text_model is None:
         tokenizer = train_tokenizer(pairs.texts + pairs.queries, params.min_studies)
     else:
         tokenizer = load_tokenizer(settings.text_model)
-    model = AlignmentModel.fresh(settings, pairs.corpus.image_size // vqgan.config.downsampling, tokenizer).to(device)
+    side = pairs.corpus.image_size // image_tokenizer.downsampling
+    model = AlignmentModel.fresh(settings, side, tokenizer).to(device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
         return _losses(module, pairs, batch.picks, settings, device)
@@ -73,7 +74,7 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
         validate=validate,
     )
     metrics = retrieval(model, held_out)
-    codebook = build_codebook(model, vqgan, pairs, settings, corpus_digest)
+    codebook = build_codebook(model, image_tokenizer, pairs, settings, corpus_digest)
     metrics["codebook_entries"] = float(len(codebook))
 
     def save(folder: Path) -> None:
@@ -122,7 +123,7 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
 @torch.inference_mode()
 def build_codebook(
     model: AlignmentModel,
-    vqgan: VQGAN,
+    image_tokenizer: ImageTokenizer,
     pairs: Pairs,
     settings: AlignmentConfig,
     corpus_digest: str,
@@ -134,8 +135,8 @@ def build_codebook(
     ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of somebody's
     image); of one code in one cell only the best few are kept, and one a patient.
     """
-    codes_NP = image_codes(pairs, vqgan, batch_size)
-    patients_PK = _patients_showing(codes_NP.numpy(), pairs.patients, vqgan.config.codes)
+    codes_NP = image_codes(pairs, image_tokenizer, batch_size)
+    patients_PK = _patients_showing(codes_NP.numpy(), pairs.patients, image_tokenizer.codes)
     usual_PD = torch.zeros(model.side**2, settings.dim, dtype=torch.float64)
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)

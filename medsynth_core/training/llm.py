@@ -19,7 +19,7 @@ from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
 from medsynth_core.training.examples import Examples
@@ -46,7 +46,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
     settings = params.llm
     accelerator = make_accelerator(params)
     device = accelerator.device
-    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
     alignment = AlignmentModel.load(paths["alignment"]).to(device)
     codebook = VisualCodebook.load(paths["alignment"] / "codebook")
     pairs, held_out_pairs = read_pairs(paths, "train"), read_pairs(paths, "val")
@@ -54,15 +54,15 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
 
     def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
         torch.manual_seed(seed_of(params.seed, "llm"))
-        model = ImageLanguageModel.fresh(settings, alignment.side**2, vqgan.config.codes, tokenizer)
+        model = ImageLanguageModel.fresh(settings, alignment.side**2, image_tokenizer.codes, tokenizer)
         merge = add_adapters(model, settings)
         return model.to(device), merge
 
     model, merge_adapters = fresh()
     if settings.gradient_checkpointing:
         model.lm.gradient_checkpointing_enable()
-    examples = Examples(pairs, vqgan, alignment, codebook, settings)
-    held_out = Examples(held_out_pairs, vqgan, alignment, codebook, settings)
+    examples = Examples(pairs, image_tokenizer, alignment, codebook, settings)
+    held_out = Examples(held_out_pairs, image_tokenizer, alignment, codebook, settings)
     trained = train(
         [Objective("llm", model, lambda module, batch: _loss(module, model, batch, examples), betas=(0.9, 0.95))],
         len(pairs),
@@ -80,7 +80,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         model.eval()
     merge_adapters()
     metrics = evaluate(model, held_out)
-    _warn_of_noise(metrics["loss"], vqgan.config.codes, len(pairs))
+    _warn_of_noise(metrics["loss"], image_tokenizer.codes, len(pairs))
     return finish("llm", model.save, paths, trained, metrics, accelerator)
 
 

@@ -35,7 +35,7 @@ from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.pixels import to_images
 from medsynth_core.models.settings import LLMConfig, LoRAConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import RunIdentity, ShardPlan, image_id, plan_shards, spec_hash, uniforms
@@ -516,7 +516,7 @@ def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
     texts = [prompt.query for prompt in asked[1]]
     want = synthesiser.images(*asked)
     scores = judging.agreement(want, texts)
-    sizes: dict[str, list[int]] = {"decode_codes": [], "agreement": []}
+    sizes: dict[str, list[int]] = {"decode": [], "agreement": []}
 
     def limit(model: type[VQGAN | AlignmentModel], name: str) -> None:
         call = getattr(model, name)
@@ -529,7 +529,7 @@ def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
 
         monkeypatch.setattr(model, name, limited)
 
-    limit(VQGAN, "decode_codes")
+    limit(VQGAN, "decode")
     limit(AlignmentModel, "agreement")
     assert np.abs(synthesiser.images(*asked).astype(int) - want).max() <= 1
     np.testing.assert_allclose(judging.agreement(want, texts), scores, atol=1e-5)
@@ -658,7 +658,7 @@ def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -
     config, paths = trained
     vqgan = VQGAN.load(paths["vqgan"])
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
-    copied = to_images(vqgan.decode_codes(vqgan.encode_to_codes(pixels)))
+    copied = to_images(vqgan.decode(vqgan.encode(pixels)))
     quality = config.quality.model_copy(update={"enabled": ("duplicate",)})
     bounds, alignment = bounds_of(paths["calibrate"], quality), AlignmentModel.load(paths["alignment"])
     chain = load_chain(paths["calibrate"], quality, bounds, alignment, config.corpus.image_size)
