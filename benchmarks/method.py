@@ -38,6 +38,7 @@ from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.filters.niqe import NaturalnessModel
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
@@ -83,10 +84,10 @@ class Arm:
 def free_prompt(prompt: PromptRow) -> PromptRow:
     """Returns the prompt as it is written without vocabularies: a class name in a sentence, no anatomy, side or
     severity."""
-    names = [finding["pathology"] for finding in prompt.findings]
+    names = prompt.condition.pathology
     bare = tuple({"pathology": name, "anatomy": None, "side": "none", "severity": None} for name in names)
     text = f"A chest X-ray of a patient with {' and '.join(names)}." if names else "A chest X-ray of a healthy patient."
-    return PromptRow(prompt.prompt_id, text, bare, prompt.view)
+    return PromptRow(prompt.prompt_id, text, Condition(bare, prompt.view))
 
 
 ARMS = (
@@ -264,7 +265,7 @@ class _Judge:
             logits = self.classifier.head[-1](torch.from_numpy(features)).numpy()
         labels = np.array([pathology for pathology, _ in self.classifier.labels])
         seen = np.stack([logits[:, labels == name].max(1) > 0 for name in PATHOLOGIES], 1)
-        asked = np.array([[name in prompt.pathology for name in PATHOLOGIES] for prompt in prompts])
+        asked = np.array([[name in prompt.condition.pathology for name in PATHOLOGIES] for prompt in prompts])
         return Figures(
             np.array([row.balanced_accuracy for row in rows]),
             float(np.average([row.side_correct for row in sided], weights=[row.n_sided for row in sided])),

@@ -36,6 +36,7 @@ from medsynth_core.filters.thumbnails import Images, first_of_copies, thumbnails
 from medsynth_core.judging.calibrated import bounds_of, load_chain
 from medsynth_core.judging.networks import Judging, glimpses
 from medsynth_core.judging.verdicts import Chain, Verdict
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered, rendered
 from medsynth_core.synthesis.identity import image_id
@@ -231,8 +232,7 @@ def _fresh(synthesiser: Synthesiser, n: int) -> Asked:
         PromptRow(
             study.study_id,
             study.report,
-            tuple(positive_findings(mine_report(f"{study.findings}\n{study.impression}"))),
-            "frontal",
+            Condition(tuple(positive_findings(mine_report(f"{study.findings}\n{study.impression}"))), "frontal"),
         )
         for study in studies
     ]
@@ -241,8 +241,8 @@ def _fresh(synthesiser: Synthesiser, n: int) -> Asked:
 
 def _prompts_of(pairs: Pairs) -> list[PromptRow]:
     return [
-        PromptRow(str(row), text, tuple(found), view)
-        for row, text, found, view in zip(pairs.rows, pairs.texts, pairs.findings, pairs.views, strict=True)
+        PromptRow(str(row), text, condition)
+        for row, text, condition in zip(pairs.rows, pairs.texts, pairs.conditions, strict=True)
     ]
 
 
@@ -358,7 +358,7 @@ _SPOILT: dict[str, Callable[[npt.NDArray[np.uint8], Draw], npt.NDArray[np.uint8]
 
 def _other_findings(prompt: PromptRow, draw: Draw) -> tuple[Finding, ...]:
     """Returns one finding that the prompt doesn't have."""
-    name = str(draw.choice([each for each in PATHOLOGIES if each not in prompt.pathology]))
+    name = str(draw.choice([each for each in PATHOLOGIES if each not in prompt.condition.pathology]))
     side = {"cardiomegaly": "none", "pulmonary edema": "bilateral", "emphysema": "bilateral"}.get(
         name, str(draw.choice(SIDES))
     )

@@ -203,7 +203,7 @@ class _Sides:
         draw = stream(seed, "privacy.real_keypatches")
 
         def given(split: str) -> Patched:
-            shown = [frozenset(each["pathology"] for each in found) for found in self._pairs[split].findings]
+            shown = [frozenset(condition.pathology) for condition in self._pairs[split].conditions]
             places = [place for place, findings in enumerate(shown) if findings in entries]
             lists = [entries[shown[place]] for place in places]
             return Patched(self.real[split][places], [each[int(draw.integers(len(each)))] for each in lists])

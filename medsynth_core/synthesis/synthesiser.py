@@ -21,7 +21,6 @@ from medsynth_core.models.in_parts import InParts, half
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.models.pixels import to_images
-from medsynth_core.models.text import condition_text
 from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
@@ -130,10 +129,11 @@ class Synthesiser:
         suffice, batches are halved from there on.
         """
         prefixes = [
-            self.llm.prefix(condition_text(self.llm.config.condition, p.text, p.findings), p.view, k)
+            self.llm.prefix(p.condition, p.condition.text(self.llm.config.condition, p.text), k)
             for p, k in zip(prompts, keypatches, strict=True)
         ]
-        bare = {view: self.llm.empty_prefix(view) for view in {prompt.view for prompt in prompts}}
+        against = [prompt.condition.unconditional() for prompt in prompts]
+        bare = {condition: self.llm.empty_prefix(condition) for condition in set(against)}
         waiting = sorted(range(len(prompts)), key=lambda place: (len(prefixes[place].ids), prefixes[place].ids))
         longest = max(len(prefix.ids) for prefix in prefixes)
 
@@ -143,7 +143,7 @@ class Synthesiser:
                 try:
                     codes_BT = self.engine.decode(
                         [prefixes[place] for place in places],
-                        [bare[prompts[place].view] for place in places],
+                        [bare[against[place]] for place in places],
                         torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.cells)),
                         self.settings,
                     )

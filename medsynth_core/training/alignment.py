@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from medsynth_core.config import Paths
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.codebook import VisualCodebook, lift
+from medsynth_core.models.condition import phrases_of
 from medsynth_core.models.settings import AlignmentConfig
-from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
+from medsynth_core.models.text import load_tokenizer, train_tokenizer
 from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
@@ -48,7 +49,7 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
     corpus_digest = paths.digest("corpus")
     torch.manual_seed(seed_of(params.seed, "alignment"))
     if settings.text_model is None:
-        tokenizer = train_tokenizer(pairs.texts + pairs.queries, params.min_studies)
+        tokenizer = train_tokenizer([*pairs.texts, *(each.query for each in pairs.conditions)], params.min_studies)
     else:
         tokenizer = load_tokenizer(settings.text_model)
     side = pairs.corpus.image_size // image_tokenizer.downsampling
@@ -94,7 +95,7 @@ def _losses(
 ) -> Losses:
     """Returns the terms of a batch. A report speaks by its positive findings in words, the form in which prompts
     query; what it denies, and what it says of every normal chest, is in no patch."""
-    texts = [pairs.queries[pick] for pick in picks]
+    texts = [pairs.conditions[pick].query for pick in picks]
     words, patches, scale = module(texts, torch.from_numpy(pairs.pixels(picks)).to(device))
     keys = pairs.label_keys[picks]
     same = torch.from_numpy(keys[:, None] == keys[None]).to(device)
@@ -109,7 +110,7 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
     A hit is an image that shows the same findings in the same places: many studies share a report's content.
     """
     picks = np.arange(min(limit, len(pairs)))
-    words = model.encode_words([pairs.queries[i] for i in picks.tolist()])
+    words = model.encode_words([pairs.conditions[i].query for i in picks.tolist()])
     patches = model.encode_patches(torch.from_numpy(pairs.pixels(picks)).to(model.device))
     score_BT = local_scores(words, patches) + patches.global_BD @ words.global_TD.T
     keys = torch.from_numpy(pairs.label_keys[picks])
@@ -201,7 +202,7 @@ def _candidates(
         asked = [
             (image, phrase)
             for image in range(len(pixels))
-            for phrase in dict.fromkeys(phrases_of(pairs.queries[start + image]))
+            for phrase in dict.fromkeys(phrases_of(pairs.conditions[start + image].query))
         ]
         words = model.encode_words([phrase for _, phrase in asked])
         for row, (image, phrase) in enumerate(asked):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,6 @@ class CalibrateReport:
     filters: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """What a real image shows, as a prompt would ask for it."""
-
-    findings: Sequence[Mapping[str, Any]]
-    query: str
-    view: str
-
-
 def run(params: CalibrateParams, paths: Paths, progress: Progress) -> CalibrateReport:
     """Fits and calibrates every filter and writes ``paths["calibrate"]``, with the labelling judge.
 
@@ -72,7 +63,7 @@ def run(params: CalibrateParams, paths: Paths, progress: Progress) -> CalibrateR
         images_u8 = _rendered(training, image_tokenizer, Path(scratch), progress)
         known = _training_set(judge, images_u8)
         judging = Judging(judge, alignment, known, training.corpus.image_size)
-        reference = RenderedReference(images_u8, _shown(training), judging)
+        reference = RenderedReference(images_u8, training.conditions, judging)
         fitted: dict[str, Arrays] = {}
         for done, each in enumerate(FILTERS):
             progress(done, len(FILTERS), each.name)
@@ -113,12 +104,8 @@ def _held_out_scores(
     models = {each.name: each.model(fitted[each.name], judging.training) for each in FILTERS}
     parts: dict[str, dict[str, list[npt.NDArray[Any]]]] = {each.name: defaultdict(list) for each in FILTERS}
     images_u8 = np.concatenate(list(rendered(image_tokenizer, image_codes(held_out, image_tokenizer))))
-    for images, prompts, context in glimpses(judging, images_u8, _shown(held_out), _BATCH):
+    for images, prompts, context in glimpses(judging, images_u8, held_out.conditions, _BATCH):
         for each in FILTERS:
             for name, values in each.calibrate(images, prompts, context, models[each.name]).items():
                 parts[each.name][name].append(values)
     return {name: {key: np.concatenate(values) for key, values in of.items()} for name, of in parts.items()}
-
-
-def _shown(pairs: Pairs) -> list[_Shown]:
-    return [_Shown(*each) for each in zip(pairs.findings, pairs.queries, pairs.views, strict=True)]

@@ -118,7 +118,8 @@ def _loss(module: nn.Module, model: ImageLanguageModel, batch: Batch, examples: 
         forward.append(pick)
         prefixes.append(examples.prefix(model, pick, **kept, wording=wording))
     reverse_prefixes = [
-        model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.views[i], wording) for i, wording in reverse
+        model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.conditions[i], wording)
+        for i, wording in reverse
     ]
     losses: dict[str, torch.Tensor] = module(
         prefixes, examples.codes_NT[forward], reverse_prefixes, [examples.pairs.texts[i] for i, _ in reverse]
@@ -173,10 +174,10 @@ def evaluate(model: ImageLanguageModel, examples: Examples) -> dict[str, float]:
     """Returns nats an image token on held-out pairs, with their own conditioning, without any,
     and with that of another study: the gaps say how much text and keypatches tell. With the reverse task, also
     nats a report token."""
-    n, views = len(examples), examples.pairs.views
+    n, conditions = len(examples), examples.pairs.conditions
     metrics = {
         "loss": image_loss(model, examples, lambda index: examples.prefix(model, index)),
-        "loss_unconditional": image_loss(model, examples, lambda index: model.empty_prefix(views[index])),
+        "loss_unconditional": image_loss(model, examples, lambda index: model.empty_prefix(conditions[index])),
         "loss_shuffled": image_loss(model, examples, lambda index: examples.prefix(model, (index + n // 2) % n)),
     }
     if model.config.reverse_fraction > 0:
@@ -187,7 +188,7 @@ def evaluate(model: ImageLanguageModel, examples: Examples) -> dict[str, float]:
                         model(
                             [],
                             examples.codes_NT[:0],
-                            [model.reverse_prefix(examples.codes_NT[i].tolist(), views[i])],
+                            [model.reverse_prefix(examples.codes_NT[i].tolist(), conditions[i])],
                             [examples.pairs.texts[i]],
                         )["report"]
                     )

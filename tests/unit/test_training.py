@@ -19,6 +19,7 @@ from medsynth_core.models.alignment import AlignmentModel, Patches, Words, align
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.settings import OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
@@ -362,7 +363,7 @@ def _llm_loss(trained: tuple[Config, Paths], **changes: float) -> tuple[dict[str
     batch = Batch(0, 0, np.arange(6), np.arange(6))
     with torch.no_grad():
         losses = llm._loss(model, model, batch, examples)
-        bare = model.image_loss([model.empty_prefix("frontal")] * 6, examples.codes_NT[:6])
+        bare = model.image_loss([model.empty_prefix(Condition((), "frontal"))] * 6, examples.codes_NT[:6])
     return {name: float(value) for name, value in losses.items()}, {"image": float(bare)}
 
 
