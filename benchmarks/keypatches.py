@@ -19,7 +19,7 @@ from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import Finding, render_findings
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.models.text import finding_phrase
+from medsynth_core.models.condition import finding_phrase
 from medsynth_core.workspace.stages import workspace_paths
 
 SEED, PATIENTS = 930_001, 8

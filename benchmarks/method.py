@@ -37,10 +37,11 @@ from medsynth_core.corpus.phantom import PATHOLOGIES, Finding, render_findings
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.oracle import Oracle, found_table
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.naturalness import NaturalnessModel
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.progress import silent
 from medsynth_core.prompts.similarity import fold_text
 from medsynth_core.synthesis.identity import image_id
@@ -83,10 +84,10 @@ class Arm:
 def free_prompt(prompt: PromptRow) -> PromptRow:
     """Returns the prompt as it is written without vocabularies: a class name in a sentence, no anatomy, side or
     severity."""
-    names = [finding["pathology"] for finding in prompt.findings]
+    names = prompt.condition.pathology
     bare = tuple({"pathology": name, "anatomy": None, "side": "none", "severity": None} for name in names)
     text = f"A chest X-ray of a patient with {' and '.join(names)}." if names else "A chest X-ray of a healthy patient."
-    return PromptRow(prompt.prompt_id, text, bare, prompt.view)
+    return PromptRow(prompt.prompt_id, text, Condition(bare, prompt.view))
 
 
 ARMS = (
@@ -199,7 +200,7 @@ def _images(root: Path, name: str, prompts: Sequence[PromptRow], size: int) -> I
     drawn = _drawn(prompts, BOUND_SEED, size)
     if name == PHANTOMS:
         return drawn
-    return as_rendered(VQGAN.load(workspace_paths(root)["vqgan"]), drawn)
+    return as_rendered(load_image_tokenizer(workspace_paths(root)["vqgan"]), drawn)
 
 
 def _drawn(prompts: Sequence[PromptRow], seed: int, size: int) -> Images:
@@ -264,7 +265,7 @@ class _Judge:
             logits = self.classifier.head[-1](torch.from_numpy(features)).numpy()
         labels = np.array([pathology for pathology, _ in self.classifier.labels])
         seen = np.stack([logits[:, labels == name].max(1) > 0 for name in PATHOLOGIES], 1)
-        asked = np.array([[name in prompt.pathology for name in PATHOLOGIES] for prompt in prompts])
+        asked = np.array([[name in prompt.condition.pathology for name in PATHOLOGIES] for prompt in prompts])
         return Figures(
             np.array([row.balanced_accuracy for row in rows]),
             float(np.average([row.side_correct for row in sided], weights=[row.n_sided for row in sided])),

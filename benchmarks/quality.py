@@ -36,6 +36,7 @@ from medsynth_core.filters.thumbnails import Images, first_of_copies, thumbnails
 from medsynth_core.judging.calibrated import bounds_of, load_chain
 from medsynth_core.judging.networks import Judging, glimpses
 from medsynth_core.judging.verdicts import Chain, Verdict
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered, rendered
 from medsynth_core.synthesis.identity import image_id
@@ -96,7 +97,7 @@ def planted(
     print(f"{len(made.prompts)} images made, {agreeing.sum()} of which agree with their prompt")
     made = made.take(np.flatnonzero(agreeing))
     test = read_pairs(paths, "test")
-    drawn = Asked(as_rendered(synthesiser.vqgan, test.corpus.images(test.rows)), _prompts_of(test))
+    drawn = Asked(as_rendered(synthesiser.image_tokenizer, test.corpus.images(test.rows)), _prompts_of(test))
     _print_good(chain, {"made": made, "test split": drawn, "fresh phantoms": _fresh(synthesiser, fresh)})
     draw = np.random.default_rng([seed, 41])
     kinds = dict(_plant(config, paths, synthesiser, made + drawn, each, draw))
@@ -169,15 +170,15 @@ def _alike(pair_u8: Images, chain: Chain) -> tuple[bool, bool]:
 def _near_copies(synthesiser: Synthesiser, made: Images, samples: int) -> Iterator[tuple[str, Images]]:
     """Yields images that differ little from made ones: some codes are another sample's of the prompt, or the picture
     was changed."""
-    draw, vqgan = np.random.default_rng(0), synthesiser.vqgan
+    draw, tokenizer = np.random.default_rng(0), synthesiser.image_tokenizer
     with torch.inference_mode():
-        codes = vqgan.encode_to_codes(to_inputs(made, vqgan.codebook_KD.device)).flatten(1)
+        codes = tokenizer.encode(to_inputs(made, tokenizer.device)).flatten(1)
         next_sample = codes.view(-1, samples, codes.shape[1]).roll(1, 1).reshape(codes.shape)
         for share in (0.0, 0.05, 0.1, 0.2, 0.4):
             other = torch.from_numpy(draw.random(tuple(codes.shape)) < share).to(codes.device)
             yield (
                 f"{share:.0%} other codes",
-                np.concatenate(list(rendered(vqgan, torch.where(other, next_sample, codes)))),
+                np.concatenate(list(rendered(tokenizer, torch.where(other, next_sample, codes)))),
             )
     yield "contrast x 1.1, brighter by 8", _u8(made * 1.1 + 8.0)
     for low in (0.97, 0.9):
@@ -201,7 +202,7 @@ def _wrong_anatomies(synthesiser: Synthesiser, right: Asked) -> Iterator[tuple[s
     draw = np.random.default_rng(5)
     for kind, spoil in _MOVED.items():
         moved = np.stack([spoil(image, draw) for image in right.images_u8])
-        yield kind, Asked(as_rendered(synthesiser.vqgan, moved), right.prompts)
+        yield kind, Asked(as_rendered(synthesiser.image_tokenizer, moved), right.prompts)
 
 
 def _clocks() -> npt.NDArray[np.float64]:
@@ -224,25 +225,24 @@ def _made(paths: Paths, synthesiser: Synthesiser, samples: int, seed: int) -> As
 
 def _fresh(synthesiser: Synthesiser, n: int) -> Asked:
     """Returns phantoms of no corpus as the VQ-GAN renders them, with what mining reads in their reports."""
-    size = synthesiser.alignment.side * synthesiser.vqgan.config.downsampling
+    size = synthesiser.image_size
     studies = [study for study in phantom_studies(PATIENTS_SEED, n, size) if isinstance(study, Study)]
     images = np.stack([study.views[0].load() for study in studies])
     prompts = [
         PromptRow(
             study.study_id,
             study.report,
-            tuple(positive_findings(mine_report(f"{study.findings}\n{study.impression}"))),
-            "frontal",
+            Condition(tuple(positive_findings(mine_report(f"{study.findings}\n{study.impression}"))), "frontal"),
         )
         for study in studies
     ]
-    return Asked(as_rendered(synthesiser.vqgan, images), prompts)
+    return Asked(as_rendered(synthesiser.image_tokenizer, images), prompts)
 
 
 def _prompts_of(pairs: Pairs) -> list[PromptRow]:
     return [
-        PromptRow(str(row), text, tuple(found), view)
-        for row, text, found, view in zip(pairs.rows, pairs.texts, pairs.findings, pairs.views, strict=True)
+        PromptRow(str(row), text, condition)
+        for row, text, condition in zip(pairs.rows, pairs.texts, pairs.conditions, strict=True)
     ]
 
 
@@ -262,10 +262,10 @@ def _plant(
             render_findings(others(prompt, draw), PATIENTS_SEED, int(draw.integers(100_000)), size)
             for prompt in prompts
         ]
-        yield kind, Asked(as_rendered(synthesiser.vqgan, np.stack(drawn)), prompts)
+        yield kind, Asked(as_rendered(synthesiser.image_tokenizer, np.stack(drawn)), prompts)
     training = read_pairs(paths, "train")
     picks = draw.choice(len(training), n, replace=False)
-    copied = as_rendered(synthesiser.vqgan, training.corpus.images(training.rows[picks]))
+    copied = as_rendered(synthesiser.image_tokenizer, training.corpus.images(training.rows[picks]))
     prompts = _prompts_of(training)
     yield (
         "changed training image",
@@ -358,7 +358,7 @@ _SPOILT: dict[str, Callable[[npt.NDArray[np.uint8], Draw], npt.NDArray[np.uint8]
 
 def _other_findings(prompt: PromptRow, draw: Draw) -> tuple[Finding, ...]:
     """Returns one finding that the prompt doesn't have."""
-    name = str(draw.choice([each for each in PATHOLOGIES if each not in prompt.pathology]))
+    name = str(draw.choice([each for each in PATHOLOGIES if each not in prompt.condition.pathology]))
     side = {"cardiomegaly": "none", "pulmonary edema": "bilateral", "emphysema": "bilateral"}.get(
         name, str(draw.choice(SIDES))
     )

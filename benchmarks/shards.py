@@ -80,7 +80,7 @@ def worker_of(size: str, config: Config, paths: Paths) -> ShardWorker:
     machine = Machine(device, pick_dtype(config.synthesis.precision, device), 1.0, 1.0)
     llm = language_model(SIZES[size], machine, theirs.llm.layout.cells)
     llm.config, llm.tokenizer = theirs.llm.config, theirs.llm.tokenizer
-    synthesiser = Synthesiser(config.synthesis, theirs.vqgan, theirs.alignment, theirs.codebook, llm)
+    synthesiser = Synthesiser(config.synthesis, theirs.image_tokenizer, theirs.alignment, theirs.codebook, llm)
     return replace(worker, synthesiser=synthesiser)
 
 

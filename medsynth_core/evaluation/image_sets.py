@@ -87,10 +87,12 @@ def real_images(paths: Paths, split: str, views: set[str], most: int, seed: int)
     if not len(Corpus.open(paths["corpus"]).views(split)):
         return ImageSet([], [], lambda places: np.empty((0, 0, 0), dtype=np.uint8))
     pairs = read_pairs(paths, split)
-    fitting = np.array([row for row, view in enumerate(pairs.views) if view in views], dtype=np.int64)
+    fitting = np.array(
+        [row for row, condition in enumerate(pairs.conditions) if condition.view in views], dtype=np.int64
+    )
     chosen = fitting[_chosen(len(fitting), most, seed)]
     return ImageSet(
-        [pairs.findings[index] for index in chosen],
+        [pairs.conditions[index].findings for index in chosen],
         [pairs.patients[index] for index in chosen],
         lambda places: pairs.corpus.images(pairs.rows[chosen[places]]),
     )

@@ -134,7 +134,7 @@ def measure_utility(params: UtilityParams, paths: Paths, release: Release, progr
 
 def _judged(pairs: Pairs) -> list[str]:
     """Returns the pathologies that enough images of a split have and lack."""
-    found = [{finding["pathology"] for finding in findings} for findings in pairs.findings]
+    found = [set(condition.pathology) for condition in pairs.conditions]
     every = sorted(set(chain.from_iterable(found)))
     counts = {name: sum(name in each for each in found) for name in every}
     names = [name for name, n in counts.items() if _MIN_CASES <= n <= len(found) - _MIN_CASES]
@@ -150,7 +150,7 @@ def _truth(pathologies: Sequence[set[str]], names: Sequence[str]) -> npt.NDArray
 
 
 def _real(pairs: Pairs, names: Sequence[str]) -> Images:
-    found = [{finding["pathology"] for finding in findings} for findings in pairs.findings]
+    found = [set(condition.pathology) for condition in pairs.conditions]
     return Images(pairs.corpus.images(pairs.rows), _truth(found, names))
 
 

@@ -44,8 +44,8 @@ class Prompt(Protocol):
         """The findings in words."""
 
     @property
-    def view(self) -> str:
-        """frontal or lateral."""
+    def view(self) -> str | None:
+        """frontal or lateral, None where it is unknown."""
 
 
 class Context(Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,40 @@ def load_weights(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, 
     Raises:
         InputError: the folder isn't a saved model of that kind.
     """
-    try:
-        config = json.loads((folder / _CONFIG).read_text("utf-8"))
+    what = f"{kind} model"
+    config = load_config(folder, what)
+    with _reading(folder, what):
         state = load_file(folder / _WEIGHTS)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder}: no {kind} model there ({Path(error.filename).name} is missing); "
-            f"train it, or set models.path to a folder that has one"
-        ) from error
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise InputError(f"{folder}: damaged {kind} model ({error}); restore or retrain it") from error
     if config.get("kind") != kind:
         raise InputError(f"{folder}: expected a {kind} model, found {config.get('kind')!r}")
     return state, config
+
+
+def load_config(folder: Path, what: str) -> dict[str, Any]:
+    """Returns the config of a saved model, of any kind.
+
+    Args:
+        what: is expected there, for the messages.
+
+    Raises:
+        InputError: the folder isn't a saved model.
+    """
+    with _reading(folder, what):
+        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text("utf-8"))
+    return config
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder}: no {what} there ({Path(error.filename).name} is missing); "
+            f"train it, or set models.path to a folder that has one"
+        ) from error
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise InputError(f"{folder}: damaged {what} ({error}); restore or retrain it") from error
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:

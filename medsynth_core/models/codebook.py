@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import load_weights, save_weights
-from medsynth_core.models.text import phrases_of
+from medsynth_core.models.condition import phrases_of
 from medsynth_core.random import stream
 
 _SHAPES = {"features": "ED", "wholes": "ED", "usual": "CD", "cells": "E", "codes": "E", "patients": "E", "rows": "E"}

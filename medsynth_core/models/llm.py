@@ -3,9 +3,10 @@
 Token ids: the base tokenizer's text ids come first; then the markers, one id a latent cell, one id an image code,
 so that image code k is ``layout.first_code + k``, and one a code as a keypatch's. A sequence reads
 
-    synthesise, view, instruction | Input: report | Reference: the keypatches, best first | Response: codes
+    synthesise, condition, instruction | Input: report | Reference: the keypatches, best first | Response: codes
 
-and in the reverse task ``describe, view, instruction | Input: codes | Response: report, end``.
+and in the reverse task ``describe, condition, instruction | Input: codes | Response: report, end``. The condition has
+one marker for each part that is known beside the findings, such as the view.
 
 A token that stands for a latent cell, or from which the code of a cell is predicted, is embedded as the sum of
 its own embedding, the cell's, and that of the keypatch in this cell, if there is one. So a keypatch is at hand where
@@ -37,6 +38,7 @@ from transformers import (
 
 from medsynth_core.errors import InputError
 from medsynth_core.models.codebook import Keypatch
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.instructions import DESCRIBE, SYNTHESISE
 from medsynth_core.models.pretrained import load_pretrained
 from medsynth_core.models.settings import LLMConfig
@@ -143,26 +145,31 @@ class ImageLanguageModel(nn.Module):
     def device(self) -> torch.device:
         return self.lm.device
 
-    def prefix(self, text: str, view: str, keypatches: Sequence[Keypatch], wording: int = 0) -> Prefix:
+    def prefix(self, condition: Condition, text: str, keypatches: Sequence[Keypatch], wording: int = 0) -> Prefix:
         """Returns what conditions one image, up to and with the response marker.
 
         Args:
+            condition: whose findings are told by the text and the keypatches alone.
+            text: what ``condition.text`` gives, or nothing.
             wording: which paraphrase of the instruction; only a pretrained model is given one.
         """
         at = self.layout
-        head = [at.marker("synthesise"), at.marker(view), *self._instruction(SYNTHESISE, wording), at.marker("input")]
+        head = [*self._task("synthesise", condition), *self._instruction(SYNTHESISE, wording), at.marker("input")]
         head += [*self._text(text), at.marker("reference")]
         patches = keypatches[: self.config.keypatches]
         ids = [*head, *(at.first_keypatch + patch.code for patch in patches), at.marker("response")]
         cells = [*[-1] * len(head), *(patch.cell for patch in patches), 0]
         return Prefix(ids, cells, {patch.cell: patch.code for patch in patches})
 
-    def reverse_prefix(self, codes: Sequence[int], view: str, wording: int = 0) -> Prefix:
+    def reverse_prefix(self, codes: Sequence[int], condition: Condition, wording: int = 0) -> Prefix:
         """Returns what asks for the report of an image, up to and with the response marker."""
         at = self.layout
-        head = [at.marker("describe"), at.marker(view), *self._instruction(DESCRIBE, wording), at.marker("input")]
+        head = [*self._task("describe", condition), *self._instruction(DESCRIBE, wording), at.marker("input")]
         ids = [*head, *(at.first_code + code for code in codes), at.marker("response")]
         return Prefix(ids, [*[-1] * len(head), *range(len(codes)), -1])
+
+    def _task(self, name: str, condition: Condition) -> list[int]:
+        return [self.layout.marker(each) for each in (name, *condition.markers())]
 
     def _instruction(self, wordings: Sequence[str], index: int) -> list[int]:
         return self._text(wordings[index % len(wordings)]) if self.config.base is not None else []
@@ -174,9 +181,9 @@ class ImageLanguageModel(nn.Module):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
         return ids
 
-    def empty_prefix(self, view: str) -> Prefix:
+    def empty_prefix(self, condition: Condition) -> Prefix:
         """Returns the prefix without text and keypatches, as guidance contrasts with it."""
-        return self.prefix("", view, [])
+        return self.prefix(condition.unconditional(), "", [])
 
     def pad(self, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor, Tensor]:
         """Returns ids, cells and attention mask, int64 [B, S], padded on the left."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from medsynth_core.models.pixels import to_images, to_inputs
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import ImageTokenizer
 
 Images = npt.NDArray[np.uint8]
 """uint8 [N, H, W]."""
@@ -17,19 +17,19 @@ _BATCH = 32
 
 
 @torch.inference_mode()
-def as_rendered(vqgan: VQGAN, images_u8: Images) -> Images:
-    """Returns images uint8 [N, H, W] as the VQ-GAN renders them from their own codes."""
-    device = vqgan.codebook_KD.device
+def as_rendered(image_tokenizer: ImageTokenizer, images_u8: Images) -> Images:
+    """Returns images uint8 [N, H, W] as the tokenizer renders them from their own codes."""
+    device = image_tokenizer.device
     parts = [images_u8[:0]]
     for start in range(0, len(images_u8), _BATCH):
         pixels = to_inputs(images_u8[start : start + _BATCH], device)
-        parts += rendered(vqgan, vqgan.encode_to_codes(pixels).flatten(1))
+        parts += rendered(image_tokenizer, image_tokenizer.encode(pixels).flatten(1))
     return np.concatenate(parts)
 
 
-def rendered(vqgan: VQGAN, codes_NT: torch.Tensor) -> Iterator[Images]:
-    """Yields batches of images as the VQ-GAN renders them from their codes, int64 [N, T]."""
+def rendered(image_tokenizer: ImageTokenizer, codes_NT: torch.Tensor) -> Iterator[Images]:
+    """Yields batches of images as the tokenizer renders them from their codes, int64 [N, T]."""
     side = round(codes_NT.shape[1] ** 0.5)
-    device = vqgan.codebook_KD.device
+    device = image_tokenizer.device
     for codes in codes_NT.split(_BATCH):
-        yield to_images(vqgan.decode_codes(codes.view(-1, side, side).to(device)))
+        yield to_images(image_tokenizer.decode(codes.view(-1, side, side).to(device)))

@@ -1,8 +1,8 @@
-"""Text as the models read it: cleaned reports, finding phrases and tokenizers."""
+"""Text as the models read it: words that say nothing, and tokenizers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -58,41 +58,6 @@ _DEGREES = frozenset(["mild", "moderate", "severe", "slight", "small", "large", 
 
 SILENT_WORDS = _STOP_WORDS | _DEGREES
 """Words that never vote for a patch."""
-
-
-def finding_phrase(finding: Mapping[str, str | None]) -> str:
-    """Returns a finding in words, e.g. ``moderate left pleural effusion``.
-
-    Args:
-        finding: keys pathology, anatomy, side, severity; None, "" and "none" say nothing.
-    """
-    said = [finding.get("severity"), finding.get("side"), finding.get("pathology")]
-    words = [word for word in said if word and word != "none"]
-    anatomy = finding.get("anatomy")
-    if anatomy:
-        words += ["in", anatomy]
-    return " ".join(words)
-
-
-def query_of(findings: Iterable[Mapping[str, str | None]]) -> str:
-    """Returns the positive findings in words, what the alignment is asked for; ``normal chest`` without any."""
-    return ", ".join(finding_phrase(finding) for finding in findings) or "normal chest"
-
-
-def phrases_of(query: str) -> list[str]:
-    """Returns the phrase of each finding in a query."""
-    return query.split(", ")
-
-
-def condition_text(condition: str, text: str, findings: Iterable[Mapping[str, str | None]]) -> str:
-    """Returns what the language model reads of a study or a prompt: its text, or its pathologies' names alone.
-
-    Args:
-        condition: report or labels, as ``models.llm.condition``.
-    """
-    if condition == "report":
-        return text
-    return ", ".join(sorted({finding["pathology"] or "" for finding in findings})) or "normal"
 
 
 def train_tokenizer(texts: Iterable[str], min_count: int, max_words: int = 8000) -> PreTrainedTokenizerFast:

@@ -1,7 +1,7 @@
 """The privacy stage: what the judged images give away of the training images, before they are released.
 
-Real images are compared as the VQ-GAN renders them, which is all that a generator can emit: a memorised image lies at
-distance 0. Held-out images are those of the split ``test``, the attacker's own those of ``val``.
+Real images are compared as the tokenizer renders them, which is all that a generator can emit: a memorised image lies
+at distance 0. Held-out images are those of the split ``test``, the attacker's own those of ``val``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digests, pick_device
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.rendering import as_rendered
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
 from medsynth_core.privacy.released import Released
@@ -147,10 +147,12 @@ class _Sides:
     ) -> None:
         self.params = params
         device = pick_device(params.device)
-        vqgan = VQGAN.load(paths["vqgan"]).to(device)
+        image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
         alignment = AlignmentModel.load(paths["alignment"]).to(device)
         self._pairs = {split: read_pairs(paths, split) for split in _SPLITS}
-        self.real = {split: as_rendered(vqgan, pairs.corpus.images(pairs.rows)) for split, pairs in self._pairs.items()}
+        self.real = {
+            split: as_rendered(image_tokenizer, pairs.corpus.images(pairs.rows)) for split, pairs in self._pairs.items()
+        }
         images = []
         for batch in released.batches(_BATCH):
             images.append(batch)
@@ -159,7 +161,7 @@ class _Sides:
         self._training, self._codebook = training, codebook
         used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
         cut_from = np.unique(codebook.rows_E.numpy()[used])
-        sources = as_rendered(vqgan, Corpus.open(paths["corpus"]).images(cut_from))
+        sources = as_rendered(image_tokenizer, Corpus.open(paths["corpus"]).images(cut_from))
         self._sources = dict(zip(cut_from.tolist(), sources, strict=True))
         sides = (self._synthetic, self.real["test"], self.real["val"])
         judging = load_judging(paths["calibrate"], alignment, self._synthetic.shape[1])
@@ -203,7 +205,7 @@ class _Sides:
         draw = stream(seed, "privacy.real_keypatches")
 
         def given(split: str) -> Patched:
-            shown = [frozenset(each["pathology"] for each in found) for found in self._pairs[split].findings]
+            shown = [frozenset(condition.pathology) for condition in self._pairs[split].conditions]
             places = [place for place, findings in enumerate(shown) if findings in entries]
             lists = [entries[shown[place]] for place in places]
             return Patched(self.real[split][places], [each[int(draw.integers(len(each)))] for each in lists])

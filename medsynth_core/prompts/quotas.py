@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medsynth_core.models.condition import Condition
 from medsynth_core.prompts.sampling import parse_target
 from medsynth_core.prompts.settings import PromptsParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
@@ -31,17 +32,17 @@ class Quota:
     view: str | None
     n: int
 
-    def counts(self, labels: Iterable[Mapping[str, Any]], view: str) -> bool:
-        """Returns whether an image of these findings and this view counts."""
-        if self.view not in (None, view):
+    def counts(self, condition: Condition) -> bool:
+        """Returns whether an image that is asked to be so counts."""
+        if self.view not in (None, condition.view):
             return False
         if not self.pathology:
-            return self.pathology is None or not list(labels)
+            return self.pathology is None or not condition.findings
         return any(
-            label["pathology"] == self.pathology
-            and self.side in (None, label["side"])
-            and self.severity in (None, label["severity"])
-            for label in labels
+            finding["pathology"] == self.pathology
+            and self.side in (None, finding["side"])
+            and self.severity in (None, finding["severity"])
+            for finding in condition.findings
         )
 
 
@@ -85,9 +86,9 @@ def targets_with_quotas(params: PromptsParams, vocabulary: Vocabulary) -> dict[s
 
 
 def tally(quotas: Sequence[Quota], rows: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Returns how many of the rows (``labels``, ``view``) count for each quota."""
+    """Returns how many of the manifest's rows count for each quota."""
     counts = [0] * len(quotas)
-    for row in rows:
+    for condition in map(Condition.of, rows):
         for place, quota in enumerate(quotas):
-            counts[place] += quota.counts(row["labels"], row["view"])
+            counts[place] += quota.counts(condition)
     return counts

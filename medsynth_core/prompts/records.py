@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from medsynth_core.models.condition import Condition
+
 
 @dataclass(frozen=True)
 class RequestedFinding:
@@ -28,6 +30,11 @@ class PromptRequest:
     def content(self) -> dict[str, Any]:
         """The request as JSON has it."""
         return asdict(self)
+
+    @property
+    def condition(self) -> Condition:
+        """What the prompt's images are asked to be."""
+        return Condition(tuple(asdict(finding) for finding in self.findings), self.view)
 
 
 @dataclass(frozen=True)

@@ -178,11 +178,11 @@ def _judge(text: str, request: PromptRequest, seen: SeenTexts) -> str | None:
 
 
 def _accepted_row(written: Written, provider: str) -> dict[str, object]:
-    findings = written.request.findings
+    asked = written.request.condition
     return _row(written) | {
-        "pathology": [finding.pathology for finding in findings],
-        "anatomy": sorted({finding.anatomy for finding in findings if finding.anatomy}),
-        "view": written.request.view,
+        "pathology": asked.pathology,
+        "anatomy": asked.anatomy,
+        "view": asked.view,
         "provider": provider,
     }
 
@@ -195,7 +195,7 @@ def _row(written: Written) -> dict[str, object]:
     return {
         "prompt_id": written.request.prompt_id,
         "text": written.text,
-        "findings": [asdict(finding) for finding in written.request.findings],
+        "findings": list(written.request.condition.findings),
         "attempts": written.attempts,
         "input_tokens": written.usage.input_tokens,
         "output_tokens": written.usage.output_tokens,

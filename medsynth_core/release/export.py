@@ -17,7 +17,7 @@ from pyarrow import ArrowException
 from medsynth_core.errors import ConfigError, CorruptObjectError, IncompleteRunError
 from medsynth_core.filters import COLUMNS as SCORES
 from medsynth_core.manifest import read_rows
-from medsynth_core.models.text import finding_phrase
+from medsynth_core.models.condition import finding_phrase
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import Release, decode_png
 from medsynth_core.storage.atomic import create_directory

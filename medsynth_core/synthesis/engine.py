@@ -24,6 +24,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.synthesis.attention import IMPLEMENTATION, Buffers, can_attend
@@ -164,7 +165,7 @@ def _graph_decoder(model: ImageLanguageModel) -> tuple[GraphDecoder | None, str]
 @torch.inference_mode()
 def _bytes_a_token(model: ImageLanguageModel) -> float:
     """Returns what the cache holds for one token of one sequence."""
-    prefix = model.empty_prefix("frontal")
+    prefix = model.empty_prefix(Condition((), "frontal"))
     cache, _, _ = encode(model, [prefix])
     kept = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
     return sum(tensor.nbytes for tensor in kept if tensor is not None) / len(prefix.ids)
@@ -178,7 +179,7 @@ def _refusal(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int],
     longest = model.config.max_text_tokens + model.config.keypatches + model.layout.cells + 64
     if not can_attend(lm, longest):
         return f"its attention can't be replaced; {_REPLACEABLE}"
-    prefixes = [model.empty_prefix(view) for view in ("frontal", "frontal", "lateral")]
+    prefixes = [model.empty_prefix(Condition((), view)) for view in ("frontal", "frontal", "lateral")]
     codes = torch.arange(3 * _PROBED_TOKENS, device=model.device).view(3, -1) % model.layout.codes
     want = CopyingWriter(model, prefixes, _PROBED_TOKENS).follow(codes)
     before = lm.config._attn_implementation

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.synthesis.settings import SynthesisConfig
@@ -37,7 +38,7 @@ class StaticWriter(Writer):
     """
 
     def __init__(self, model: ImageLanguageModel, sequences: int, tokens: int) -> None:
-        anything = model.empty_prefix("frontal")
+        anything = model.empty_prefix(Condition((), "frontal"))
         super().__init__(model, [anything] * sequences)
         like, _, _ = encode(model, [anything])
         heads = model.lm.config.get_text_config().num_attention_heads // like.layers[0].keys.shape[1]

@@ -114,7 +114,7 @@ def spec_hash(
     """Returns the hex identity of a run's images.
 
     Args:
-        prompts: what conditions each image: prompt_id, text, findings, view.
+        prompts: what conditions each image, as ``PromptRow.identity`` gives it.
         model_digests: vqgan, alignment and llm.
         settings: of which only the sampling fields count.
         precision: what ``settings.precision`` resolves to where the images are made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,37 +10,32 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from medsynth_core.errors import InputError
-from medsynth_core.models.text import query_of
+from medsynth_core.models.condition import Condition
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One accepted prompt.
-
-    Attributes:
-        query: its findings in words, which choose the keypatches and which the image must agree with.
-    """
+    """One accepted prompt; filters read of its condition what ``filters.spec.Prompt`` says."""
 
     prompt_id: str
     text: str
-    findings: tuple[dict[str, Any], ...]
-    view: str
+    condition: Condition
+
+    @property
+    def findings(self) -> tuple[Mapping[str, Any], ...]:
+        return self.condition.findings
 
     @property
     def query(self) -> str:
-        return query_of(self.findings)
+        return self.condition.query
 
     @property
-    def anatomy(self) -> list[str]:
-        return sorted({finding["anatomy"] for finding in self.findings if finding["anatomy"]})
-
-    @property
-    def pathology(self) -> list[str]:
-        return [finding["pathology"] for finding in self.findings]
+    def view(self) -> str | None:
+        return self.condition.view
 
     def identity(self) -> dict[str, object]:
         """What of a prompt determines its images."""
-        return {"id": self.prompt_id, "text": self.text, "query": self.query, "view": self.view}
+        return {"id": self.prompt_id, "text": self.text, **self.condition.identity()}
 
 
 def read_prompts(folder: Path) -> list[PromptRow]:
@@ -54,4 +50,4 @@ def read_prompts(folder: Path) -> list[PromptRow]:
     rows = pq.read_table(path, columns=["prompt_id", "text", "findings", "view"]).to_pylist()
     if not rows:
         raise InputError(f"{path}: no accepted prompt in it; see rejected.parquet beside it")
-    return [PromptRow(row["prompt_id"], row["text"], tuple(row["findings"]), row["view"]) for row in rows]
+    return [PromptRow(row["prompt_id"], row["text"], Condition.of(row)) for row in rows]

@@ -99,7 +99,7 @@ class _Wanted:
     ) -> None:
         vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
         self._quotas = parse_quotas(params.quotas, vocabulary)
-        self._askers = [[i for i, p in enumerate(prompts) if q.counts(p.findings, p.view)] for q in self._quotas]
+        self._askers = [[i for i, p in enumerate(prompts) if q.counts(p.condition)] for q in self._quotas]
         self._index = {prompt.prompt_id: i for i, prompt in enumerate(prompts)}
         self._max_attempts = params.max_attempts
         self._store, self._parent = store, params.parent

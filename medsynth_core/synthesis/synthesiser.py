@@ -21,8 +21,7 @@ from medsynth_core.models.in_parts import InParts, half
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.memory import is_out_of_memory
 from medsynth_core.models.pixels import to_images
-from medsynth_core.models.text import condition_text
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import uniforms
 from medsynth_core.synthesis.inputs import PromptRow
@@ -57,13 +56,13 @@ class Synthesiser:
     def __init__(
         self,
         settings: SynthesisConfig,
-        vqgan: VQGAN,
+        image_tokenizer: ImageTokenizer,
         alignment: AlignmentModel,
         codebook: VisualCodebook,
         llm: ImageLanguageModel,
     ) -> None:
         self.settings = settings
-        self.vqgan = vqgan.to(memory_format=torch.channels_last)
+        self.image_tokenizer = image_tokenizer.to(memory_format=torch.channels_last)
         self.alignment = alignment.to(memory_format=torch.channels_last)
         self.codebook = codebook
         self.llm = llm
@@ -81,7 +80,7 @@ class Synthesiser:
     @property
     def image_size(self) -> int:
         """Side of an image in pixels."""
-        return self.alignment.side * self.vqgan.config.downsampling
+        return self.alignment.side * self.image_tokenizer.downsampling
 
     @classmethod
     def load(cls, params: SynthesisParams, paths: Paths) -> Synthesiser:
@@ -91,17 +90,17 @@ class Synthesiser:
             InputError: a model is missing, or the three don't belong together.
         """
         device = pick_device(params.device)
-        vqgan = VQGAN.load(paths["vqgan"]).to(device)
+        image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
         alignment = AlignmentModel.load(paths["alignment"]).to(device)
         codebook = VisualCodebook.load(paths["alignment"] / "codebook")
         llm = ImageLanguageModel.load(paths["llm"]).cast(pick_dtype(params.synthesis.precision, device)).to(device)
-        if llm.layout.codes != vqgan.config.codes or llm.layout.cells != alignment.side**2:
+        if llm.layout.codes != image_tokenizer.codes or llm.layout.cells != alignment.side**2:
             raise InputError(
                 f"{paths['llm']}: the llm was trained for {llm.layout.codes} codes and {llm.layout.cells} cells, but "
-                f"the VQ-GAN has {vqgan.config.codes} codes and the alignment {alignment.side**2} cells; "
+                f"the image tokenizer has {image_tokenizer.codes} codes and the alignment {alignment.side**2} cells; "
                 f"retrain the llm"
             )
-        return cls(params.synthesis, vqgan, alignment, codebook, llm)
+        return cls(params.synthesis, image_tokenizer, alignment, codebook, llm)
 
     def keypatches(self, prompts: Sequence[PromptRow]) -> list[list[Keypatch]]:
         """Returns the keypatches of each prompt, best first."""
@@ -130,10 +129,11 @@ class Synthesiser:
         suffice, batches are halved from there on.
         """
         prefixes = [
-            self.llm.prefix(condition_text(self.llm.config.condition, p.text, p.findings), p.view, k)
+            self.llm.prefix(p.condition, p.condition.text(self.llm.config.condition, p.text), k)
             for p, k in zip(prompts, keypatches, strict=True)
         ]
-        bare = {view: self.llm.empty_prefix(view) for view in {prompt.view for prompt in prompts}}
+        against = [prompt.condition.unconditional() for prompt in prompts]
+        bare = {condition: self.llm.empty_prefix(condition) for condition in set(against)}
         waiting = sorted(range(len(prompts)), key=lambda place: (len(prefixes[place].ids), prefixes[place].ids))
         longest = max(len(prefix.ids) for prefix in prefixes)
 
@@ -143,7 +143,7 @@ class Synthesiser:
                 try:
                     codes_BT = self.engine.decode(
                         [prefixes[place] for place in places],
-                        [bare[prompts[place].view] for place in places],
+                        [bare[against[place]] for place in places],
                         torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.cells)),
                         self.settings,
                     )
@@ -179,5 +179,5 @@ class Synthesiser:
     def render(self, batch: Batch) -> Images:
         """Returns the images of a batch, uint8 [B, H, W]."""
         codes_Bhw = batch.codes_Bhw
-        parts = self._in_parts(len(codes_Bhw), lambda part: to_images(self.vqgan.decode_codes(codes_Bhw[part])))
+        parts = self._in_parts(len(codes_Bhw), lambda part: to_images(self.image_tokenizer.decode(codes_Bhw[part])))
         return np.concatenate(parts)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from medsynth_core.config import Paths
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.codebook import VisualCodebook, lift
+from medsynth_core.models.condition import phrases_of
 from medsynth_core.models.settings import AlignmentConfig
-from medsynth_core.models.text import load_tokenizer, phrases_of, train_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.text import load_tokenizer, train_tokenizer
+from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
 from medsynth_core.training.examples import image_codes
@@ -37,21 +38,22 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
     """Trains both encoders, builds the visual codebook and writes them.
 
     Raises:
-        InputError: there are no training pairs, or no VQ-GAN.
+        InputError: there are no training pairs, or no image tokenizer.
         StateError: training diverged.
     """
     settings = params.alignment
     accelerator = make_accelerator(params)
     device = accelerator.device
     pairs, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
-    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
     corpus_digest = paths.digest("corpus")
     torch.manual_seed(seed_of(params.seed, "alignment"))
     if settings.text_model is None:
-        tokenizer = train_tokenizer(pairs.texts + pairs.queries, params.min_studies)
+        tokenizer = train_tokenizer([*pairs.texts, *(each.query for each in pairs.conditions)], params.min_studies)
     else:
         tokenizer = load_tokenizer(settings.text_model)
-    model = AlignmentModel.fresh(settings, pairs.corpus.image_size // vqgan.config.downsampling, tokenizer).to(device)
+    side = pairs.corpus.image_size // image_tokenizer.downsampling
+    model = AlignmentModel.fresh(settings, side, tokenizer).to(device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:
         return _losses(module, pairs, batch.picks, settings, device)
@@ -73,7 +75,7 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
         validate=validate,
     )
     metrics = retrieval(model, held_out)
-    codebook = build_codebook(model, vqgan, pairs, settings, corpus_digest)
+    codebook = build_codebook(model, image_tokenizer, pairs, settings, corpus_digest)
     metrics["codebook_entries"] = float(len(codebook))
 
     def save(folder: Path) -> None:
@@ -93,7 +95,7 @@ def _losses(
 ) -> Losses:
     """Returns the terms of a batch. A report speaks by its positive findings in words, the form in which prompts
     query; what it denies, and what it says of every normal chest, is in no patch."""
-    texts = [pairs.queries[pick] for pick in picks]
+    texts = [pairs.conditions[pick].query for pick in picks]
     words, patches, scale = module(texts, torch.from_numpy(pairs.pixels(picks)).to(device))
     keys = pairs.label_keys[picks]
     same = torch.from_numpy(keys[:, None] == keys[None]).to(device)
@@ -108,7 +110,7 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
     A hit is an image that shows the same findings in the same places: many studies share a report's content.
     """
     picks = np.arange(min(limit, len(pairs)))
-    words = model.encode_words([pairs.queries[i] for i in picks.tolist()])
+    words = model.encode_words([pairs.conditions[i].query for i in picks.tolist()])
     patches = model.encode_patches(torch.from_numpy(pairs.pixels(picks)).to(model.device))
     score_BT = local_scores(words, patches) + patches.global_BD @ words.global_TD.T
     keys = torch.from_numpy(pairs.label_keys[picks])
@@ -122,7 +124,7 @@ def retrieval(model: AlignmentModel, pairs: Pairs, limit: int = 256) -> dict[str
 @torch.inference_mode()
 def build_codebook(
     model: AlignmentModel,
-    vqgan: VQGAN,
+    image_tokenizer: ImageTokenizer,
     pairs: Pairs,
     settings: AlignmentConfig,
     corpus_digest: str,
@@ -134,8 +136,8 @@ def build_codebook(
     ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of somebody's
     image); of one code in one cell only the best few are kept, and one a patient.
     """
-    codes_NP = image_codes(pairs, vqgan, batch_size)
-    patients_PK = _patients_showing(codes_NP.numpy(), pairs.patients, vqgan.config.codes)
+    codes_NP = image_codes(pairs, image_tokenizer, batch_size)
+    patients_PK = _patients_showing(codes_NP.numpy(), pairs.patients, image_tokenizer.codes)
     usual_PD = torch.zeros(model.side**2, settings.dim, dtype=torch.float64)
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(model.device)
@@ -200,7 +202,7 @@ def _candidates(
         asked = [
             (image, phrase)
             for image in range(len(pixels))
-            for phrase in dict.fromkeys(phrases_of(pairs.queries[start + image]))
+            for phrase in dict.fromkeys(phrases_of(pairs.conditions[start + image].query))
         ]
         words = model.encode_words([phrase for _, phrase in asked])
         for row, (image, phrase) in enumerate(asked):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import pick_device
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.rendering import rendered
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.training.examples import image_codes
@@ -48,15 +48,6 @@ class CalibrateReport:
     filters: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """What a real image shows, as a prompt would ask for it."""
-
-    findings: Sequence[Mapping[str, Any]]
-    query: str
-    view: str
-
-
 def run(params: CalibrateParams, paths: Paths, progress: Progress) -> CalibrateReport:
     """Fits and calibrates every filter and writes ``paths["calibrate"]``, with the labelling judge.
 
@@ -64,20 +55,20 @@ def run(params: CalibrateParams, paths: Paths, progress: Progress) -> CalibrateR
         InputError: there are no training or held-out images, or a model is missing.
     """
     device = pick_device(params.device)
-    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
     alignment = AlignmentModel.load(paths["alignment"]).to(device)
     judge = Judge.load(paths["judge"]).to(device)
     training, held_out = read_pairs(paths, "train"), read_pairs(paths, "val")
     with replace_directory(paths["calibrate"]) as folder, tempfile.TemporaryDirectory() as scratch:
-        images_u8 = _rendered(training, vqgan, Path(scratch), progress)
+        images_u8 = _rendered(training, image_tokenizer, Path(scratch), progress)
         known = _training_set(judge, images_u8)
         judging = Judging(judge, alignment, known, training.corpus.image_size)
-        reference = RenderedReference(images_u8, _shown(training), judging)
+        reference = RenderedReference(images_u8, training.conditions, judging)
         fitted: dict[str, Arrays] = {}
         for done, each in enumerate(FILTERS):
             progress(done, len(FILTERS), each.name)
             fitted[each.name] = each.fit(reference)
-        scores = _held_out_scores(fitted, judging, vqgan, held_out)
+        scores = _held_out_scores(fitted, judging, image_tokenizer, held_out)
         known.save(folder)
         judge.save(folder / JUDGE)
         for each in FILTERS:
@@ -86,14 +77,14 @@ def run(params: CalibrateParams, paths: Paths, progress: Progress) -> CalibrateR
     return CalibrateReport(len(training), len(held_out), tuple(each.name for each in FILTERS))
 
 
-def _rendered(pairs: Pairs, vqgan: VQGAN, scratch: Path, progress: Progress) -> Images:
+def _rendered(pairs: Pairs, image_tokenizer: ImageTokenizer, scratch: Path, progress: Progress) -> Images:
     """Returns all images as the tokenizer renders them, in a file: of a large corpus memory wouldn't hold them."""
     side = pairs.corpus.image_size
     images_u8 = np.lib.format.open_memmap(
         scratch / "rendered.npy", mode="w+", dtype=np.uint8, shape=(len(pairs), side, side)
     )
     done = 0
-    for batch in rendered(vqgan, image_codes(pairs, vqgan)):
+    for batch in rendered(image_tokenizer, image_codes(pairs, image_tokenizer)):
         images_u8[done : done + len(batch)] = batch
         done += len(batch)
         progress(done, len(pairs), "rendering")
@@ -107,18 +98,14 @@ def _training_set(judge: Judge, images_u8: Images) -> TrainingSet:
 
 
 def _held_out_scores(
-    fitted: Mapping[str, Arrays], judging: Judging, vqgan: VQGAN, held_out: Pairs
+    fitted: Mapping[str, Arrays], judging: Judging, image_tokenizer: ImageTokenizer, held_out: Pairs
 ) -> dict[str, dict[str, npt.NDArray[Any]]]:
     """Returns what real held-out images score, by filter and column."""
     models = {each.name: each.model(fitted[each.name], judging.training) for each in FILTERS}
     parts: dict[str, dict[str, list[npt.NDArray[Any]]]] = {each.name: defaultdict(list) for each in FILTERS}
-    images_u8 = np.concatenate(list(rendered(vqgan, image_codes(held_out, vqgan))))
-    for images, prompts, context in glimpses(judging, images_u8, _shown(held_out), _BATCH):
+    images_u8 = np.concatenate(list(rendered(image_tokenizer, image_codes(held_out, image_tokenizer))))
+    for images, prompts, context in glimpses(judging, images_u8, held_out.conditions, _BATCH):
         for each in FILTERS:
             for name, values in each.calibrate(images, prompts, context, models[each.name]).items():
                 parts[each.name][name].append(values)
     return {name: {key: np.concatenate(values) for key, values in of.items()} for name, of in parts.items()}
-
-
-def _shown(pairs: Pairs) -> list[_Shown]:
-    return [_Shown(*each) for each in zip(pairs.findings, pairs.queries, pairs.views, strict=True)]

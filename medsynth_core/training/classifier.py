@@ -122,8 +122,8 @@ def worn_in_training(pixels_B1HW: Tensor, batch: Batch) -> Tensor:
 def frequent_labels(pairs: Pairs, shown: Callable[[Findings], set[Label]], min_patients: int) -> list[Label]:
     """Returns the labels, of those that ``shown`` reads in findings, that enough patients have."""
     patients: dict[Label, set[str]] = {}
-    for patient, findings in zip(pairs.patients, pairs.findings, strict=True):
-        for label in shown(findings):
+    for patient, condition in zip(pairs.patients, pairs.conditions, strict=True):
+        for label in shown(condition.findings):
             patients.setdefault(label, set()).add(patient)
     return sorted(label for label, having in patients.items() if len(having) >= min_patients)
 
@@ -147,7 +147,7 @@ def logits_of(model: FindingClassifier, pairs: Pairs, batch_size: int = 64) -> T
 
 def truth(pairs: Pairs, labels: Sequence[Label]) -> Tensor:
     """Returns 1 for each label that mining read in a pair's report, else 0; float32 [N, L]."""
-    return torch.from_numpy(label_matrix(labels, pairs.findings))
+    return torch.from_numpy(label_matrix(labels, [condition.findings for condition in pairs.conditions]))
 
 
 def _mean_auroc(model: FindingClassifier, pairs: Pairs) -> dict[str, float]:

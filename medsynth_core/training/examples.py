@@ -8,8 +8,7 @@ from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.settings import LLMConfig
-from medsynth_core.models.text import condition_text
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import ImageTokenizer
 from medsynth_core.training.pairs import Pairs
 
 
@@ -28,19 +27,20 @@ class Examples:
     def __init__(
         self,
         pairs: Pairs,
-        vqgan: VQGAN,
+        image_tokenizer: ImageTokenizer,
         alignment: AlignmentModel,
         codebook: VisualCodebook,
         settings: LLMConfig,
         batch_size: int = 32,
     ) -> None:
         self.pairs = pairs
-        self.codes_NT = image_codes(pairs, vqgan, batch_size)
+        self.codes_NT = image_codes(pairs, image_tokenizer, batch_size)
         self.texts = [
-            condition_text(settings.condition, text, found)
-            for text, found in zip(pairs.texts, pairs.findings, strict=True)
+            condition.text(settings.condition, report)
+            for condition, report in zip(pairs.conditions, pairs.texts, strict=True)
         ]
-        distinct = sorted(set(pairs.queries))
+        queries = [condition.query for condition in pairs.conditions]
+        distinct = sorted(set(queries))
         found: dict[str, list[Keypatch]] = {}
         for start in range(0, len(distinct), batch_size):
             chunk = distinct[start : start + batch_size]
@@ -49,7 +49,7 @@ class Examples:
             else:
                 patches = codebook.keypatches(alignment, chunk, settings.keypatches)
             found.update(zip(chunk, patches, strict=True))
-        self.keypatches = [found[query] for query in pairs.queries]
+        self.keypatches = [found[query] for query in queries]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -59,15 +59,14 @@ class Examples:
     ) -> Prefix:
         """Returns what conditions a pair's image, with or without its text and its keypatches."""
         patches = self.keypatches[index] if keypatches else []
-        return model.prefix(self.texts[index] if text else "", self.pairs.views[index], patches, wording)
+        return model.prefix(self.pairs.conditions[index], self.texts[index] if text else "", patches, wording)
 
 
 @torch.inference_mode()
-def image_codes(pairs: Pairs, vqgan: VQGAN, batch_size: int = 32) -> torch.Tensor:
+def image_codes(pairs: Pairs, image_tokenizer: ImageTokenizer, batch_size: int = 32) -> torch.Tensor:
     """Returns the image tokens of every pair, int64 [pairs, tokens]."""
-    device = vqgan.codebook_KD.device
     parts = []
     for start in range(0, len(pairs), batch_size):
-        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(device)
-        parts.append(vqgan.encode_to_codes(pixels).flatten(1).cpu())
+        pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(image_tokenizer.device)
+        parts.append(image_tokenizer.encode(pixels).flatten(1).cpu())
     return torch.cat(parts)

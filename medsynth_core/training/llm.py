@@ -19,7 +19,7 @@ from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
 from medsynth_core.training.examples import Examples
@@ -46,7 +46,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
     settings = params.llm
     accelerator = make_accelerator(params)
     device = accelerator.device
-    vqgan = VQGAN.load(paths["vqgan"]).to(device)
+    image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
     alignment = AlignmentModel.load(paths["alignment"]).to(device)
     codebook = VisualCodebook.load(paths["alignment"] / "codebook")
     pairs, held_out_pairs = read_pairs(paths, "train"), read_pairs(paths, "val")
@@ -54,15 +54,15 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
 
     def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
         torch.manual_seed(seed_of(params.seed, "llm"))
-        model = ImageLanguageModel.fresh(settings, alignment.side**2, vqgan.config.codes, tokenizer)
+        model = ImageLanguageModel.fresh(settings, alignment.side**2, image_tokenizer.codes, tokenizer)
         merge = add_adapters(model, settings)
         return model.to(device), merge
 
     model, merge_adapters = fresh()
     if settings.gradient_checkpointing:
         model.lm.gradient_checkpointing_enable()
-    examples = Examples(pairs, vqgan, alignment, codebook, settings)
-    held_out = Examples(held_out_pairs, vqgan, alignment, codebook, settings)
+    examples = Examples(pairs, image_tokenizer, alignment, codebook, settings)
+    held_out = Examples(held_out_pairs, image_tokenizer, alignment, codebook, settings)
     trained = train(
         [Objective("llm", model, lambda module, batch: _loss(module, model, batch, examples), betas=(0.9, 0.95))],
         len(pairs),
@@ -80,7 +80,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         model.eval()
     merge_adapters()
     metrics = evaluate(model, held_out)
-    _warn_of_noise(metrics["loss"], vqgan.config.codes, len(pairs))
+    _warn_of_noise(metrics["loss"], image_tokenizer.codes, len(pairs))
     return finish("llm", model.save, paths, trained, metrics, accelerator)
 
 
@@ -118,7 +118,8 @@ def _loss(module: nn.Module, model: ImageLanguageModel, batch: Batch, examples: 
         forward.append(pick)
         prefixes.append(examples.prefix(model, pick, **kept, wording=wording))
     reverse_prefixes = [
-        model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.views[i], wording) for i, wording in reverse
+        model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.conditions[i], wording)
+        for i, wording in reverse
     ]
     losses: dict[str, torch.Tensor] = module(
         prefixes, examples.codes_NT[forward], reverse_prefixes, [examples.pairs.texts[i] for i, _ in reverse]
@@ -173,10 +174,10 @@ def evaluate(model: ImageLanguageModel, examples: Examples) -> dict[str, float]:
     """Returns nats an image token on held-out pairs, with their own conditioning, without any,
     and with that of another study: the gaps say how much text and keypatches tell. With the reverse task, also
     nats a report token."""
-    n, views = len(examples), examples.pairs.views
+    n, conditions = len(examples), examples.pairs.conditions
     metrics = {
         "loss": image_loss(model, examples, lambda index: examples.prefix(model, index)),
-        "loss_unconditional": image_loss(model, examples, lambda index: model.empty_prefix(views[index])),
+        "loss_unconditional": image_loss(model, examples, lambda index: model.empty_prefix(conditions[index])),
         "loss_shuffled": image_loss(model, examples, lambda index: examples.prefix(model, (index + n // 2) % n)),
     }
     if model.config.reverse_fraction > 0:
@@ -187,7 +188,7 @@ def evaluate(model: ImageLanguageModel, examples: Examples) -> dict[str, float]:
                         model(
                             [],
                             examples.codes_NT[:0],
-                            [model.reverse_prefix(examples.codes_NT[i].tolist(), views[i])],
+                            [model.reverse_prefix(examples.codes_NT[i].tolist(), conditions[i])],
                             [examples.pairs.texts[i]],
                         )["report"]
                     )

@@ -14,7 +14,7 @@ from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
-from medsynth_core.models.text import query_of
+from medsynth_core.models.condition import Condition
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,16 @@ class Pairs:
     Attributes:
         rows: int64, image rows in the corpus.
         patients: patient ids.
-        views: frontal or lateral.
+        conditions: the positive findings that mining saw, and frontal or lateral.
         texts: reports without de-identification marks.
-        findings: the positive findings that mining saw, each with pathology, anatomy, side and severity.
-        queries: the same in words, as of a prompt.
         label_keys: equal for views that show the same findings in the same places.
     """
 
     corpus: Corpus
     rows: np.ndarray
     patients: list[str]
-    views: list[str]
+    conditions: list[Condition]
     texts: list[str]
-    findings: list[list[dict[str, Any]]]
-    queries: list[str]
     label_keys: np.ndarray
 
     def __len__(self) -> int:
@@ -64,7 +60,7 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         row["study_id"]: strip_marks(f"{row['findings']} {row['impression']}")
         for row in corpus.studies(split).select(["study_id", "findings", "impression"]).to_pylist()
     }
-    rows, patients, views, texts, findings, keys = [], [], [], [], [], []
+    rows, patients, conditions, texts, keys = [], [], [], [], []
     for view in corpus.views(split).to_pylist():
         text = reports.get(view["study_id"], "")
         if not text:
@@ -76,18 +72,16 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         found = labels[view["study_id"]]
         rows.append(view["row"])
         patients.append(view["patient_id"])
-        views.append("lateral" if view["view"] == "lateral" else "frontal")
+        conditions.append(Condition(tuple(found), "lateral" if view["view"] == "lateral" else "frontal"))
         texts.append(text)
-        findings.append(found)
         keys.append("|".join(sorted({f"{f['pathology']}:{f['anatomy']}:{f['side']}" for f in found})))
     if not rows:
         raise InputError(
             f"{paths['corpus']}: no {split} image with a report; models can't be trained on reports alone: "
             f"set corpus.images, or models.path to trained models"
         )
-    queries = [query_of(found) for found in findings]
     _, label_keys = np.unique(np.array(keys), return_inverse=True)
-    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, views, texts, findings, queries, label_keys)
+    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, conditions, texts, label_keys)
 
 
 def _labels(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -105,7 +105,7 @@ def _masked_rows(pairs: Pairs) -> np.ndarray:
     """Returns the places, of a split's pairs, of frontal images that have a mask; others aren't judged by it."""
     starts = range(0, len(pairs), 1024)
     parts = [pairs.corpus.masks(pairs.rows[start : start + 1024])[:, 0, 0] != UNMASKED for start in starts]
-    frontal = np.array([view != "lateral" for view in pairs.views])
+    frontal = np.array([condition.view != "lateral" for condition in pairs.conditions])
     return np.flatnonzero(np.concatenate(parts) & frontal)
 
 

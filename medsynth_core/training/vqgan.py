@@ -14,9 +14,10 @@ from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
+from medsynth_core.models.discriminator import PatchDiscriminator
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import VQGANConfig
-from medsynth_core.models.vqgan import VQGAN, PatchDiscriminator
+from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
@@ -77,15 +78,14 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
 @torch.inference_mode()
 def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 64) -> dict[str, float]:
     """Returns PSNR in dB (peak 255), share of codes used and codebook perplexity over the given images."""
-    device = model.codebook_KD.device
     squared, pixels_seen = 0.0, 0
-    counts = torch.zeros(model.config.codes, dtype=torch.float64)
+    counts = torch.zeros(model.codes, dtype=torch.float64)
     for start in range(0, len(rows), batch_size):
-        real = to_inputs(corpus.images(rows[start : start + batch_size]), device)
-        codes = model.encode_to_codes(real)
-        squared += float((model.decode_codes(codes) - real).square().sum())
+        real = to_inputs(corpus.images(rows[start : start + batch_size]), model.device)
+        codes = model.encode(real)
+        squared += float((model.decode(codes) - real).square().sum())
         pixels_seen += real.numel()
-        counts += torch.bincount(codes.flatten().cpu(), minlength=model.config.codes)
+        counts += torch.bincount(codes.flatten().cpu(), minlength=model.codes)
     share = counts / counts.sum()
     entropy = -(share[share > 0] * share[share > 0].log()).sum()
     return {
@@ -169,7 +169,7 @@ class _Terms:
             return
         draw = stream(seed, "vqgan.revive", step)
         rows = np.sort(draw.choice(self.rows, size=min(len(self.rows), 128), replace=False))
-        latents_BDhw = self.model.encode(self._pixels(rows))
+        latents_BDhw = self.model.encode_to_latents(self._pixels(rows))
         codes = self.model.quantise(latents_BDhw).codes_Bhw.flatten()
         dead = (torch.bincount(codes, minlength=self.config.codes) == 0).nonzero().flatten()
         if len(dead) == 0:
@@ -189,7 +189,7 @@ class _Terms:
         return total, losses
 
     def _pixels(self, rows: np.ndarray) -> Tensor:
-        return to_inputs(self.corpus.images(rows), self.model.codebook_KD.device)
+        return to_inputs(self.corpus.images(rows), self.model.device)
 
 
 def _adaptive_weight(fidelity: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ def draw_words(model: AlignmentModel, codebook: VisualCodebook, pairs: Pairs, pa
 
     It shows images of the corpus: keep it where the models are kept.
     """
-    chosen = [index for index in np.unique(pairs.label_keys, return_index=True)[1].tolist() if pairs.findings[index]]
-    chosen = sorted(chosen)[:_STUDIES]
+    distinct = np.unique(pairs.label_keys, return_index=True)[1].tolist()
+    chosen = sorted(index for index in distinct if pairs.conditions[index].findings)[:_STUDIES]
     if not chosen:
         return
-    words = model.encode_words([pairs.queries[index] for index in chosen])
+    words = model.encode_words([pairs.conditions[index].query for index in chosen])
     pixels = torch.from_numpy(pairs.pixels(np.array(chosen)))
     features_BPD = model.encode_patches(pixels.to(model.device)).features_BPD
     figure = Figure(figsize=((_WORDS + 1) * _CELL_IN, len(chosen) * (_CELL_IN + 0.35)), dpi=100, layout="constrained")
@@ -42,7 +42,7 @@ def draw_words(model: AlignmentModel, codebook: VisualCodebook, pairs: Pairs, pa
     for row, index in enumerate(chosen):
         image = pixels[row, 0].numpy()
         panels[row, 0].imshow(image, cmap="gray", vmin=-1, vmax=1)
-        title = textwrap.fill(pairs.queries[index], 30, max_lines=3, placeholder=" …")
+        title = textwrap.fill(pairs.conditions[index].query, 30, max_lines=3, placeholder=" …")
         panels[row, 0].set_title(title, fontsize=6, parse_math=False)
         voters = words.votes_TW[row].nonzero().flatten()[:_WORDS]
         lift_PW = lift(features_BPD[row], codebook.usual_CD.to(model.device), words.features_TWD[row, voters]).cpu()

@@ -16,7 +16,7 @@ from medsynth_core.errors import CorruptObjectError, InputError, RiskError
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
 from medsynth_core.models.rendering import rendered
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.privacy.released import Released
 from medsynth_core.privacy.risk import read_risk
 from medsynth_core.privacy.settings import RiskLimits
@@ -49,8 +49,8 @@ def workspace(trained: tuple[Config, Paths], tmp_path: Path) -> tuple[Config, Pa
 
 
 def training_images(paths: Paths) -> np.ndarray:
-    vqgan = VQGAN.load(paths["vqgan"])
-    return np.concatenate(list(rendered(vqgan, image_codes(read_pairs(paths, "train"), vqgan))))
+    image_tokenizer = load_image_tokenizer(paths["vqgan"])
+    return np.concatenate(list(rendered(image_tokenizer, image_codes(read_pairs(paths, "train"), image_tokenizer))))
 
 
 def leave_images(paths: Paths, store: LocalStore, images: Sequence[np.ndarray], a_shard: int) -> ShardList:

@@ -28,6 +28,7 @@ from medsynth_core.filters.spec import quantile_of
 from medsynth_core.filters.thumbnails import SIDE, find_copies, first_of_copies, nearest
 from medsynth_core.judging.calibrated import bounds_of, save_filter
 from medsynth_core.judging.verdicts import Verdict
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.naturalness import NaturalnessModel
 from medsynth_core.synthesis.inputs import PromptRow
 from tests.judged import GivenJudging, chain, reasons, training_set
@@ -35,8 +36,7 @@ from tests.judged import GivenJudging, chain, reasons, training_set
 EFFUSION = PromptRow(
     "p0",
     "A left pleural effusion.",
-    ({"pathology": "pleural effusion", "anatomy": "pleura", "side": "left", "severity": None},),
-    "frontal",
+    Condition(({"pathology": "pleural effusion", "anatomy": "pleura", "side": "left", "severity": None},), "frontal"),
 )
 PHANTOMS = np.stack([phantom_study(0, index, 64).views[0].load() for index in range(40)])
 STUDIED = np.stack([phantom_study(1, index, 64).views[0].load() for index in range(400)])

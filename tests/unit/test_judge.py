@@ -56,15 +56,15 @@ def test_nobody_else_learns_from_the_judges_patients(trained: tuple[Config, Path
     assert vocabulary.n_studies == Corpus.open(paths["corpus"]).studies("train").num_rows
     own = read_pairs(paths, "judge")
     assert set(own.patients) <= splits["judge"]
-    assert any(own.findings), "mining labels the split"
+    assert any(condition.findings for condition in own.conditions), "mining labels the split"
     codebook = VisualCodebook.load(paths["alignment"] / "codebook")
     assert not set(codebook.rows_E.tolist()) & set(own.rows.tolist())
     learnt = Judge.load(paths["judge"]).labels
     for term, side in learnt:
         having = {
             patient
-            for patient, found in zip(own.patients, own.findings, strict=True)
-            if (term, side) in pathology_labels(found) | anatomy_labels(found)
+            for patient, condition in zip(own.patients, own.conditions, strict=True)
+            if (term, side) in pathology_labels(condition.findings) | anatomy_labels(condition.findings)
         }
         assert len(having) >= config.vocabulary.min_studies
     assert {is_anatomy(term) for term, _ in learnt} == {True, False}

@@ -16,10 +16,11 @@ from benchmarks.method import (
     free_prompt,
 )
 from medsynth_core.corpus.phantom import PATHOLOGIES
+from medsynth_core.models.condition import Condition
 from medsynth_core.synthesis.inputs import PromptRow
 
 FINDING = {"pathology": "lung nodule", "anatomy": "upper lobe", "side": "left", "severity": None}
-PROMPT = PromptRow("p00001", "Left upper lobe nodule.", (FINDING,), "frontal")
+PROMPT = PromptRow("p00001", "Left upper lobe nodule.", Condition((FINDING,), "frontal"))
 
 
 def test_an_interval_is_students() -> None:
@@ -40,7 +41,7 @@ def test_phantoms_show_what_the_prompt_asks_for() -> None:
         "moderate",
         "upper",
     )
-    normal = PromptRow("p00002", "Clear.", (), "frontal")
+    normal = PromptRow("p00002", "Clear.", Condition((), "frontal"))
     with_nodule, without = _drawn([PROMPT], 5, 64)[0], _drawn([normal], 5, 64)[0]
     rows, columns = np.nonzero(with_nodule != without)
     assert rows.size

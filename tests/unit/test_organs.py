@@ -19,6 +19,7 @@ from medsynth_core.filters.thumbnails import Images
 from medsynth_core.judging.networks import organ_cells
 from medsynth_core.judging.verdicts import Verdict
 from medsynth_core.models.artifact import read_card
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.judge import Judge
 from medsynth_core.models.segmenter import CELLS, OrganSegmenter
 from medsynth_core.models.settings import SegmenterConfig
@@ -34,7 +35,7 @@ from medsynth_core.workspace.tree import Config
 from tests.judged import GivenJudging, chain
 
 RIGHT, LEFT, HEART = range(1, 4)
-PROMPT, LATERAL = (PromptRow("p0", "The lungs are clear.", (), view) for view in ("frontal", "lateral"))
+PROMPT, LATERAL = (PromptRow("p0", "The lungs are clear.", Condition((), view)) for view in ("frontal", "lateral"))
 BLANK: Images = np.zeros((100, 8, 8), dtype=np.uint8)
 
 
@@ -140,7 +141,7 @@ def test_the_segmenter_learns_where_organs_are(tmp_path: Path) -> None:
     loaded = OrganSegmenter.load(tmp_path / "saved")
     np.testing.assert_array_equal(organ_cells(loaded, images), organ_cells(model, images))
     assert organ_cells(loaded, np.kron(images[:2], np.ones((1, 8, 8), dtype=np.uint8))).shape == (2, CELLS, CELLS)
-    lateral = replace(pairs, views=["lateral"] * len(pairs))
+    lateral = replace(pairs, conditions=[replace(each, view="lateral") for each in pairs.conditions])
     assert segmenter.fit(params.segmenter, lateral, held_out, **how) is None
 
 

@@ -31,11 +31,12 @@ from medsynth_core.filters.sharpness import FILTER as SHARPNESS
 from medsynth_core.judging.calibrated import bounds_of, load_chain, load_judging
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.pixels import to_images
 from medsynth_core.models.settings import LLMConfig, LoRAConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.storage.local import LocalStore
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import RunIdentity, ShardPlan, image_id, plan_shards, spec_hash, uniforms
@@ -51,6 +52,7 @@ from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
+FRONTAL, LATERAL = (Condition((), view) for view in ("frontal", "lateral"))
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 FAMILIES = {
     "gpt-neox": GPTNeoXConfig(**SHAPE),
@@ -97,7 +99,7 @@ def plain_inputs(model: ImageLanguageModel, prefix: Prefix, codes: list[int]) ->
 def two_prefixes(model: ImageLanguageModel) -> list[Prefix]:
     patches = [Keypatch(0, 3, 5, 0.5, "effusion"), Keypatch(1, 0, 7, 0.4, "left")]
     text = "Small left pleural effusion."
-    return [model.prefix(text, "frontal", patches), model.prefix("Clear.", "frontal", [])]
+    return [model.prefix(FRONTAL, text, patches), model.prefix(FRONTAL, "Clear.", [])]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -106,7 +108,7 @@ def test_losses_equal_those_of_the_plain_forward_pass(name: str, trained: tuple[
     at = model.layout
     prefixes, codes = two_prefixes(model), torch.arange(32).view(2, 16)
     reports = ["Small left pleural effusion.", "Clear."]
-    reverse = [model.reverse_prefix(row, "frontal") for row in codes.tolist()]
+    reverse = [model.reverse_prefix(row, FRONTAL) for row in codes.tolist()]
     with torch.inference_mode():
         losses = model(prefixes, codes, reverse, reports)
         image, report = [], []
@@ -129,7 +131,7 @@ def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Con
     model = language_model("llama", trained, tmp_path)
     at = model.layout
     patches = [Keypatch(0, 9, 5, 0.9, "a"), Keypatch(1, 2, 30, 0.8, "b"), Keypatch(2, 4, 0, 0.7, "c")]
-    prefix = model.prefix("Clear.", "frontal", patches)
+    prefix = model.prefix(FRONTAL, "Clear.", patches)
     start = prefix.ids.index(at.marker("reference")) + 1
     assert prefix.ids[start:] == [
         at.first_keypatch + 5,
@@ -138,7 +140,7 @@ def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Con
         at.marker("response"),
     ]
     assert prefix.cells[start:] == [9, 2, 4, 0]
-    bare = model.prefix("Clear.", "frontal", [])
+    bare = model.prefix(FRONTAL, "Clear.", [])
     assert bare.ids[-2:] == [at.marker("reference"), at.marker("response")]
     assert not bare.keypatch_codes
 
@@ -186,7 +188,7 @@ GREEDY = SynthesisConfig(top_k=1, guidance=1.0)
 def a_batch(model: ImageLanguageModel) -> list[Prefix]:
     """Returns nine prefixes, three times each of two, twice one, once another; lengths differ."""
     a, b = two_prefixes(model)
-    c, d = model.prefix("Moderate cardiomegaly.", "frontal", []), model.prefix("Nodule.", "lateral", [])
+    c, d = model.prefix(FRONTAL, "Moderate cardiomegaly.", []), model.prefix(LATERAL, "Nodule.", [])
     return [a, b, a, c, b, d, a, b, c]
 
 
@@ -217,7 +219,7 @@ def test_greedy_tokens_are_those_of_generate(name: str, trained: tuple[Config, P
     at, table = model.layout, model.lm.get_input_embeddings().weight.data
     table[at.first_cell : at.first_code] = 0.0
     table[at.first_keypatch :] = 0.0
-    prefixes = [model.prefix(text, "frontal", []) for text in ("Clear.", "Small left pleural effusion.", "Clear.")]
+    prefixes = [model.prefix(FRONTAL, text, []) for text in ("Clear.", "Small left pleural effusion.", "Clear.")]
     ids, _, mask = model.pad(prefixes)
     others = [*range(at.first_code), *range(at.first_keypatch, at.size)]
     tokens = model.lm.generate(
@@ -230,7 +232,7 @@ def test_greedy_tokens_are_those_of_generate(name: str, trained: tuple[Config, P
 def test_guidance_contrasts_with_the_prefix_without_text(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     model = language_model("llama", trained, tmp_path)
     prefixes = a_batch(model)
-    bare = [model.empty_prefix("lateral" if at == 5 else "frontal") for at in range(9)]
+    bare = [model.empty_prefix(LATERAL if at == 5 else FRONTAL) for at in range(9)]
     codes = Engine(model).decode(prefixes, bare, torch.zeros(9, 16), SynthesisConfig(top_k=1, guidance=2.5))
     first = model.layout.first_code
     for prefix, without, row in zip(prefixes, bare, codes.tolist(), strict=True):
@@ -250,7 +252,7 @@ def test_each_prefix_is_encoded_once_and_their_common_head_once_for_all(
     model.lm.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
     )
-    prefixes = [model.prefix(text, "frontal", []) for text in ("Clear lungs.", "Small effusion.")]
+    prefixes = [model.prefix(FRONTAL, text, []) for text in ("Clear lungs.", "Small effusion.")]
     lengths = [len(prefix.ids) for prefix in prefixes]
     head = next(at for at, (a, b) in enumerate(zip(*(p.ids for p in prefixes), strict=False)) if a != b)
     engine.decode([prefixes[0]] * 5 + [prefixes[1]] * 5, [], torch.zeros(10, 3), GREEDY)
@@ -266,7 +268,7 @@ def test_a_gpus_step_gives_the_same_tokens(
     """Its kernels, interpreted where there is no GPU; batches of another size and with other prefixes follow."""
     model = language_model(name, trained, tmp_path)
     prefixes, draws = a_batch(model), torch.rand(9, 5)
-    bare = [model.empty_prefix("frontal")] * 9
+    bare = [model.empty_prefix(FRONTAL)] * 9
     sampling = SynthesisConfig(top_p=0.9, guidance=guidance)
     want = Engine(model).decode(prefixes, bare, draws, sampling)
     engine = Engine(model, capture=True)
@@ -516,7 +518,7 @@ def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
     texts = [prompt.query for prompt in asked[1]]
     want = synthesiser.images(*asked)
     scores = judging.agreement(want, texts)
-    sizes: dict[str, list[int]] = {"decode_codes": [], "agreement": []}
+    sizes: dict[str, list[int]] = {"decode": [], "agreement": []}
 
     def limit(model: type[VQGAN | AlignmentModel], name: str) -> None:
         call = getattr(model, name)
@@ -529,7 +531,7 @@ def test_a_gpu_without_memory_renders_and_judges_fewer_at_once(
 
         monkeypatch.setattr(model, name, limited)
 
-    limit(VQGAN, "decode_codes")
+    limit(VQGAN, "decode")
     limit(AlignmentModel, "agreement")
     assert np.abs(synthesiser.images(*asked).astype(int) - want).max() <= 1
     np.testing.assert_allclose(judging.agreement(want, texts), scores, atol=1e-5)
@@ -658,7 +660,7 @@ def test_a_memorised_training_image_is_rejected(trained: tuple[Config, Paths]) -
     config, paths = trained
     vqgan = VQGAN.load(paths["vqgan"])
     pixels = torch.from_numpy(read_pairs(paths, "train").flat_pixels(0, 4))
-    copied = to_images(vqgan.decode_codes(vqgan.encode_to_codes(pixels)))
+    copied = to_images(vqgan.decode(vqgan.encode(pixels)))
     quality = config.quality.model_copy(update={"enabled": ("duplicate",)})
     bounds, alignment = bounds_of(paths["calibrate"], quality), AlignmentModel.load(paths["alignment"])
     chain = load_chain(paths["calibrate"], quality, bounds, alignment, config.corpus.image_size)

@@ -19,10 +19,11 @@ from medsynth_core.models.alignment import AlignmentModel, Patches, Words, align
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
+from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.settings import OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.vqgan import VQGAN
+from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, judge, llm, loop, vqgan
 from medsynth_core.training.examples import Examples
@@ -285,7 +286,7 @@ def test_an_entry_is_the_patch_that_was_aligned_in_its_own_image(trained: tuple[
             patches = model.encode_patches(pixels)
         torch.testing.assert_close(codebook.features_ED[entry], patches.features_BPD[0, cell], atol=1e-5, rtol=0)
         torch.testing.assert_close(codebook.wholes_ED[entry], patches.global_BD[0], atol=1e-5, rtol=0)
-        assert int(codebook.codes_E[entry]) == int(vqgan.encode_to_codes(pixels).flatten()[cell])
+        assert int(codebook.codes_E[entry]) == int(vqgan.encode(pixels).flatten()[cell])
 
 
 def test_a_keypatch_stands_for_several_training_patients(trained: tuple[Config, Paths]) -> None:
@@ -296,7 +297,7 @@ def test_a_keypatch_stands_for_several_training_patients(trained: tuple[Config, 
         read_pairs(paths, "train"),
     )
     assert set(codebook.rows_E.tolist()) <= set(pairs.rows.tolist()), "no held-out image"
-    codes_NP = vqgan.encode_to_codes(torch.from_numpy(pairs.flat_pixels(0, len(pairs)))).flatten(1)
+    codes_NP = vqgan.encode(torch.from_numpy(pairs.flat_pixels(0, len(pairs)))).flatten(1)
     for entry in range(len(codebook)):
         alike = codes_NP[:, codebook.cells_E[entry]] == codebook.codes_E[entry]
         patients = {pairs.patients[i] for i in alike.nonzero().flatten().tolist()}
@@ -324,7 +325,7 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, 
         model.codebook_KD[5:] = 1e3
     before = model.codebook_KD.detach().clone()
     terms = vqgan._Terms(model, vqgan.PatchDiscriminator(), settings, corpus, rows, torch.nn.ModuleDict())
-    used = torch.bincount(model.encode_to_codes(terms._pixels(rows)).flatten(), minlength=settings.codes) > 0
+    used = torch.bincount(model.encode(terms._pixels(rows)).flatten(), minlength=settings.codes) > 0
     terms.revive(0, 0)
     assert torch.equal(model.codebook_KD[used], before[used])
     assert (model.codebook_KD[~used].abs() < 1e2).all()
@@ -362,7 +363,7 @@ def _llm_loss(trained: tuple[Config, Paths], **changes: float) -> tuple[dict[str
     batch = Batch(0, 0, np.arange(6), np.arange(6))
     with torch.no_grad():
         losses = llm._loss(model, model, batch, examples)
-        bare = model.image_loss([model.empty_prefix("frontal")] * 6, examples.codes_NT[:6])
+        bare = model.image_loss([model.empty_prefix(Condition((), "frontal"))] * 6, examples.codes_NT[:6])
     return {name: float(value) for name, value in losses.items()}, {"image": float(bare)}
 
 

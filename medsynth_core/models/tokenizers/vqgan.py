@@ -1,4 +1,4 @@
-"""The image tokeniser: a VQ-GAN whose network is diffusers' VQModel.
+"""The tokenizer that the house trains: a VQ-GAN whose network is diffusers' VQModel.
 
 Shapes: B images, H x W pixels, h x w latent cells (H / downsampling), D code_dim, K codes.
 Pixels are float32 in [-1, 1], one channel. Codes are int64 in [0, K).
@@ -54,6 +54,21 @@ class VQGAN(nn.Module):
         )
 
     @property
+    def codes(self) -> int:
+        """Distinct codes, K."""
+        return self.config.codes
+
+    @property
+    def downsampling(self) -> int:
+        """Image side over latent side."""
+        return self.config.downsampling
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.codebook_KD.device
+
+    @property
     def codebook_KD(self) -> nn.Parameter:  # noqa: N802
         """The code vectors, float32 [K, D]."""
         weight: nn.Parameter = self.net.quantize.embedding.weight
@@ -61,10 +76,10 @@ class VQGAN(nn.Module):
 
     def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns reconstructed pixels [B, 1, H, W], codes [B, h, w] and the codebook loss."""
-        quantised = self.quantise(self.encode(pixels_B1HW))
-        return self.decode(quantised.latents_BDhw).float(), quantised.codes_Bhw, quantised.codebook_loss
+        quantised = self.quantise(self.encode_to_latents(pixels_B1HW))
+        return self.decode_latents(quantised.latents_BDhw).float(), quantised.codes_Bhw, quantised.codebook_loss
 
-    def encode(self, pixels_B1HW: Tensor) -> Tensor:
+    def encode_to_latents(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns latents before the codebook, float32 [B, D, h, w]."""
         latents: Tensor = self.net.encode(pixels_B1HW).latents
         return latents
@@ -88,20 +103,20 @@ class VQGAN(nn.Module):
         straight_BDhw = latents_BDhw + (chosen_BDhw - latents_BDhw).detach()
         return Quantised(straight_BDhw, codes_Bhw, loss)
 
-    def decode(self, latents_BDhw: Tensor) -> Tensor:
+    def decode_latents(self, latents_BDhw: Tensor) -> Tensor:
         """Returns pixels [B, 1, H, W] of quantised latents; not clamped, so that losses see the excess."""
         pixels: Tensor = self.net.decoder(self.net.post_quant_conv(latents_BDhw))
         return pixels
 
     @torch.no_grad()
-    def encode_to_codes(self, pixels_B1HW: Tensor) -> Tensor:
+    def encode(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns codes, int64 [B, h, w]."""
-        return self.quantise(self.encode(pixels_B1HW)).codes_Bhw
+        return self.quantise(self.encode_to_latents(pixels_B1HW)).codes_Bhw
 
     @torch.no_grad()
-    def decode_codes(self, codes_Bhw: Tensor) -> Tensor:
+    def decode(self, codes_Bhw: Tensor) -> Tensor:
         """Returns pixels [B, 1, H, W], clamped to [-1, 1]."""
-        return self.decode(self.codebook_KD[codes_Bhw].permute(0, 3, 1, 2)).clamp(-1.0, 1.0)
+        return self.decode_latents(self.codebook_KD[codes_Bhw].permute(0, 3, 1, 2)).clamp(-1.0, 1.0)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -126,22 +141,4 @@ class VQGAN(nn.Module):
         return model.eval()
 
 
-class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches as real or reconstructed (pix2pix); logits float32 [B, 1, p, p]."""
-
-    def __init__(self, channels: int = 32, layers: int = 2) -> None:
-        super().__init__()
-        blocks: list[nn.Module] = [nn.Conv2d(1, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for index in range(layers):
-            inner, outer = channels * 2**index, channels * 2 ** (index + 1)
-            stride = 2 if index < layers - 1 else 1
-            blocks += [
-                nn.Conv2d(inner, outer, 4, stride, 1, bias=False),
-                nn.GroupNorm(8, outer),
-                nn.LeakyReLU(0.2),
-            ]
-        self.net = nn.Sequential(*blocks, nn.Conv2d(channels * 2**layers, 1, 4, 1, 1))
-
-    def forward(self, pixels_B1HW: Tensor) -> Tensor:
-        logits: Tensor = self.net(pixels_B1HW)
-        return logits
+load = VQGAN.load
