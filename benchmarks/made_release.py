@@ -28,6 +28,7 @@ from medsynth_core.storage.shard import ShardWriter
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.identity import image_id, image_seed
 from medsynth_core.synthesis.worker import encode_png
+from medsynth_core.workspace.params import configure
 from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
 
@@ -157,12 +158,14 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
 
 
 def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:
-    """Writes the list of some shards into a folder, as synthesis and quality do, and returns it."""
+    """Writes the list of some shards into a folder, as synthesis and deduplicate do, and returns it."""
     listed = ShardList(
         spec_hash=run,
         run_ids=(plan_of(run),),
         parent=parent,
         model_digests=DIGESTS,
+        judge_sha256="0" * 64,
+        quality=configure(["quality.enabled=[degenerate,agreement,duplicate]"]).quality.recorded(),
         bounds={"agreement": -1.0, "clipped": 1.0, "copy": 0.0, "copy_features": 0.0, "training_copy": 0.0},
         shards=tuple(records),
         counts=reduce(add, (record.counts for record in records)),

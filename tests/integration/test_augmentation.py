@@ -225,7 +225,7 @@ def test_two_writers_on_the_same_shards_leave_one_release(
         "from medsynth_core.storage.store import open_store\n"
         "from medsynth_core.workspace.record import record_release\n"
         "root = Path(sys.argv[1]); config = load_config(root / 'params.yaml')\n"
-        "for name in ('synthesis', 'quality', 'privacy', 'release'): perform(name, config, root, silent)\n"
+        "for name in ('synthesis', 'deduplicate', 'privacy', 'release'): perform(name, config, root, silent)\n"
         "print(record_release(root, open_store(config.store, root)))\n"
     )
     one_core = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -129,5 +129,5 @@ def test_a_stage_is_checked_for_what_it_reads_alone(root: Path, monkeypatch: pyt
     assert "not a folder" in problem(root, "corpus", "corpus.kind=openi", "corpus.path=/none")
     assert problem(root, "vocabulary", "corpus.kind=openi", "corpus.path=/none") == ""
     (root / "file").write_text("")
-    assert "can't be written" in problem(root, "quality", f"store.url={root}/file/below")
+    assert "can't be written" in problem(root, "deduplicate", f"store.url={root}/file/below")
     assert problem(root, "prompts", f"store.url={root}/file/below") == ""

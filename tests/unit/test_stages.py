@@ -65,9 +65,10 @@ def test_a_training_knows_its_data_from_other_data(tmp_path: Path) -> None:
         ("release", "synthesis.batch_size=3", False),
         ("release", "synthesis.shard_images=3", False),
         ("release", "synthesis.temperature=0.5", True),
-        ("release", "quality.margin=0.1", True),
-        ("quality", "quality.margin=0.1", False),
-        ("privacy", "quality.enabled=[degenerate]", True),
+        ("synthesis", "quality.margin=0.1", True),
+        ("calibrate", "quality.margin=0.1", False),
+        ("release", "quality.margin=0.1", False),
+        ("deduplicate", "quality.enabled=[degenerate]", False),
         ("evaluation", "evaluation.batch_size=3", False),
     ],
 )
@@ -146,4 +147,4 @@ def test_a_row_is_a_task_that_tries_again_where_servers_are_asked(row: Stage) ->
     task = stage_task(row)
     assert (task.name, task.retries, task.description) == ("toy", 3, "Write the seed.")
     assert stage_task(find_stage("corpus")).retries == 0
-    assert stage_task(find_stage("quality")).retries == 3
+    assert stage_task(find_stage("deduplicate")).retries == 3
