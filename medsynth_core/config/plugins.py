@@ -40,7 +40,7 @@ class Plugins:
         names = self.names()
         if module_of(name) not in names:
             near = difflib.get_close_matches(module_of(name), names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"there is no {name!r}; did you mean {near!r}? (there are {', '.join(names)})")
+            raise ValueError(f"there is no {name!r}; did you mean {near!r}? There are {', '.join(names)}")
         return name
 
     def load(self, name: str) -> Any:
@@ -70,7 +70,7 @@ class Plugins:
         return getattr(self.load(name), self.function)(*given)
 
     def ask(self, name: str, function: str, *given: Any, default: Any = None) -> Any:
-        """Returns what a function makes of the arguments that a module may have, else the default.
+        """Returns what a function that a module may have makes of the arguments; the default where it has none.
 
         Raises:
             ConfigError: as ``load``.

@@ -71,13 +71,9 @@ def describe(requests: Sequence[PromptRequest], vocabulary: Vocabulary, config: 
     seen: Counter[str] = Counter()
     for count in vocabulary.findings:
         seen[count.pathology] += count.n
-    nothing = 0, Usage()
-    calls, usage = nothing
-    if requests:
-        given = config.settings, requests, vocabulary
-        calls, usage = PROVIDERS.ask(config.provider, "expected_usage", *given, default=nothing)
-    budget: Budget = PROVIDERS.ask(config.provider, "budget", config.settings, default=Budget())
-    prices = budget.prices
+    name, given = config.provider, (config.settings, requests, vocabulary)
+    calls, usage = PROVIDERS.ask(name, "expected_usage", *given, default=(0, Usage()))
+    prices = PROVIDERS.ask(name, "budget", config.settings, default=Budget()).prices
     known = None not in (prices.input, prices.output) or not calls
     return PromptPlan(
         requested=len(requests),
