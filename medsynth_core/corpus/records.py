@@ -1,8 +1,8 @@
-"""The records that every corpus reader yields: one study, its views, its report."""
+"""The records that every corpus reader yields: one study, its views, its report; and the source that yields them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,3 +77,18 @@ class BadRow:
     source: str
     row: int | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened corpus.
+
+    Attributes:
+        studies: yields studies, or the rows that can't be one.
+        total: how many rows it yields.
+        licence: what the source's terms are, for the dataset card.
+    """
+
+    studies: Iterator[Study | BadRow]
+    total: int
+    licence: str

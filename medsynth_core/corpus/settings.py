@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from medsynth_core.config.parameters import Params
+from medsynth_core.config.plugins import Plugins
 from medsynth_core.config.section import Fraction, Section
+
+READERS = Plugins("medsynth_core.corpus.readers", setting="corpus.kind", function="open_source")
 
 
 class ColumnsConfig(Section):
@@ -34,10 +37,11 @@ class ColumnsConfig(Section):
 class CorpusConfig(Section):
     """Where reports and images come from, and how they are split."""
 
-    kind: Literal["phantom", "openi", "table"] = "phantom"
-    """phantom: the built-in generator; openi: the Open-i / Indiana layout; table: any CSV or Parquet."""
+    kind: str = "phantom"
+    """A module of corpus/readers: phantom, the built-in generator; openi, the Open-i / Indiana layout; table, any CSV
+    or Parquet."""
     path: str | None = None
-    """Folder (openi) or file (table) that is read; null for the phantom."""
+    """Folder (openi) or file (table) that is read; null for the phantom alone."""
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -59,6 +63,11 @@ class CorpusConfig(Section):
     """More unreadable rows, images or masks than this share is an error; fewer are listed and skipped."""
     max_image_pixels: PositiveInt = 64_000_000
     """Larger images are refused before they are decoded."""
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        return READERS.checked(kind)
 
     @model_validator(mode="after")
     def _path_is_given(self) -> CorpusConfig:

@@ -17,8 +17,8 @@ from PIL import Image
 from medsynth_core.config import Paths
 from medsynth_core.corpus.images import resize_and_crop
 from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
-from medsynth_core.corpus.readers import Source, open_corpus
-from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Study, View
+from medsynth_core.corpus.readers import open_corpus
+from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig, CorpusParams
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress

@@ -5,27 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from medsynth_core.config.parameters import Param, Params
+from medsynth_core.config.plugins import Plugins
 from medsynth_core.config.section import Device, Section
 from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.training.settings import TrainingParams
+
+EXTRACTORS = Plugins("medsynth_core.evaluation.extractors", setting="evaluation.extractors", function="open_extractor")
+JUDGES = Plugins("medsynth_core.evaluation.judges", setting="evaluation.judges", function="open_judge")
 
 
 class EvaluationConfig(Section):
     """Comparison of a release with the held-out real images (split test)."""
 
-    extractors: tuple[
-        Annotated[str, Field(pattern=r"^(judge|classifier|inception(:.+)?|torchxrayvision:.+|transformers:.+)$")],
-        ...,
-    ] = ("judge",)
-    """Networks whose features are compared: judge, the labelling judge; classifier, the one that guided the VQ-GAN;
-    inception, the FID's, with weights from torch's cache, or inception:FILE; torchxrayvision:FILE, a DenseNet-121 of
-    theirs; transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
-    judges: tuple[Annotated[str, Field(pattern=r"^(judge|torchxrayvision:.+)$")], ...] = ("judge",)
-    """Who looks for the prompted findings: judge, the labelling judge, in pathologies and the places where they lie;
-    torchxrayvision:FILE, in the pathologies that it knows."""
+    extractors: tuple[str, ...] = ("judge",)
+    """Networks whose features are compared, modules of evaluation/extractors: judge, the labelling judge; classifier,
+    the one that guided the VQ-GAN; inception, the FID's, with weights from torch's cache, or inception:FILE;
+    torchxrayvision:FILE, a DenseNet-121 of theirs; transformers:NAME, an image encoder by name or folder (RAD-DINO,
+    ...)."""
+    judges: tuple[str, ...] = ("judge",)
+    """Who looks for the prompted findings, modules of evaluation/judges: judge, the labelling judge, in pathologies and
+    the places where they lie; torchxrayvision:FILE, in the pathologies that it knows."""
     max_images: PositiveInt = 2500
     """Images a side (synthetic, training, held-out), chosen at random when there are more. The features of all are held
     in memory."""
@@ -43,6 +45,14 @@ class EvaluationConfig(Section):
     """Pairs of images a class at most whose MS-SSIM is taken."""
     map_images: PositiveInt = 1000
     """Images a side on the t-SNE map at most."""
+
+    @field_validator("extractors", "judges")
+    @classmethod
+    def _known(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        networks = EXTRACTORS if info.field_name == "extractors" else JUDGES
+        for entry in entries:
+            networks.checked(entry.partition(":")[0])
+        return entries
 
     @model_validator(mode="after")
     def _neighbours_exist(self) -> EvaluationConfig:

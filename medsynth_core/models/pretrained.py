@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedModel
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medsynth_core.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load_pretrained(kind: Any, name: str, where: str, **options: Any) -> PreTrainedModel:
@@ -32,3 +34,33 @@ def load_pretrained(kind: Any, name: str, where: str, **options: Any) -> PreTrai
             )
         raise InputError(f"{where} {name!r} can't be loaded ({reason})") from error
     return model
+
+
+def check_pretrained(setting: str, name: str, sees: bool = False) -> None:
+    """Raises InputError unless ``name`` is a transformers model, by its folder or by a name that can be resolved.
+
+    Args:
+        sees: it takes images, and so needs the description of how they are prepared.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        needed = ["config.json", *(["preprocessor_config.json"] if sees else [])]
+        missing = [file for file in needed if not (folder / file).is_file()]
+        missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
+        if missing:
+            raise InputError(
+                f"{setting} {name!r}: the folder has no {missing[0]}; name one that `save_pretrained` wrote as "
+                f"safetensors"
+            )
+        return
+    if folder.is_absolute() or name.startswith((".", "~")):
+        raise InputError(f"{setting} {name!r}: no such folder; correct it")
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"{setting} {name!r} can't be loaded ({reason}); name a folder, or a model that the hub or its cache has"
+        ) from error

@@ -8,19 +8,33 @@ from dataclasses import dataclass
 from medsynth_core.errors import BudgetError
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.records import Reply, Usage
-from medsynth_core.prompts.settings import OpenAIConfig
 
 
 @dataclass(frozen=True)
 class Prices:
     """Dollars a million tokens; None: unknown."""
 
-    input: float | None
-    output: float | None
+    input: float | None = None
+    output: float | None = None
 
     def of(self, usage: Usage) -> float:
         """Returns what tokens cost in dollars; 0 when the prices are unknown."""
         return ((self.input or 0.0) * usage.input_tokens + (self.output or 0.0) * usage.output_tokens) / 1e6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a plan may cost over all its runs.
+
+    Attributes:
+        section: of params.yaml, in which the limits are ``budget_usd`` and ``budget_tokens``.
+        usd, tokens: None: no limit.
+    """
+
+    section: str = ""
+    prices: Prices = Prices()
+    usd: float | None = None
+    tokens: int | None = None
 
 
 class Account:
@@ -31,11 +45,11 @@ class Account:
     noted, and what is noted never above the budget.
     """
 
-    def __init__(self, ledger: Ledger, plan: str, config: OpenAIConfig) -> None:
+    def __init__(self, ledger: Ledger, plan: str, budget: Budget) -> None:
         self.plan = plan
         self.ledger = ledger
-        self.prices = Prices(config.usd_per_million_input, config.usd_per_million_output)
-        self._config = config
+        self.prices = budget.prices
+        self._budget = budget
         self._lock = threading.Lock()
 
     def open_call(self, bound: Usage) -> int:
@@ -49,15 +63,15 @@ class Account:
         """
         with self._lock:
             tokens, usd = self.ledger.spent(self.plan)
-            limit_usd, limit_tokens = self._config.budget_usd, self._config.budget_tokens
+            limit_usd, limit_tokens, section = self._budget.usd, self._budget.tokens, self._budget.section
             if limit_usd is not None and usd + self.prices.of(bound) > limit_usd:
                 raise BudgetError(
-                    f"prompts.openai.budget_usd={limit_usd}: {usd:.4f} USD are spent and the next call may cost "
+                    f"{section}.budget_usd={limit_usd}: {usd:.4f} USD are spent and the next call may cost "
                     f"{self.prices.of(bound):.4f}; all answers are kept: raise the budget and run again to go on"
                 )
             if limit_tokens is not None and tokens + bound.total > limit_tokens:
                 raise BudgetError(
-                    f"prompts.openai.budget_tokens={limit_tokens}: {tokens} tokens are spent and the next call may "
+                    f"{section}.budget_tokens={limit_tokens}: {tokens} tokens are spent and the next call may "
                     f"use {bound.total}; all answers are kept: raise the budget and run again to go on"
                 )
             return self.ledger.open_try(self.plan, bound.total, self.prices.of(bound))

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medsynth_core.prompts.account import Prices
-from medsynth_core.prompts.messages import messages_for, told_vocabulary
-from medsynth_core.prompts.providers.completion import call_bound
-from medsynth_core.prompts.records import Assignment, PromptRequest, Usage
-from medsynth_core.prompts.settings import PromptsConfig
+from medsynth_core.prompts.account import Budget
+from medsynth_core.prompts.records import PromptRequest, Usage
+from medsynth_core.prompts.settings import PROVIDERS, PromptsConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
-
-_BYTES_A_TOKEN = 4.0
-_TOKENS_A_TEXT = 60
-_ASKED_AGAIN = 1.2
-"""Calls for each that would do if every answer were accepted: an assumption, said to be one."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +71,9 @@ def describe(requests: Sequence[PromptRequest], vocabulary: Vocabulary, config: 
     seen: Counter[str] = Counter()
     for count in vocabulary.findings:
         seen[count.pathology] += count.n
-    calls, usage = expected_usage(requests, vocabulary, config)
-    prices = Prices(config.openai.usd_per_million_input, config.openai.usd_per_million_output)
+    name, given = config.provider, (config.settings, requests, vocabulary)
+    calls, usage = PROVIDERS.ask(name, "expected_usage", *given, default=(0, Usage()))
+    prices = PROVIDERS.ask(name, "budget", config.settings, default=Budget()).prices
     known = None not in (prices.input, prices.output) or not calls
     return PromptPlan(
         requested=len(requests),
@@ -97,20 +90,6 @@ def describe(requests: Sequence[PromptRequest], vocabulary: Vocabulary, config: 
         output_tokens=usage.output_tokens,
         usd=round(prices.of(usage), 4) if known else None,
     )
-
-
-def expected_usage(
-    requests: Sequence[PromptRequest], vocabulary: Vocabulary, config: PromptsConfig
-) -> tuple[int, Usage]:
-    """Returns the calls and tokens that a server will be asked for, about; 0 for other providers."""
-    if config.provider != "openai" or not requests:
-        return 0, Usage()
-    size = config.openai.prompts_per_call
-    first = [Assignment("", request) for request in requests[:size]]
-    bound = call_bound(config.openai, messages_for(first, told_vocabulary(vocabulary)), len(first))
-    calls = math.ceil(len(requests) / size * _ASKED_AGAIN)
-    output = math.ceil(len(requests) * _TOKENS_A_TEXT * _ASKED_AGAIN)
-    return calls, Usage(math.ceil(calls * bound.input_tokens / _BYTES_A_TOKEN), output)
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 from medsynth_core.config import Paths
 from medsynth_core.errors import ModelOutputError
 from medsynth_core.progress import Progress
-from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.account import Account, Budget
 from medsynth_core.prompts.adherence import adherence_problem
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.plan import PromptPlan, describe
-from medsynth_core.prompts.providers import open_provider
+from medsynth_core.prompts.providers import Provider
 from medsynth_core.prompts.quotas import targets_with_quotas
 from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.prompts.sampling import sample_requests
-from medsynth_core.prompts.settings import PromptsParams
+from medsynth_core.prompts.settings import PROVIDERS, PromptsParams
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
 from medsynth_core.prompts.writing import Written, have_written, plan_key, rejections
 from medsynth_core.storage.atomic import replace_directory
@@ -113,12 +113,14 @@ def run(params: PromptsParams, paths: Paths, progress: Progress) -> PromptsRepor
     vocabulary = Vocabulary.load(paths["vocabulary"] / "vocabulary.json")
     requests = _requests(params, vocabulary)
     planned = describe(requests, vocabulary, params.prompts)
-    provider = open_provider(params, vocabulary)
+    name, settings = params.prompts.provider, params.prompts.settings
+    provider: Provider = PROVIDERS.open(name, settings, vocabulary, params.seed, params.device)
+    budget: Budget = PROVIDERS.ask(name, "budget", settings, default=Budget())
     if planned.calls:
         log.info("prompts: %s", planned.cost)
     ledger = Ledger(paths.prompt_ledger if provider.keeps else None)
     try:
-        account = Account(ledger, plan_key(provider, params.seed, requests), params.prompts.openai)
+        account = Account(ledger, plan_key(provider, params.seed, requests), budget)
         seen = SeenTexts(params.prompts.max_similarity)
         written = have_written(
             requests,

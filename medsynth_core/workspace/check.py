@@ -5,7 +5,6 @@ A check belongs to a parameter and runs for the stages that read it. Each failur
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -13,6 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 from medsynth_core.errors import ConfigError, InputError
+from medsynth_core.evaluation.entries import check_entry
+from medsynth_core.evaluation.settings import EXTRACTORS, JUDGES
+from medsynth_core.models.pretrained import check_pretrained
+from medsynth_core.prompts.settings import PROVIDERS
 from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace import stages
@@ -66,8 +69,7 @@ def _check_corpus(config: Config, root: Path) -> None:
 
 
 def _check_provider(config: Config, root: Path) -> None:
-    if config.prompts.provider == "openai" and not os.environ.get("OPENAI_API_KEY"):
-        raise InputError("prompts.provider is openai, but OPENAI_API_KEY is not set; export it")
+    PROVIDERS.ask(config.prompts.provider, "check", config.prompts.settings)
 
 
 def _check_given_models(config: Config, root: Path) -> None:
@@ -94,7 +96,7 @@ def _check_judged_patients(config: Config, root: Path) -> None:
 def _pretrained(setting: str, name: Callable[[Config], str | None]) -> _Check:
     def check_name(config: Config, root: Path) -> None:
         if (found := name(config)) is not None:
-            _check_pretrained(setting, found)
+            check_pretrained(setting, found)
 
     return check_name
 
@@ -104,23 +106,14 @@ def _check_guides(config: Config, root: Path) -> None:
     for name in ("clinical", "perceptual"):
         model = getattr(settings, f"{name}_model")
         if model is not None and getattr(settings, f"{name}_weight") > 0:
-            _check_pretrained(f"models.vqgan.{name}_model", model, sees=True)
+            check_pretrained(f"models.vqgan.{name}_model", model, sees=True)
 
 
 def _check_networks(config: Config, root: Path) -> None:
-    for name in config.evaluation.extractors:
-        kind, _, place = name.partition(":")
-        if kind == "inception":
-            from medsynth_core.evaluation.extractors import find_inception
-
-            find_inception(place, stages.workspace_paths(root, config))
-        elif kind == "transformers":
-            _check_pretrained("evaluation.extractors", place, sees=True)
-    for name in {*config.evaluation.extractors, *config.evaluation.judges}:
-        if name.startswith("torchxrayvision:"):
-            from medsynth_core.evaluation.extractors import load_torchxrayvision
-
-            load_torchxrayvision(name.partition(":")[2], stages.workspace_paths(root, config))
+    paths = stages.workspace_paths(root, config)
+    for networks, entries in ((EXTRACTORS, config.evaluation.extractors), (JUDGES, config.evaluation.judges)):
+        for entry in entries:
+            check_entry(networks, entry, paths)
 
 
 def _check_store(config: Config, root: Path) -> None:
@@ -145,36 +138,6 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("release.parent", _check_parent),
 )
 """By the parameter whose readers need it; cheap ones first."""
-
-
-def _check_pretrained(setting: str, name: str, sees: bool = False) -> None:
-    """Raises InputError unless ``name`` is a transformers model, by its folder or by a name that can be resolved.
-
-    Args:
-        sees: it takes images, and so needs the description of how they are prepared.
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        needed = ["config.json", *(["preprocessor_config.json"] if sees else [])]
-        missing = [file for file in needed if not (folder / file).is_file()]
-        missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
-        if missing:
-            raise InputError(
-                f"{setting} {name!r}: the folder has no {missing[0]}; name one that `save_pretrained` wrote as "
-                f"safetensors"
-            )
-        return
-    if folder.is_absolute() or name.startswith((".", "~")):
-        raise InputError(f"{setting} {name!r}: no such folder; correct it")
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"{setting} {name!r} can't be loaded ({reason}); name a folder, or a model that the hub or its cache has"
-        ) from error
 
 
 def _check_space(config: Config, root: Path, names: set[str]) -> None:

@@ -14,10 +14,11 @@ from medsynth_core.config import Paths
 from medsynth_core.errors import BudgetError, ConfigError, NotReadyError
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
-from medsynth_core.prompts.providers.batch import BatchProvider
+from medsynth_core.prompts.providers.openai import budget
 from medsynth_core.prompts.records import Assignment, Reply
 from medsynth_core.prompts.sampling import sample_requests
-from medsynth_core.prompts.settings import OpenAIConfig
+from medsynth_core.prompts.server.batch import BatchProvider
+from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.tree import Config
 
@@ -39,7 +40,9 @@ def written(
     server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], ledger: Ledger, **changes: Any
 ) -> list[Reply]:
     config = settings(server, **changes)
-    return list(BatchProvider(config, vocabulary, SecretStr("any")).write(assignments, Account(ledger, "plan", config)))
+    return list(
+        BatchProvider(config, vocabulary, SecretStr("any")).write(assignments, Account(ledger, "plan", budget(config)))
+    )
 
 
 def texts(replies: list[Reply]) -> dict[str, str | None]:
@@ -160,7 +163,7 @@ def test_what_another_plan_handed_in_is_used(
         written(server, vocabulary, assignments[:6], ledger, batch_wait_h=1e-6)
     server.polls_until_done = 0
     config = settings(server)
-    other = Account(ledger, "another plan", config)
+    other = Account(ledger, "another plan", budget(config))
     replies = list(BatchProvider(config, vocabulary, SecretStr("any")).write(assignments, other))
     assert len(texts(replies)) == 10
     assert [len(server.files[b["input_file_id"]].splitlines()) for b in server.batches.values()] == [2, 2]

@@ -15,13 +15,14 @@ from benchmarks.server import serving
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
-from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.account import Account, Budget
 from medsynth_core.prompts.ledger import Ledger
-from medsynth_core.prompts.providers.local import LocalProvider
-from medsynth_core.prompts.providers.openai import OpenAIProvider
+from medsynth_core.prompts.providers.openai import budget
+from medsynth_core.prompts.providers.transformers import LocalLLMConfig, LocalProvider
 from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
-from medsynth_core.prompts.settings import LocalLLMConfig, OpenAIConfig
+from medsynth_core.prompts.server.direct import OpenAIProvider
+from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
@@ -74,7 +75,7 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drafts_of(folder: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths], **changes: float) -> list[Draft]:
     provider = LocalProvider(LocalLLMConfig(model=str(folder), batch_size=4, **changes), vocabulary, "cpu")  # type: ignore[arg-type]
     requests = sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
-    account = Account(Ledger(None), "plan", OpenAIConfig())
+    account = Account(Ledger(None), "plan", Budget())
     replies = provider.write([Assignment(r.prompt_id, r) for r in requests], account)
     return [draft for reply in replies for draft in reply.drafts]
 
@@ -131,7 +132,7 @@ def test_an_openai_compatible_server_of_another_maker(
     config = OpenAIConfig(base_url=served, model=str(chat_model), prompts_per_call=2, concurrency=2, temperature=0.0)
     provider = OpenAIProvider(config, vocabulary, SecretStr("any"))
     requests = sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
-    account = Account(Ledger(None), "plan", config)
+    account = Account(Ledger(None), "plan", budget(config))
     replies = list(provider.write([Assignment(r.prompt_id, r) for r in requests], account))
     drafts = [draft for reply in replies for draft in reply.drafts]
     assert len(drafts) == 6

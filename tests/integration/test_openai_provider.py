@@ -23,11 +23,12 @@ from medsynth_core.errors import BudgetError, ConfigError, NotReadyError, StateE
 from medsynth_core.progress import silent
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import Ledger
-from medsynth_core.prompts.providers import server as server_module
-from medsynth_core.prompts.providers.openai import OpenAIProvider
+from medsynth_core.prompts.providers.openai import budget
 from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
-from medsynth_core.prompts.settings import OpenAIConfig
+from medsynth_core.prompts.server import chat
+from medsynth_core.prompts.server.direct import OpenAIProvider
+from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.params import dump_config
 from medsynth_core.workspace.stages import perform, workspace_paths
@@ -57,7 +58,7 @@ def written(
 ) -> list[Draft]:
     config = settings(server, **changes)
     provider = OpenAIProvider(config, vocabulary, SecretStr("key-that-must-stay-secret"))
-    replies = provider.write(assignments, account or Account(Ledger(None), "plan", config))
+    replies = provider.write(assignments, account or Account(Ledger(None), "plan", budget(config)))
     return [draft for reply in replies for draft in reply.drafts]
 
 
@@ -150,7 +151,7 @@ def test_a_server_that_refuses_every_way_is_a_configuration_error(
 def test_an_unusable_answer_is_a_draft_with_a_problem_and_is_paid(
     server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
 ) -> None:
-    account = Account(Ledger(None), "plan", settings(server))
+    account = Account(Ledger(None), "plan", budget(settings(server)))
     server.script = [FAULTS[name]]
     draft = written(server, vocabulary, assignments[:1], account)[0]
     assert draft.text is None
@@ -163,7 +164,7 @@ def test_an_unusable_answer_is_a_draft_with_a_problem_and_is_paid(
 def test_an_answer_that_may_have_been_paid_is_asked_for_again_and_counted(
     server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
 ) -> None:
-    account = Account(Ledger(None), "plan", settings(server))
+    account = Account(Ledger(None), "plan", budget(settings(server)))
     server.script = [FAULTS[name]]
     assert written(server, vocabulary, assignments[:1], account)[0].text
     assert account.ledger.unsettled("plan") == 1
@@ -190,7 +191,7 @@ def test_answers_are_read_out_of_fences_prose_and_thoughts(
 def test_calls_keep_to_the_rate_limit(
     server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_RATE_WINDOW_MS", 1000)
+    monkeypatch.setattr(chat, "_RATE_WINDOW_MS", 1000)
     written(server, vocabulary, assignments, prompts_per_call=1, concurrency=6, requests_per_minute=2)
     assert len(server.arrivals) == 6
     assert server.arrivals[-1] - server.arrivals[0] >= 1.9

@@ -122,6 +122,12 @@ def test_room_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem(root, None) == "", "what is there needs no room again"
 
 
+def test_a_local_chat_model_is_looked_for(root: Path) -> None:
+    local = "prompts.provider=transformers"
+    assert "set prompts.transformers.model" in problem(root, "prompts", local)
+    assert "no such folder" in problem(root, "prompts", local, f"prompts.transformers.model={root / 'none'}")
+
+
 def test_a_stage_is_checked_for_what_it_reads_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert problem(root, "prompts", "prompts.provider=openai").startswith("prompts.provider is openai")

@@ -13,8 +13,7 @@ from medsynth_core.config import Paths
 from medsynth_core.corpus import stage
 from medsynth_core.corpus.images import load_grey, resize_and_crop, to_pixels
 from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, Corpus
-from medsynth_core.corpus.readers import Source
-from medsynth_core.corpus.records import UNMASKED, Study, View
+from medsynth_core.corpus.records import UNMASKED, Source, Study, View
 from medsynth_core.corpus.sections import parse_sections
 from medsynth_core.corpus.stage import SPLITS, split_of
 from medsynth_core.errors import InputError

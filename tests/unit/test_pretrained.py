@@ -17,13 +17,12 @@ from transformers import (
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation.extractors import EncoderFeatures
+from medsynth_core.evaluation.extractors.transformers import EncoderFeatures
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.settings import AlignmentConfig, LLMConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.prompts.providers.local import LocalProvider
-from medsynth_core.prompts.settings import LocalLLMConfig
+from medsynth_core.prompts.providers.transformers import LocalLLMConfig, LocalProvider
 from medsynth_core.training.features import ImageEncoder
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 

@@ -8,7 +8,7 @@ import pytest
 from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError
 from medsynth_core.prompts import stage
-from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.account import Account, Budget
 from medsynth_core.prompts.adherence import adherence_problem
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.messages import read_answer, told_vocabulary
@@ -259,7 +259,7 @@ def test_the_plan_says_what_will_be_asked_and_what_it_costs(trained: tuple[Confi
 @pytest.mark.parametrize("attempt", [0, 1])
 def test_templates_say_what_was_asked_for_and_nothing_else(attempt: int) -> None:
     told = vocabulary(SEEN, TOGETHER)
-    account = Account(Ledger(None), "plan", PromptsConfig().openai)
+    account = Account(Ledger(None), "plan", Budget())
     assignments = [Assignment(r.prompt_id, r, attempt) for r in sampled(n=400)]
     drafts = [d for reply in TemplateProvider(told, 0).write(assignments, account) for d in reply.drafts]
     problems = [adherence_problem(d.text or "", a.request) for a, d in zip(assignments, drafts, strict=True)]
@@ -288,7 +288,7 @@ def test_no_template_contradicts_any_finding_of_the_ontology(severity: str | Non
 
 def written(provider: TemplateProvider, request: PromptRequest) -> str:
     """Returns the first text for a request."""
-    account = Account(Ledger(None), "plan", PromptsConfig().openai)
+    account = Account(Ledger(None), "plan", Budget())
     (reply,) = provider.write([Assignment(request.prompt_id, request)], account)
     return reply.drafts[0].text or ""
 

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from medsynth_core.corpus.readers import Source
-from medsynth_core.corpus.readers.tables import file_view, image_folder, open_table
-from medsynth_core.corpus.records import BadRow, Study, View
+from medsynth_core.corpus.records import BadRow, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig
+from medsynth_core.corpus.tables import file_view, image_folder, open_table
 from medsynth_core.errors import InputError
 
 log = logging.getLogger(__name__)
 LICENCE = "Open-i Indiana University collection: CC BY-NC-ND 4.0"
 
 
-def read_openi(config: CorpusConfig) -> Source:
+def open_source(config: CorpusConfig, seed: int) -> Source:
     """Returns the studies of ``corpus.path``; a uid is one patient's one study.
 
     Without an image folder all studies come without views: they still mine and prompt.

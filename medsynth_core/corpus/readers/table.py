@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from medsynth_core.corpus.readers import Source
-from medsynth_core.corpus.readers.tables import file_view, image_folder, open_table
-from medsynth_core.corpus.records import BadRow, Study, View
+from medsynth_core.corpus.records import BadRow, Source, Study, View
 from medsynth_core.corpus.sections import parse_sections
 from medsynth_core.corpus.settings import CorpusConfig
+from medsynth_core.corpus.tables import file_view, image_folder, open_table
 from medsynth_core.errors import InputError
 
 
-def read_table(config: CorpusConfig) -> Source:
+def open_source(config: CorpusConfig, seed: int) -> Source:
     """Returns one study a distinct study id (a row, when no study column is named).
 
     Raises:

@@ -1,4 +1,15 @@
-"""Providers write prompt texts; all have one signature."""
+"""Providers, one a module, that write prompt texts; ``prompts.provider`` is the name of one.
+
+Each has ``open_provider(settings, vocabulary: Vocabulary, seed: int, device: str) -> Provider``. One may have
+
+- ``SETTINGS``, a Section: its own section of params.yaml, ``prompts.`` and the module's name, which its functions are
+  given; without it they are given an empty one;
+- ``check(settings)``, called before any work, which raises a MedsynthError where the provider can't start;
+- ``budget(settings) -> Budget``, where its texts cost money;
+- ``expected_usage(settings, requests, vocabulary) -> tuple[int, Usage]``, the calls and tokens that it will ask for.
+
+All are loaded with the settings, so that what is heavy is imported inside functions.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +18,6 @@ from typing import Any, Protocol
 
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.records import Assignment, Reply
-from medsynth_core.prompts.settings import PromptsParams
-from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 
 class Provider(Protocol):
@@ -34,27 +43,3 @@ class Provider(Protocol):
             NotReadyError: nor to try again before the time that it says.
         """
         ...
-
-
-def open_provider(params: PromptsParams, vocabulary: Vocabulary) -> Provider:
-    """Returns the provider that ``prompts.provider`` names.
-
-    Raises:
-        ConfigError: it lacks a key.
-        InputError: its model isn't there.
-    """
-    settings = params.prompts
-    if settings.provider == "template":
-        from medsynth_core.prompts.providers.template import TemplateProvider
-
-        return TemplateProvider(vocabulary, params.seed)
-    if settings.provider == "transformers":
-        from medsynth_core.prompts.providers.local import LocalProvider
-
-        return LocalProvider(settings.transformers, vocabulary, params.device)
-    from medsynth_core.prompts.providers.batch import BatchProvider
-    from medsynth_core.prompts.providers.openai import OpenAIProvider
-    from medsynth_core.prompts.providers.server import key_from_environment
-
-    kind = BatchProvider if settings.openai.mode == "batch" else OpenAIProvider
-    return kind(settings.openai, vocabulary, key_from_environment())

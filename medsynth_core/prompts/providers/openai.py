@@ -1,110 +1,68 @@
-"""The OpenAI-compatible provider: several prompts a call, several calls at once."""
+"""An OpenAI-compatible server writes the texts."""
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
+import os
+from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from medsynth_core.errors import BudgetError, MedsynthError, ModelOutputError, TransientError
-from medsynth_core.prompts.account import Account
-from medsynth_core.prompts.messages import INSTRUCTION, failed_reply, messages_for, told_vocabulary
-from medsynth_core.prompts.providers.completion import call_bound, split_calls
-from medsynth_core.prompts.providers.server import ChatServer, ServerBusyError
-from medsynth_core.prompts.records import Assignment, Reply, Usage
-from medsynth_core.prompts.settings import OpenAIConfig
+from medsynth_core.errors import ConfigError
+from medsynth_core.prompts.account import Budget, Prices
+from medsynth_core.prompts.providers import Provider
+from medsynth_core.prompts.records import PromptRequest, Usage
+from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
-log = logging.getLogger(__name__)
-
-_FAILURES_IN_A_ROW = 3
-"""Calls that may fail one after the other, beside those at once, before the server counts as down."""
+SETTINGS = OpenAIConfig
 
 
-def settings_of(config: OpenAIConfig, told: dict[str, Any]) -> dict[str, Any]:
-    """Returns what determines the texts of a server: not how often or how fast it is asked."""
-    return {
-        "model": config.model,
-        "base_url": config.base_url,
-        "temperature": config.temperature,
-        "instruction": INSTRUCTION,
-        "vocabulary": told,
-    }
+def open_provider(settings: OpenAIConfig, vocabulary: Vocabulary, seed: int, device: str) -> Provider:
+    """Returns what asks the server, in ``settings.mode``.
+
+    Raises:
+        ConfigError: there is no key.
+    """
+    from medsynth_core.prompts.server.batch import BatchProvider
+    from medsynth_core.prompts.server.direct import OpenAIProvider
+
+    kind = BatchProvider if settings.mode == "batch" else OpenAIProvider
+    return kind(settings, vocabulary, _key())
 
 
-class OpenAIProvider:
-    """Asks a chat-completions server."""
+def check(settings: OpenAIConfig) -> None:
+    """Checks that there is a key.
 
-    name = "openai"
-    keeps = True
+    Raises:
+        ConfigError: there is none.
+    """
+    _key()
 
-    def __init__(self, config: OpenAIConfig, vocabulary: Vocabulary, key: SecretStr) -> None:
-        self._config = config
-        self._told = told_vocabulary(vocabulary)
-        self._server = ChatServer(config, key)
-        self.settings = settings_of(config, self._told)
 
-    def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
-        """Yields a reply a call, ``prompts_per_call`` requests a call, ``concurrency`` calls at once.
+def budget(settings: OpenAIConfig) -> Budget:
+    """Returns what a plan may cost."""
+    prices = Prices(settings.usd_per_million_input, settings.usd_per_million_output)
+    return Budget("prompts.openai", prices, settings.budget_usd, settings.budget_tokens)
 
-        A call that fails in spite of all retries is left out. After a failure that ends the run, and when the
-        caller goes away, calls in flight are waited for and kept.
 
-        Raises:
-            ConfigError: the server refuses the key, the model or the request.
-            BudgetError: the budget is used up.
-            TransientError: many calls failed one after the other.
-            NotReadyError: the server asks for a long wait.
-        """
-        calls = deque(split_calls(assignments, self._config))
-        in_flight: dict[Future[Reply], tuple[Assignment, ...]] = {}
-        at_once = self._config.concurrency
-        failures = 0
-        end: MedsynthError | None = None
-        with ThreadPoolExecutor(self._config.concurrency) as pool:
-            while in_flight or (calls and end is None):
-                while calls and end is None and len(in_flight) < at_once:
-                    call = calls.popleft()
-                    in_flight[pool.submit(self._ask, call, account)] = call
-                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                    call = in_flight.pop(future)
-                    error = future.exception()
-                    if error is None:
-                        failures = 0
-                        yield future.result()
-                    elif isinstance(error, BudgetError) and in_flight:  # until these are settled, it may yet suffice
-                        calls.appendleft(call)
-                        at_once = len(in_flight)
-                    elif isinstance(error, ServerBusyError):
-                        failures += 1
-                        if failures >= self._config.concurrency + _FAILURES_IN_A_ROW:
-                            end = end or TransientError(
-                                f"the LLM server at {self._server.client.base_url} failed {failures} calls in a row, "
-                                f"the last with {error}; run again to go on: all answers so far are kept"
-                            )
-                    elif isinstance(error, MedsynthError):
-                        end = end or error
-                    else:
-                        raise error
-        if end is not None:
-            raise end
+def expected_usage(
+    settings: OpenAIConfig, requests: Sequence[PromptRequest], vocabulary: Vocabulary
+) -> tuple[int, Usage]:
+    """Returns the calls and tokens that the requests will take, about."""
+    from medsynth_core.prompts.server.expected import expected_usage
 
-    def _ask(self, assignments: tuple[Assignment, ...], account: Account) -> Reply:
-        messages = messages_for(assignments, self._told)
-        n = len(assignments)
-        bound = call_bound(self._config, messages, n)
-        try:
-            number, completion = self._server.complete(
-                messages, n, bound, lambda: account.open_call(bound), account.refused
-            )
-        except ModelOutputError as error:
-            reply = failed_reply(assignments, "", f"answer: {error}", Usage())
-            account.ledger.keep(reply)
-            return reply
-        reply, used = completion.reply(assignments, bound)
-        account.answered(number, used, reply)
-        return reply
+    return expected_usage(settings, requests, vocabulary)
+
+
+def _key() -> SecretStr:
+    """Returns the key of OPENAI_API_KEY.
+
+    Raises:
+        ConfigError: the variable isn't set.
+    """
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key:
+        raise ConfigError(
+            "prompts.provider is openai, but OPENAI_API_KEY is not set; export it (any value for a local server)"
+        )
+    return SecretStr(key)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from medsynth_core.config.section import Section
 from medsynth_core.prompts.account import Account
+from medsynth_core.prompts.providers import Provider
 from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding
 from medsynth_core.random import stream
 from medsynth_core.vocabulary.ontology import load_ontology
@@ -96,6 +98,11 @@ _ADJECTIVES = frozenset({"elevated", "increased", "low", "tortuous"})
 _BEFORE = ("lobe", "lung")
 _BROKEN = {"rib": "rib", "clavicle": "clavicle", "scapula": "scapular", "shoulder": "shoulder", "spine": "vertebral"}
 """Bones -> what a fracture of them is called."""
+
+
+def open_provider(settings: Section, vocabulary: Vocabulary, seed: int, device: str) -> Provider:
+    """Returns the templates."""
+    return TemplateProvider(vocabulary, seed)
 
 
 class TemplateProvider:

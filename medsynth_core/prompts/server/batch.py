@@ -18,11 +18,11 @@ from medsynth_core.errors import BudgetError, ConfigError, NotReadyError, Transi
 from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.ledger import KeptBatch
 from medsynth_core.prompts.messages import messages_for, told_vocabulary
-from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body, call_bound, split_calls
-from medsynth_core.prompts.providers.openai import settings_of
-from medsynth_core.prompts.providers.server import clock
 from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usage
-from medsynth_core.prompts.settings import OpenAIConfig
+from medsynth_core.prompts.server.chat import clock
+from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body, call_bound, split_calls
+from medsynth_core.prompts.server.direct import settings_of
+from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)

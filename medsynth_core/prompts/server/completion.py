@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from medsynth_core.prompts.messages import ANSWER_SCHEMA, Message, failed_reply, read_answer
 from medsynth_core.prompts.records import Assignment, Reply, Usage
-from medsynth_core.prompts.settings import OpenAIConfig
+from medsynth_core.prompts.server.settings import OpenAIConfig
 
 FORMATS = ("json_schema", "json_object", "text")
 """Ways to ask for JSON, the strictest first; a server that refuses one is asked in the next."""

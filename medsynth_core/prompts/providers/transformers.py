@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-from transformers import AutoModelForCausalLM, set_seed
+from pydantic import Field, PositiveInt
 
+from medsynth_core.config.section import Precision, Section
+from medsynth_core.errors import ConfigError
 from medsynth_core.hashing import sha256_json
-from medsynth_core.models.artifact import pick_device, pick_dtype
-from medsynth_core.models.pretrained import load_pretrained
-from medsynth_core.models.text import load_tokenizer
 from medsynth_core.prompts.account import Account
-from medsynth_core.prompts.messages import (
-    PLAIN_INSTRUCTION,
-    Message,
-    failed_reply,
-    plain_messages_for,
-    read_plain,
-    told_vocabulary,
-)
+from medsynth_core.prompts.providers import Provider
 from medsynth_core.prompts.records import Assignment, Reply, Usage
-from medsynth_core.prompts.settings import LocalLLMConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+
+
+class LocalLLMConfig(Section):
+    """A chat model run here: for a corpus whose terms forbid third-party services."""
+
+    model: str | None = None
+    """Folder or name of a causal language model of transformers, with its tokenizer."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.9
+    """0 takes the likeliest token."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    max_new_tokens: PositiveInt = 200
+    """Limit of an answer."""
+    batch_size: PositiveInt = 8
+    """Prompts written together."""
+    precision: Precision = "auto"
+    """auto: bf16 on a GPU that has it, else float32."""
+
+
+SETTINGS = LocalLLMConfig
+
+
+def open_provider(settings: LocalLLMConfig, vocabulary: Vocabulary, seed: int, device: str) -> Provider:
+    """Returns the chat model, loaded.
+
+    Raises:
+        ConfigError: none is named.
+        InputError: it isn't there, or has no safetensors weights.
+    """
+    return LocalProvider(settings, vocabulary, device)
+
+
+def check(settings: LocalLLMConfig) -> None:
+    """Checks that the model can be found.
+
+    Raises:
+        ConfigError: none is named.
+        InputError: it isn't there.
+    """
+    from medsynth_core.models.pretrained import check_pretrained
+
+    check_pretrained("prompts.transformers.model", _name_of(settings))
 
 
 class LocalProvider:
@@ -36,11 +67,19 @@ class LocalProvider:
         """Loads the model.
 
         Raises:
+            ConfigError: none is named.
             InputError: it isn't there, or has no safetensors weights.
         """
+        from transformers import AutoModelForCausalLM
+
+        from medsynth_core.models.artifact import pick_device, pick_dtype
+        from medsynth_core.models.pretrained import load_pretrained
+        from medsynth_core.models.text import load_tokenizer
+        from medsynth_core.prompts.messages import PLAIN_INSTRUCTION, told_vocabulary
+
+        name = _name_of(config)
         self._config = config
         self._told = told_vocabulary(vocabulary)
-        name = str(config.model)
         self._tokenizer = load_tokenizer(name)
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
@@ -67,8 +106,11 @@ class LocalProvider:
                 account.ledger.keep(reply)
                 yield reply
 
-    @torch.inference_mode()
     def _write(self, assignments: Sequence[Assignment]) -> list[Reply]:
+        from transformers import set_seed
+
+        from medsynth_core.prompts.messages import failed_reply, plain_messages_for, read_plain
+
         texts = [self._prompt(plain_messages_for(assignment, self._told)) for assignment in assignments]
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {name: inputs[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
@@ -95,7 +137,7 @@ class LocalProvider:
                 replies.append(read_plain(assignment, raw, used))
         return replies
 
-    def _prompt(self, messages: list[Message]) -> str:
+    def _prompt(self, messages: list[dict[str, str]]) -> str:
         if self._tokenizer.chat_template is None:
             return "\n\n".join(message["content"] for message in messages) + "\n\n"
         return str(
@@ -108,6 +150,12 @@ class LocalProvider:
         ends = self._model.generation_config.eos_token_id
         every = ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id]
         return frozenset(token for token in every if token is not None)
+
+
+def _name_of(config: LocalLLMConfig) -> str:
+    if config.model is None:
+        raise ConfigError("prompts.provider is transformers: set prompts.transformers.model to a chat model's folder")
+    return config.model
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

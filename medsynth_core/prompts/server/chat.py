@@ -1,11 +1,10 @@
-"""One OpenAI-compatible server: key, rate limits, retries, and what to do about each refusal."""
+"""One OpenAI-compatible server: rate limits, retries, and what to do about each refusal."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from medsynth_core.errors import ConfigError, ModelOutputError, NotReadyError, TransientError
 from medsynth_core.prompts.messages import Message
-from medsynth_core.prompts.providers.completion import FORMATS, Completion, call_body
 from medsynth_core.prompts.records import Usage
-from medsynth_core.prompts.settings import OpenAIConfig
+from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body
+from medsynth_core.prompts.server.settings import OpenAIConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +43,6 @@ class ServerBusyError(TransientError):
         super().__init__(message)
         self.wait_s = wait_s
         self.maybe_paid = maybe_paid
-
-
-def key_from_environment() -> SecretStr:
-    """Returns the key of OPENAI_API_KEY.
-
-    Raises:
-        ConfigError: the variable isn't set.
-    """
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key:
-        raise ConfigError(
-            "prompts.provider is openai, but OPENAI_API_KEY is not set; export it (any value for a local server)"
-        )
-    return SecretStr(key)
 
 
 class ChatServer:
