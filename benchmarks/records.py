@@ -21,9 +21,9 @@ import typer
 from benchmarks.server import serving_s3
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, read_record, write_record
 from medsynth_core.storage.content import ObjectRef
-from medsynth_core.storage.local import LocalStore
-from medsynth_core.storage.s3 import S3Store
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.storage.stores.local import LocalStore
+from medsynth_core.storage.stores.s3 import S3Store
 
 RUN = "run"
 

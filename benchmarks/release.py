@@ -32,7 +32,7 @@ from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.storage.completion import finished_shards
 from medsynth_core.storage.index import ReleaseEntry, claim
-from medsynth_core.storage.s3 import S3Store
+from medsynth_core.storage.stores.s3 import S3Store
 from medsynth_core.workspace.repository import dvc, git
 from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config

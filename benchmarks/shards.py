@@ -21,7 +21,7 @@ from benchmarks.engine import SIZES, Machine, language_model
 from benchmarks.prepared import BASE, SMALL, draw_seconds, prepared
 from medsynth_core.config import Paths
 from medsynth_core.models.artifact import pick_device, pick_dtype
-from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.identity import ShardPlan
 from medsynth_core.synthesis.settings import SynthesisParams

@@ -32,7 +32,7 @@ from medsynth_core.evaluation.settings import EvaluationParams
 from medsynth_core.models.artifact import pick_device
 from medsynth_core.models.naturalness import N_FEATURES, NaturalnessModel
 from medsynth_core.progress import Progress
-from medsynth_core.release.reader import open_release
+from medsynth_core.release.reader import Release, open_release
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.labels import anatomy_labels, is_anatomy, pathology_labels
 
@@ -77,13 +77,32 @@ def run(params: EvaluationParams, paths: Paths, progress: Progress) -> Evaluatio
         InputError: there is no release, or an extractor can't be loaded.
     """
     release = open_release(paths.root)
-    settings, seed = params.evaluation, params.seed
-    views = set(release.manifest(["view"])["view"].to_pylist())
-    sides = _Sides(
-        synthetic_images(release, settings.max_images, seed),
-        real_images(paths, "train", views, settings.max_images, seed),
-        real_images(paths, _SPLIT, views, settings.max_images, seed),
+    sides = _read_sides(release, params, paths)
+    figures, places = _of_features(params, paths, sides, progress)
+    figures += _of_judges(params, paths, sides, progress)
+    figures += _of_pixels(params, sides, progress)
+    rows = [_rounded(asdict(figure)) for figure in figures]
+    report = EvaluationReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
+    _write_folder(paths["evaluation"], release.name, params.evaluation.extractors[0], report, rows, places)
+    _write_metrics(paths.metrics, report, places)
+    return report
+
+
+def _read_sides(release: Release, params: EvaluationParams, paths: Paths) -> _Sides:
+    """Returns the images that are compared, those of a view that the release has."""
+    views, most, seed = set(release.manifest(["view"])["view"].to_pylist()), params.evaluation.max_images, params.seed
+    return _Sides(
+        synthetic_images(release, most, seed),
+        real_images(paths, "train", views, most, seed),
+        real_images(paths, _SPLIT, views, most, seed),
     )
+
+
+def _of_features(
+    params: EvaluationParams, paths: Paths, sides: _Sides, progress: Progress
+) -> tuple[list[Figure], dict[str, Floats]]:
+    """Returns what each extractor says of all images and of each pathology, and the first one's map."""
+    settings, seed = params.evaluation, params.seed
     comparable = min(map(len, sides.all())) >= settings.min_images
     figures: list[Figure] = []
     places: dict[str, Floats] = {}
@@ -96,21 +115,32 @@ def run(params: EvaluationParams, paths: Paths, progress: Progress) -> Evaluatio
             progress(0, 1, "t-SNE")
             n = min(len(sides.held_out), len(sides.synthetic), settings.map_images)
             places = embed(features.held_out[:n], features.synthetic[:n], seed)
-    figures += _of_judges(params, paths, sides, progress)
-    figures += _of_pixels(params, sides, progress)
-    rows = [_rounded(asdict(figure)) for figure in figures]
-    report = EvaluationReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
-    with replace_directory(paths["evaluation"]) as folder:
-        about = {**asdict(report), "release": release.name, "split": _SPLIT, "figures": rows}
-        (folder / _FIGURES).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-        _write_table(rows, folder / "figures.csv")
+    return figures, places
+
+
+def _write_folder(
+    folder: Path,
+    release: str,
+    extractor: str,
+    report: EvaluationReport,
+    rows: Sequence[dict[str, Any]],
+    places: dict[str, Floats],
+) -> None:
+    """Writes all figures, as JSON and as a table, and the map of ``extractor`` if there is one."""
+    with replace_directory(folder) as fresh:
+        about = {**asdict(report), "release": release, "split": _SPLIT, "figures": rows}
+        (fresh / _FIGURES).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        _write_table(rows, fresh / "figures.csv")
         if places:
-            draw_map(places, f"t-SNE of {settings.extractors[0]} features", folder / MAP)
-    paths.metrics.mkdir(exist_ok=True)
+            draw_map(places, f"t-SNE of {extractor} features", fresh / MAP)
+
+
+def _write_metrics(folder: Path, report: EvaluationReport, places: dict[str, Floats]) -> None:
+    """Writes what ``dvc metrics`` and ``dvc plots`` show."""
+    folder.mkdir(exist_ok=True)
     flat = {name: value for name, value in asdict(report).items() if name != "figures"} | report.figures
-    (paths.metrics / "evaluation.json").write_text(json.dumps(flat, indent=2) + "\n", "utf-8")
-    (paths.metrics / "evaluation.csv").write_text(map_table(places), "utf-8")
-    return report
+    (folder / "evaluation.json").write_text(json.dumps(flat, indent=2) + "\n", "utf-8")
+    (folder / "evaluation.csv").write_text(map_table(places), "utf-8")
 
 
 def read_evaluation(folder: Path, release: str) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def decode_png(data: bytes, where: str) -> Image.Image:
 
 
 def _open_folder(root: Path) -> Release:
-    from medsynth_core.storage.local import LocalStore
+    from medsynth_core.storage.stores.local import LocalStore
 
     paths = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     return Release(str(root), LocalStore(root), {path: path for path in paths}, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,19 +69,51 @@ def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progr
         CorruptObjectError: a manifest part's bytes don't match its record.
     """
     judged = ShardList.load(paths["deduplicate"], "deduplicate")
-    prompts = _account(paths["prompts"] / "account.json", "prompts")
-    corpus = _account(paths["corpus"] / "corpus.json", "corpus")
     _check_accounting(judged)
-    risk = read_risk(paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
-    risk["figures"] = keep_limits(risk["figures"], params.limits)
+    risk = _allowed_risk(params, paths)
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
+    listed, parts = _listed_objects(judged, parent)
+    labels = _count_labels(judged, store)
+    files = [*_check_objects(listed, store, progress), *parts]
+    about = _about(params, paths, judged, labels, risk)
+    if parent is not None:
+        _add_parent(about, parent)
+    text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
+    files.append(put_content(store, "release.json", text))
+    files.extend([put_content(store, name, data) for name, data in describe(about, files).items()])
+    report = _published(params.release.name, about, files, _write_dir(store, files))
+    _write_pointer(paths.dataset.with_suffix(".dvc"), report)
+    _write_folder(paths["release"], text, report)
+    progress(len(files), len(files))
+    return report
+
+
+def _allowed_risk(params: ReleaseParams, paths: Paths) -> dict[str, Any]:
+    """Returns what the images give away, by the privacy stage, within the limits."""
+    risk = read_risk(paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
+    return risk | {"figures": keep_limits(risk["figures"], params.limits)}
+
+
+def _listed_objects(judged: ShardList, parent: Parent | None) -> tuple[list[ObjectRef | KeptObject], list[ObjectRef]]:
+    """Returns the objects whose sizes the store must be asked for, and the manifest parts, which are read whole."""
     kept = parent.kept if parent is not None else ()
     tars = [record.tar for record in judged.shards if record.tar is not None]
     parts = [part for record in judged.shards for part in (record.manifest, record.rejected) if part is not None]
     _check_paths([*kept, *tars, *parts])
-    labels = _count_labels(judged, store)
-    files = [*_check_objects([*kept, *tars], store, progress), *parts]
-    about: dict[str, Any] = {
+    return [*kept, *tars], parts
+
+
+def _about(
+    params: ReleaseParams,
+    paths: Paths,
+    judged: ShardList,
+    labels: dict[str, dict[str, int]],
+    risk: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns ``release.json``, without what a parent adds."""
+    prompts = _account(paths["prompts"] / "account.json", "prompts")
+    corpus = _account(paths["corpus"] / "corpus.json", "corpus")
+    return {
         "name": params.release.name,
         "schema_version": SCHEMA_VERSION,
         "synthetic": True,
@@ -103,22 +135,19 @@ def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progr
         "release": params.release.model_dump(mode="json"),
         "own_models": params.models_path is None,
     }
-    if parent is not None:
-        _add_parent(about, parent)
-    text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
-    files.append(put_content(store, "release.json", text))
-    files.extend([put_content(store, name, data) for name, data in describe(about, files).items()])
-    dir_md5 = _write_dir(store, files)
+
+
+def _published(name: str, about: Mapping[str, Any], files: Sequence[ObjectRef], dir_md5: str) -> ReleaseReport:
     n_bytes = sum(ref.size for ref in files)
-    _write_pointer(paths.dataset.with_suffix(".dvc"), dir_md5, n_bytes, len(files))
-    report = ReleaseReport(params.release.name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
-    with replace_directory(paths["release"]) as folder:
-        (folder / "release.json").write_bytes(text)
-        (folder / "dataset.json").write_text(
-            json.dumps({"dir_md5": dir_md5, "n_files": len(files), "n_bytes": n_bytes}, indent=2) + "\n", "utf-8"
-        )
-    progress(len(files), len(files))
-    return report
+    return ReleaseReport(name, dir_md5, len(files), n_bytes, about["counts"], about["parent"])
+
+
+def _write_folder(folder: Path, text: bytes, report: ReleaseReport) -> None:
+    """Writes ``release.json`` and how the dataset is called in the store."""
+    dataset = {"dir_md5": report.dir_md5, "n_files": report.n_files, "n_bytes": report.n_bytes}
+    with replace_directory(folder) as fresh:
+        (fresh / "release.json").write_bytes(text)
+        (fresh / "dataset.json").write_text(json.dumps(dataset, indent=2) + "\n", "utf-8")
 
 
 def _check_accounting(judged: ShardList) -> None:
@@ -278,6 +307,12 @@ def _write_dir(store: ObjectStore, files: list[ObjectRef]) -> str:
     return md5
 
 
-def _write_pointer(path: Path, dir_md5: str, n_bytes: int, n_files: int) -> None:
-    out = {"md5": dir_md5, "size": n_bytes, "nfiles": n_files, "hash": "md5", "path": "dataset"}
+def _write_pointer(path: Path, report: ReleaseReport) -> None:
+    out = {
+        "md5": report.dir_md5,
+        "size": report.n_bytes,
+        "nfiles": report.n_files,
+        "hash": "md5",
+        "path": "dataset",
+    }
     write_bytes_atomically(path, yaml.safe_dump({"outs": [out]}, sort_keys=False).encode())

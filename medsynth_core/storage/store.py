@@ -1,6 +1,6 @@
 """Object stores (contract C9): one URL picks a local folder or an S3 bucket; both do the same.
 
-To add a store, write its module with ``open_url`` beside these and name it in ``_MODULES``.
+To add a store is to add its module with ``open_url`` to ``stores``.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from medsynth_core.config.plugins import Plugins
 from medsynth_core.errors import ConfigError, StoreError
 from medsynth_core.storage.settings import StoreConfig
 
 PROBE = "runs/.writable"
 """What ``check_writable`` may leave."""
 
-_MODULES = {"": "medsynth_core.storage.local", "s3": "medsynth_core.storage.s3"}
+STORES = Plugins("medsynth_core.storage.stores", "store.url", "open_url")
 """By the scheme of the URL. Loaded when one is asked for: a client of S3 takes half a second."""
+_PATHS = "local"
 
 
 @dataclass(frozen=True)
@@ -118,22 +119,23 @@ def open_store(config: StoreConfig, root: Path) -> ObjectStore:
     Raises:
         ConfigError: the URL has another scheme.
     """
-    name = _MODULES.get(_scheme(config.url))
-    if name is None:
-        raise ConfigError(f"store.url {config.url!r}: expected a local path or s3://bucket/prefix")
-    store: ObjectStore = import_module(name).open_url(config, root)
+    scheme = _scheme(config.url)
+    if scheme not in STORES.names():
+        others = " or ".join(f"{name}://bucket/prefix" for name in STORES.names() if name != _PATHS)
+        raise ConfigError(f"store.url {config.url!r}: expected a local path or {others}")
+    store: ObjectStore = STORES.open(scheme, config, root)
     return store
 
 
 def is_store_url(place: str) -> bool:
     """Returns whether a place is the URL of a store, not a path and not a URL of something else."""
     scheme = _scheme(place)
-    return bool(scheme) and scheme in _MODULES
+    return scheme != _PATHS and scheme in STORES.names()
 
 
 def _scheme(url: str) -> str:
-    """Returns the scheme of a URL, "" of a path."""
-    return url.partition("://")[0] if "://" in url else ""
+    """Returns the scheme of a URL, ``local`` of a path."""
+    return url.partition("://")[0] if "://" in url else _PATHS
 
 
 def check_key(key: str) -> str:

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
+import yaml
+
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.entries import check_entry
 from medsynth_core.evaluation.settings import EXTRACTORS, JUDGES
@@ -19,8 +21,10 @@ from medsynth_core.prompts.settings import PROVIDERS
 from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace import stages
+from medsynth_core.workspace.pipeline import render_pipeline
 from medsynth_core.workspace.tree import Config
 
+_RENDER = "write it anew: python -m medsynth_core.workspace.pipeline > dvc.yaml"
 _Check = Callable[[Config, Path], None]
 _RUNNER_PACKAGES = {"ray": ("ray", "prefect_ray"), "dask": ("distributed", "prefect_dask")}
 _PNG_BYTES_A_PIXEL = 0.25
@@ -44,6 +48,7 @@ def check(config: Config, root: Path, names: Iterable[str] | None = None) -> Non
         _check_runner(config, root)
     else:
         rows = [stages.find_stage(name) for name in names]
+    _check_pipeline(root)
     read = set(chain.from_iterable((*row.params.places().values(), *row.paths) for row in rows))
     if config.models.path is not None and any(row.models for row in rows):
         _check_given_models(config, root)
@@ -51,6 +56,21 @@ def check(config: Config, root: Path, names: Iterable[str] | None = None) -> Non
         if any(path == place or path.startswith(f"{place}.") for place in read):
             each(config, root)
     _check_space(config, root, {row.name for row in rows})
+
+
+def _check_pipeline(root: Path) -> None:
+    """Raises InputError where dvc.yaml has other stages than this version: what DVC records and repeats would be others
+    than what runs. Stages of the user's own beside ours are the user's affair."""
+    path = root / "dvc.yaml"
+    if not path.is_file():
+        return
+    try:
+        theirs = yaml.safe_load(path.read_text("utf-8"))["stages"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: no stages can be read ({' '.join(str(error).split())[:200]}); {_RENDER}") from error
+    for name, entry in yaml.safe_load(render_pipeline())["stages"].items():
+        if theirs.get(name) != entry:
+            raise InputError(f"{path}: stage {name!r} isn't as this version of medsynth has it; {_RENDER}")
 
 
 def _check_runner(config: Config, root: Path) -> None:

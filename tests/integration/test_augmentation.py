@@ -26,9 +26,9 @@ from medsynth_core.release.diff import diff
 from medsynth_core.release.verify import verify, verify_at
 from medsynth_core.storage.completion import Counts, record_key
 from medsynth_core.storage.index import ReleaseEntry, claim, list_tags, read_entry
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, StoredObject, open_store
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.workspace.garbage import collect_garbage, find_garbage
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.params import dump_config
@@ -275,7 +275,7 @@ def test_different_releases_that_race_get_different_versions(tmp_path: Path) -> 
     script = (
         "import sys; from pathlib import Path\n"
         "from medsynth_core.storage.index import ReleaseEntry, claim\n"
-        "from medsynth_core.storage.local import LocalStore\n"
+        "from medsynth_core.storage.stores.local import LocalStore\n"
         "def entry(tag):\n"
         "    return ReleaseEntry(tag=tag, dir_md5=sys.argv[2] * 32 + '.dir', n_files=1, n_bytes=1, parent=None,"
         " spec_hash='', counts={'requested': 0, 'accepted': 0}, commit='', generator_version='')\n"

@@ -25,9 +25,9 @@ from medsynth_core.manifest import table_of
 from medsynth_core.progress import silent
 from medsynth_core.release import Release, open_release
 from medsynth_core.release.export import export
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.shard import ShardWriter
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.synthesis.worker import encode_png
 
 pytestmark = pytest.mark.integration

@@ -26,8 +26,8 @@ from medsynth_core.evaluation.page.gallery import GalleryImage, Neighbour, galle
 from medsynth_core.evaluation.page.rejected import rejected_images
 from medsynth_core.evaluation.page.render import PageContent, write_page
 from medsynth_core.release import open_release
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.settings import StoreConfig
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config

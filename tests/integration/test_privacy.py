@@ -23,8 +23,8 @@ from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.storage.content import content_key
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.run import ShardList
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.worker import encode_png
 from medsynth_core.training.examples import image_codes

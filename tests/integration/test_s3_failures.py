@@ -16,10 +16,10 @@ from botocore import exceptions as boto
 from urllib3.exceptions import SSLError as BodySSLError
 
 from medsynth_core.errors import MedsynthError, StoreError, TransientError
-from medsynth_core.storage import s3
 from medsynth_core.storage.s3_errors import as_ours
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import PROBE, ObjectStore, open_store
+from medsynth_core.storage.stores import s3
 
 pytestmark = pytest.mark.integration
 

@@ -32,13 +32,13 @@ from medsynth_core.errors import (
     TransientError,
 )
 from medsynth_core.release.source import find_release
-from medsynth_core.storage import s3
-from medsynth_core.storage import store as store_module
+from medsynth_core.storage import stores
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, write_record
 from medsynth_core.storage.content import content_key, get_content, put_content
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import PROBE, ObjectStore, open_store
+from medsynth_core.storage.stores import s3
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.workspace.init import configure_store
 from medsynth_core.workspace.tree import Config
 
@@ -222,14 +222,14 @@ def test_a_folder_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_a_new_store_is_one_module_and_its_scheme(
-    tmp_path: Path, s3_store: StoreConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_store_is_one_module(tmp_path: Path, s3_store: StoreConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC is told of it, and a release is looked for in it, without another word."""
-    module = ModuleType("shelf")
+    module = ModuleType("medsynth_core.storage.stores.shelf")
     module.open_url = lambda config, root: ShelfStore(root / config.url.removeprefix("shelf://"))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "shelf", module)
-    monkeypatch.setitem(store_module._MODULES, "shelf", "shelf")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (tmp_path / "stores").mkdir()
+    (tmp_path / "stores" / "shelf.py").touch()
+    monkeypatch.setattr(stores, "__path__", [*stores.__path__, str(tmp_path / "stores")])
     config = Config(store=StoreConfig(url="shelf://books"))
     (tmp_path / ".dvc").mkdir()
     configure_store(tmp_path, config)
@@ -358,7 +358,8 @@ def test_a_killed_upload_leaves_nothing_but_what_is_listed(
 ) -> None:
     script = (
         "import os, threading; from pathlib import Path\n"
-        "from medsynth_core.storage.settings import StoreConfig; from medsynth_core.storage import s3, store\n"
+        "from medsynth_core.storage.settings import StoreConfig; from medsynth_core.storage import store\n"
+        "from medsynth_core.storage.stores import s3\n"
         "s3._IN_PARTS = s3.TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)\n"
         f"opened = store.open_store(StoreConfig(**{s3_store.model_dump()!r}), Path())\n"
         "opened._client.meta.events.register('after-call.s3.UploadPart', lambda **_: os._exit(9))\n"

@@ -18,10 +18,10 @@ from medsynth_core.manifest import read_rows, table_of
 from medsynth_core.progress import silent
 from medsynth_core.storage.completion import CompletionRecord, Counts
 from medsynth_core.storage.content import get_content, put_content
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.shard import ShardWriter
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.synthesis.worker import encode_png
 from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config

@@ -11,8 +11,8 @@ from medsynth_core.evaluation.page.earlier import earlier_releases
 from medsynth_core.release.reader import Release
 from medsynth_core.storage.completion import Counts
 from medsynth_core.storage.index import ReleaseEntry, list_tags, write_entry
-from medsynth_core.storage.local import LocalStore
 from medsynth_core.storage.reports import METRICS, put_report, read_metrics, report_key
+from medsynth_core.storage.stores.local import LocalStore
 
 
 def recorded(store: LocalStore, tag: str, dir_md5: str) -> None:

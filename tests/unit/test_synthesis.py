@@ -37,7 +37,7 @@ from medsynth_core.models.pixels import to_images
 from medsynth_core.models.settings import LLMConfig, LoRAConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN
-from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.synthesis.engine import Engine
 from medsynth_core.synthesis.identity import RunIdentity, ShardPlan, image_id, plan_shards, spec_hash, uniforms
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts

@@ -16,7 +16,7 @@ from medsynth_core.evaluation.settings import UtilityConfig, UtilityParams
 from medsynth_core.evaluation.worth import SETTINGS, measure_utility
 from medsynth_core.progress import silent
 from medsynth_core.release import Release, open_release
-from medsynth_core.storage.local import LocalStore
+from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
