@@ -9,9 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from medsynth_core.config import Paths
 from medsynth_core.release import open_release
@@ -47,6 +51,11 @@ class Copy:
         text = f"# {name}\n{blocks()[name]}"
         assert not (self.root / name).exists(), f"{name} must be a new file"
         (self.root / name).write_text(text, "utf-8")
+
+    def set(self, **sections: dict[str, Any]) -> None:
+        """Changes params.yaml by hand; what a section doesn't name has its default."""
+        path = self.workspace / "params.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text("utf-8")) | sections), "utf-8")
 
     def run(self, code: str) -> str:
         """Returns what code prints that imports the copy."""
@@ -136,3 +145,57 @@ def test_a_stage_is_one_row(copy: Copy) -> None:
     }
     task = "from tasks.stages import stage_task; from medsynth_core.workspace.stages import find_stage\n"
     assert copy.run(f"{task}print(stage_task(find_stage('census')).name)").split() == ["census"]
+
+
+def test_a_reader_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/corpus/readers/text_folder.py")
+    reports = copy.root / "reports"
+    reports.mkdir()
+    for number in range(30):
+        (reports / f"s{number}.txt").write_text("FINDINGS: A small left effusion." if number else "")
+    Image.fromarray(np.zeros((40, 40), dtype=np.uint8)).save(reports / "s1.png")
+    copy.set(corpus={"kind": "text-folder", "path": str(reports), "image_size": 32, "max_bad_fraction": 0.1})
+    copy.medsynth("corpus")
+    about = json.loads((copy.workspace / "data" / "corpus" / "corpus.json").read_text())
+    assert (sum(about["studies"].values()), sum(about["views"].values()), about["skipped"]) == (29, 1, 1)
+
+
+def test_a_provider_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/prompts/providers/short_notes.py")
+    copy.set(prompts={"n": 6, "provider": "short-notes", "short_notes": {"opening": "One sees"}})
+    copy.medsynth("prompts")
+    texts = pq.read_table(copy.workspace / "data" / "prompts" / "prompts.parquet")["text"].to_pylist()
+    assert texts
+    assert all(text.startswith(("One sees", "The lungs are clear.")) for text in texts)
+
+
+def test_an_extractor_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/evaluation/extractors/grey_histogram.py")
+    copy.set(evaluation={"extractors": ["grey-histogram"]})
+    for stage in ("synthesis", "deduplicate", "privacy", "release", "evaluate"):
+        copy.medsynth(stage)
+    figures = json.loads((copy.workspace / "metrics" / "evaluation.json").read_text())
+    assert figures["grey-histogram"]["precision"] < figures["grey-histogram"]["precision_real"]
+
+
+def test_a_store_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/storage/stores/shelf.py")
+    copy.set(store={"url": "shelf://books"})
+    copy.medsynth("synthesis")
+    assert list((copy.workspace / "books" / "runs").glob("*/shards/*.json"))
+
+
+def test_a_tokenizer_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/models/tokenizers/blocks.py")
+    shown = copy.run(
+        "import torch; from pathlib import Path\n"
+        "from medsynth_core.models.rendering import as_rendered\n"
+        "from medsynth_core.models.tokenizers import load_image_tokenizer\n"
+        "from medsynth_core.models.tokenizers.blocks import BlockMeans\n"
+        "from medsynth_core.corpus.phantom import phantom_study\n"
+        "BlockMeans(torch.linspace(-1, 1, 64), 4).save(Path('blocks'))\n"
+        "image = phantom_study(0, 0, 64).views[0].load()\n"
+        "rendered = as_rendered(load_image_tokenizer(Path('blocks')), image[None])[0]\n"
+        "print(rendered.shape == image.shape, abs(rendered.astype(int) - image).mean() < 20)"
+    )
+    assert shown.split() == ["True", "True"]
