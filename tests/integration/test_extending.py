@@ -19,6 +19,7 @@ from PIL import Image
 
 from medsynth_core.config import Paths
 from medsynth_core.release import open_release
+from medsynth_core.storage.content import content_key
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
 
@@ -56,6 +57,11 @@ class Copy:
         """Changes params.yaml by hand; what a section doesn't name has its default."""
         path = self.workspace / "params.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text("utf-8")) | sections), "utf-8")
+
+    def shards(self) -> list[dict[str, Any]]:
+        """Returns the records of the shards that the workspace lists."""
+        listed = json.loads((self.workspace / "data" / "synthesis" / "shards.json").read_text("utf-8"))
+        return [record for record in listed["shards"] if record["counts"]["accepted"]]
 
     def run(self, code: str) -> str:
         """Returns what code prints that imports the copy."""
@@ -199,3 +205,19 @@ def test_a_tokenizer_is_one_file(copy: Copy) -> None:
         "print(rendered.shape == image.shape, abs(rendered.astype(int) - image).mean() < 20)"
     )
     assert shown.split() == ["True", "True"]
+
+
+def test_a_column_is_two_lines(copy: Copy) -> None:
+    places = {
+        "medsynth_core/manifest.py: one more of _COLUMNS": '    ("sampling", _SAMPLING',
+        "medsynth_core/synthesis/worker.py: one more entry of a row": '            "sampling": ',
+    }
+    for name, before in places.items():
+        path = copy.root / name.partition(":")[0]
+        text = path.read_text("utf-8")
+        assert text.count(before) == 1
+        path.write_text(text.replace(before, blocks()[name] + before), "utf-8")
+    copy.medsynth("synthesis")
+    [part, *_] = (record["manifest"] for record in copy.shards())
+    rows = pq.read_table(copy.workspace / "store" / content_key(part["md5"])).to_pylist()
+    assert all(row["prompt_words"] == len(row["prompt"].split()) for row in rows)
