@@ -6,7 +6,7 @@ A check belongs to a parameter and runs for the stages that read it. Each failur
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -48,7 +48,7 @@ def check(config: Config, root: Path, names: Iterable[str] | None = None) -> Non
         _check_runner(config, root)
     else:
         rows = [stages.find_stage(name) for name in names]
-    _check_pipeline(root)
+    _check_pipeline(root, None if names is None else {row.name for row in rows})
     read = set(chain.from_iterable((*row.params.places().values(), *row.paths) for row in rows))
     if config.models.path is not None and any(row.models for row in rows):
         _check_given_models(config, root)
@@ -58,9 +58,11 @@ def check(config: Config, root: Path, names: Iterable[str] | None = None) -> Non
     _check_space(config, root, {row.name for row in rows})
 
 
-def _check_pipeline(root: Path) -> None:
-    """Raises InputError where dvc.yaml has other stages than this version: what DVC records and repeats would be others
-    than what runs. Stages of the user's own beside ours are the user's affair."""
+def _check_pipeline(root: Path, names: Collection[str] | None) -> None:
+    """Raises InputError where dvc.yaml has a stage otherwise than this version: what DVC records and repeats would be
+    something else than what runs. A flow needs every stage there, a stage's command none; stages of the user's own
+    beside them, and what is added to ours (``frozen``, ``always_changed``), are the user's affair.
+    """
     path = root / "dvc.yaml"
     if not path.is_file():
         return
@@ -68,8 +70,11 @@ def _check_pipeline(root: Path) -> None:
         theirs = yaml.safe_load(path.read_text("utf-8"))["stages"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise InputError(f"{path}: no stages can be read ({' '.join(str(error).split())[:200]}); {_RENDER}") from error
-    for name, entry in yaml.safe_load(render_pipeline())["stages"].items():
-        if theirs.get(name) != entry:
+    for name, ours in yaml.safe_load(render_pipeline())["stages"].items():
+        if names is not None and (name not in names or name not in theirs):
+            continue
+        entry = theirs.get(name) or {}
+        if any(entry.get(key) != value for key, value in ours.items() if key != "desc"):
             raise InputError(f"{path}: stage {name!r} isn't as this version of medsynth has it; {_RENDER}")
 
 

@@ -25,6 +25,11 @@ _FREE_CALLS = 3
 """Calls of ``guarded`` before the server starts to check signatures: user, policy, key."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts tests with Prefect in this process last: with its threads there, a DataLoader's forked worker ends with 1."""
+    items.sort(key=lambda item: "prefect_server" in getattr(item, "fixturenames", ()))
+
+
 class CuttingProxy:
     """A TCP proxy that breaks a connection after so many bytes from the server or from the client.
 

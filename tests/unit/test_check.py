@@ -7,12 +7,14 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import BertConfig, BertModel
 
 from medsynth_core.errors import MedsynthError
 from medsynth_core.workspace import check as checks
 from medsynth_core.workspace.check import check
 from medsynth_core.workspace.params import configure
+from medsynth_core.workspace.pipeline import render_pipeline
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
@@ -137,3 +139,24 @@ def test_a_stage_is_checked_for_what_it_reads_alone(root: Path, monkeypatch: pyt
     (root / "file").write_text("")
     assert "can't be written" in problem(root, "deduplicate", f"store.url={root}/file/below")
     assert problem(root, "prompts", f"store.url={root}/file/below") == ""
+
+
+def test_dvc_yaml_of_another_version(root: Path) -> None:
+    path = root / "dvc.yaml"
+    pipeline = yaml.safe_load(render_pipeline())
+    path.write_text(yaml.safe_dump(pipeline | {"stages": pipeline["stages"] | {"mine": {"cmd": "true"}}}))
+    assert problem(root, None) == "", "a stage of the user's own"
+    pipeline["stages"]["vocabulary"] |= {"always_changed": True, "desc": "mine"}
+    path.write_text(yaml.safe_dump(pipeline))
+    assert problem(root, None) == "", "what is added to a stage"
+    pipeline["stages"]["vocabulary"]["deps"] = []
+    path.write_text(yaml.safe_dump(pipeline))
+    for stage in (None, "vocabulary"):
+        assert "dvc.yaml: stage 'vocabulary' isn't as this version of medsynth has it; write it" in problem(root, stage)
+    assert problem(root, "corpus") == "", "another stage's affair"
+    del pipeline["stages"]["vocabulary"]
+    path.write_text(yaml.safe_dump(pipeline))
+    assert "stage 'vocabulary'" in problem(root, None)
+    assert problem(root, "vocabulary") == "", "a stage that DVC doesn't know can't differ from what it knows"
+    path.write_text("[")
+    assert "dvc.yaml: no stages can be read" in problem(root, "vocabulary")

@@ -70,7 +70,6 @@ def test_missing_and_damaged_weights_are_one_clear_error(
 
 def test_a_flow_asks_for_weights_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / "dvc.yaml").write_text("stages: {}")
     with pytest.raises(InputError, match="no Inception weights there"):
         check(configure(["evaluation.extractors=['inception:away.pth']"]), tmp_path)
 

@@ -144,7 +144,6 @@ def test_too_few_patients_are_said(
 
 def test_a_judge_without_patients_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / "dvc.yaml").write_text("stages: {}")
     with pytest.raises(ConfigError, match="labelling judge has no patients to learn from; raise it"):
         check(configure(["corpus.judge_fraction=0"]), tmp_path)
     with pytest.raises(ConfigError, match="or more for training"):
