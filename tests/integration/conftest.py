@@ -26,7 +26,7 @@ _FREE_CALLS = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts tests with Prefect in this process last: with its threads there, a DataLoader's forked worker ends with 1."""
+    """Puts tests with Prefect in this process last: beside its threads a DataLoader's forked worker ends with 1."""
     items.sort(key=lambda item: "prefect_server" in getattr(item, "fixturenames", ()))
 
 
