@@ -262,7 +262,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        5,
+        6,
         "medsynth_core.evaluation.report:run",
         "draw the contact sheet and the HTML page",
         ReportParams,

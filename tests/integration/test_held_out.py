@@ -54,7 +54,7 @@ def released(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(autouse=True, scope="module")
 def one_oracle() -> Iterator[None]:
     """Every report here asks the same oracle, and one that learnt little: a good one takes its time."""
-    oracle = Oracle.fit(n=640, epochs=1)
+    oracle = Oracle.fit(n=640, epochs=1, networks=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Oracle, "fit", lambda seed, progress: oracle)
         yield
