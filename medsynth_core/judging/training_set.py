@@ -22,7 +22,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.filters.thumbnails import Thumbnails
 
 Floats = npt.NDArray[np.float32]
-CALIBRATE = "run `medsynth calibrate`; models of an earlier version, which kept it in llm/, are trained again"
+CALIBRATE = "run `medsynth calibrate` where the models were trained; those of an earlier version are trained again"
 """What to do when something that filters compare with is missing."""
 
 

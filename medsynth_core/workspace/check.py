@@ -98,9 +98,14 @@ def _check_provider(config: Config, root: Path) -> None:
 
 
 def _check_given_models(config: Config, root: Path) -> None:
+    """What draws must be there, and what the enabled filters compare with."""
+    from medsynth_core.judging.calibrated import bounds_of, judge_digest
     from medsynth_core.models.artifact import model_digests
 
-    model_digests(stages.workspace_paths(root, config))
+    paths = stages.workspace_paths(root, config)
+    model_digests(paths)
+    judge_digest(paths["calibrate"], paths.digests)
+    bounds_of(paths["calibrate"], config.quality)
 
 
 def _check_device(config: Config, root: Path) -> None:

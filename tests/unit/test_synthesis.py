@@ -49,6 +49,7 @@ from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.writers import SharingWriter, Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
+from medsynth_core.workspace.check import check
 from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
@@ -675,3 +676,7 @@ def test_models_of_an_earlier_checkout_are_refused_in_one_line(trained: tuple[Co
     shutil.rmtree(tmp_path / "models" / "filters")
     with pytest.raises(InputError, match=r"models/filters: no calibrated filters there; run `medsynth calibrate`"):
         identity_of(config, tmp_path)
+    models = config.models.model_copy(update={"path": str(tmp_path / "models")})
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(InputError, match=r"models/filters: no calibrated filters there"):
+        check(config.model_copy(update={"models": models}), tmp_path)
