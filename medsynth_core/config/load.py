@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from medsynth_core.config.section import Section
 from medsynth_core.errors import ConfigError
 from medsynth_core.hashing import sha256_json
+from medsynth_core.nearest import did_you_mean
 
 _Tree = TypeVar("_Tree", bound=Section)
 
@@ -122,8 +122,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _describe(kind: type[Section], item: Any) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(location, _known_keys(kind), n=1, cutoff=0.0)
-        return f"unknown key {location}; did you mean {nearest[0]}?"
+        return f"unknown key {location}{did_you_mean(location, _known_keys(kind))}"
     message = item["msg"].removeprefix("Value error, ")
     found = item.get("input")
     shown = f" (found {found!r})" if not isinstance(found, dict | BaseModel) else ""

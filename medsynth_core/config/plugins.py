@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
 from medsynth_core.errors import ConfigError
+from medsynth_core.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Plugins:
         """
         names = self.names()
         if module_of(name) not in names:
-            near = difflib.get_close_matches(module_of(name), names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"there is no {name!r}; did you mean {near!r}? There are {', '.join(names)}")
+            raise ValueError(f"there is no {name!r}{did_you_mean(module_of(name), names)} There are {', '.join(names)}")
         return name
 
     def load(self, name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from medsynth_core.corpus.images import load_grey, load_mask
 from medsynth_core.corpus.records import ImageU8, View, ViewPosition
 from medsynth_core.errors import InputError
+from medsynth_core.nearest import did_you_mean
 
 _FRONTAL = frozenset({"frontal", "pa", "ap", "ap erect", "ap supine", "postero-anterior", "antero-posterior"})
 _LATERAL = frozenset({"lateral", "ll", "lat", "rl", "left lateral", "right lateral"})
@@ -35,10 +35,9 @@ def open_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())[:200]})") from error
     for column in wanted:
         if column not in frame.columns:
-            near = difflib.get_close_matches(column, map(str, frame.columns), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            found = ", ".join(map(str, frame.columns[:20]))
-            raise InputError(f"{path}: no column {column!r}{hint} (columns found: {found})")
+            names = list(map(str, frame.columns))
+            hint = did_you_mean(column, names, cutoff=0.5)
+            raise InputError(f"{path}: no column {column!r}{hint} (columns found: {', '.join(names[:20])})")
     if frame.empty:
         raise InputError(f"{path}: the table has no rows")
     return frame[wanted].fillna("").astype(str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from pydantic import Field, create_model, field_validator
 
 from medsynth_core.config.section import Section
 from medsynth_core.filters.spec import Column, Filter
+from medsynth_core.nearest import did_you_mean
 
 
 def _found() -> tuple[Filter[Any, Any], ...]:
@@ -41,8 +41,7 @@ class QualitySettings(Section):
         names = [each.name for each in FILTERS]
         for name in enabled:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-                raise ValueError(f"there is no filter {name!r}; did you mean {near!r}?")
+                raise ValueError(f"there is no filter {name!r}{did_you_mean(name, names)}")
         return enabled
 
     def of(self, name: str) -> Section:

@@ -99,9 +99,7 @@ class AnatomyFilter(Filter[AnatomySettings, Anatomy]):
             for score, inverted in zip(scores[_SCORE], scores[_INVERTED], strict=True)
         ]
 
-    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
-        if bounds["anatomy"] >= NO_LIMIT:
-            return None
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
             "Images with unusual anatomy (shifted, inverted, framed, an organ missing) were rejected: farther from the "
             f"usual thumbnail than all but {percent(settings['quantile'])} of real held-out images."

@@ -65,9 +65,7 @@ class Labels(Filter[LabelSettings, None]):
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: LabelSettings) -> list[str | None]:
         return [None if cost <= bounds["labels"] else _DIFFER for cost in scores[_SCORE]]
 
-    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
-        if bounds["labels"] >= NO_LIMIT:
-            return None
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
             "Images whose findings or sides a classifier finds otherwise than prompted were rejected: less probable "
             f"than all but {percent(settings['quantile'])} of real held-out images with their own. The classifier "

@@ -70,9 +70,7 @@ class Naturalness(Filter[NaturalnessSettings, NaturalnessModel]):
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: NaturalnessSettings) -> list[str | None]:
         return [None if score <= bounds["niqe"] else _UNNATURAL for score in scores[_SCORE]]
 
-    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
-        if bounds["niqe"] >= NO_LIMIT:
-            return None
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
             "Images with unnatural texture were rejected: a NIQE above that of all but "
             f"{percent(settings['quantile'])} of real held-out images."

@@ -53,9 +53,7 @@ class Noise(Filter[NoiseSettings, None]):
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: NoiseSettings) -> list[str | None]:
         return [_HIGH if score > bounds["noise"] else None for score in scores[_SCORE]]
 
-    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
-        if bounds["noise"] >= NO_LIMIT:
-            return None
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return f"Noisy images were rejected: noisier than all but {percent(settings['quantile'])} of held-out ones."
 
 

@@ -176,9 +176,7 @@ class Organs(Filter[OrganSettings, UsualOrgans | None]):
             for score, organ in zip(scores[_SCORE], scores[_STRANGEST], strict=True)
         ]
 
-    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
-        if bounds["organs"] >= NO_LIMIT:
-            return None
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
             "Images whose lungs or heart, as a segmenter finds them, are of unusual size, shape or place were "
             f"rejected: farther from the usual than all but {percent(settings['quantile'])} of real held-out images'; "

@@ -223,13 +223,14 @@ class Filter(Generic[S, M]):
         """Returns the rows of a whole release that are to be rejected; the first ``n_kept`` stay whatever they are."""
         return {}
 
-    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str | None:
-        """Returns what the dataset card says of it, from a release's record; None when it had nothing to judge by."""
+    def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
+        """Returns what the dataset card says of it, from a release's record."""
         raise NotImplementedError
 
 
 NO_LIMIT = float(np.finfo(np.float32).max)
-"""Bound of a filter that had no held-out images to take one of, or no model to judge with."""
+"""Bound of a filter, under its name, that had no held-out images to take one of, or no model to judge with: the card
+says nothing of it."""
 
 
 def quantile_of(name: str, scores: Floats, quantile: float, without: float, margin: float = 0.0) -> float:

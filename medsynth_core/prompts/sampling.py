@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from medsynth_core.errors import ConfigError
+from medsynth_core.nearest import did_you_mean
 from medsynth_core.prompts.records import PromptRequest, RequestedFinding
 from medsynth_core.prompts.settings import PromptsConfig
 from medsynth_core.random import stream
@@ -77,8 +77,7 @@ def parse_target(text: str, n: int, vocabulary: Vocabulary, where: str = "prompt
         found = ", ".join(mention.term for mention in said)
         raise ConfigError(f"{where}: {text!r} is more than one finding ({found}); give each its own count")
     name = said[0].term if said else text
-    near = difflib.get_close_matches(name, vocabulary.terms("pathology"), n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, vocabulary.terms("pathology"))
     raise ConfigError(f"{where}: pathology {name!r} is not in the vocabulary{hint}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medsynth_core.filters import FILTERS
+from medsynth_core.filters.spec import NO_LIMIT
 
 About = Mapping[str, Any]
 
@@ -145,8 +146,8 @@ def _measured(about: About) -> str:
 
 def _filters(quality: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:
     """What each filter says of itself, then which didn't run or had nothing to judge by."""
-    said = {each.name: each.card(quality[each.name], bounds) for each in FILTERS if each.name in quality["enabled"]}
-    off = [each.name for each in FILTERS if said.get(each.name) is None]
-    return [text for text in said.values() if text is not None] + (
+    judged = [each for each in FILTERS if each.name in quality["enabled"] and bounds.get(each.name, 0.0) < NO_LIMIT]
+    off = [each.name for each in FILTERS if each not in judged]
+    return [each.card(quality[each.name], bounds) for each in judged] + (
         [f"Filters that did not run: {', '.join(off)}."] if off else []
     )

@@ -59,7 +59,11 @@ def test_the_check_names_it(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["run", "--workspace", "{root}", "--set", "synthesis.tempratur=1"], 2, "did you mean synthesis.temperature?"),
+        (
+            ["run", "--workspace", "{root}", "--set", "synthesis.tempratur=1"],
+            2,
+            "did you mean 'synthesis.temperature'?",
+        ),
         (["vocabulary", "--workspace", "{root}"], 3, "run `medsynth corpus` first"),
         (["verify", "{root}"], 3, "no dataset.dvc"),
         (["corpus", "--workspace", "{root}/nothing"], 2, "params.yaml: not found"),

@@ -27,7 +27,7 @@ def test_presets_are_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("synthesis.tempratur=1", "did you mean synthesis.temperature"),
+        ("synthesis.tempratur=1", "did you mean 'synthesis.temperature'"),
         ("synthesis.temperature=warm", "synthesis.temperature"),
         ("corpus.kind=openi", "corpus.path is needed"),
         ("models.vqgan.channels=[10, 10]", "norm_groups"),

@@ -281,7 +281,7 @@ print((root / "data" / "prompts" / "account.json").read_text())
     done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     unknown, empty, account = done.stdout.split("\n", 2)
-    assert unknown.endswith("did you mean prompts.short_notes.opening?")
+    assert unknown.endswith("did you mean 'prompts.short_notes.opening'?")
     assert empty == "prompts.short_notes.opening is empty; set it"
     assert json.loads(account)["provider"] == "short-notes"
     assert json.loads(account)["requested"] == 5
