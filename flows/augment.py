@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
 
-from flows.prepare import prepare
+from flows.prepare import Prepared, prepare
 from flows.runner import run_name, shards_in_flight, task_runner
+from flows.working import working
 from medsynth_core.errors import TransientError
 from medsynth_core.workspace.stages import STAGES
 from medsynth_core.workspace.tree import Config
@@ -19,13 +22,14 @@ from tasks.artifacts import show_counts, show_release
 from tasks.progress import shown
 from tasks.shards import Todo, make_shard, plan_round
 from tasks.stages import collect_shards, plan_prompts, record, run_task
+from tasks.stopping import in_work
 
 _FAILURES_IN_A_ROW = 3
 """Shards that fail one after the other, for each that is in flight, before no more are begun."""
 
 
 @flow(name="augment", flow_run_name=run_name)
-def augment(workspace: str, overrides: list[str] | None = None, extend: bool = False) -> str:
+def augment(workspace: str, preset: str | None = None, overrides: list[str] | None = None, extend: bool = False) -> str:
     """Makes a release in a workspace and returns its tag.
 
     Stages run in the order of their rows. Prompts are written before models are trained: they need no image, and what
@@ -34,23 +38,38 @@ def augment(workspace: str, overrides: list[str] | None = None, extend: bool = F
 
     Args:
         workspace: folder of params.yaml.
-        overrides: changed parameters, as section.key=value; kept in params.yaml.
-        extend: add to the newest release; what is made is new, what it holds stays.
+        preset: laid over params.yaml, for this run.
+        overrides: changed parameters of this run, as section.key=value; `medsynth config set` changes them for all.
+        extend: add to the newest release; what is made is new, what it holds stays. Otherwise the next version stands
+            by itself, or adds to ``release.parent``.
     """
-    folder, config = prepare(workspace, overrides or (), extend=extend)
-    root = str(folder)
-    reports = {}
-    for stage in STAGES:
-        if stage.given and config.models.path is not None:
-            continue
-        if stage.name == "prompts":
-            plan_prompts(root, config)
-        reports[stage.name] = (
-            make_images(root, config) if stage.name == "synthesis" else run_task(stage.name, root, config)
-        )
-    tag = record(root, config)
-    show_release(root, config, tag, reports["release"])
-    return tag
+    with working(workspace):
+        run = prepare(workspace, overrides or (), preset, extend)
+        root, config = str(run.root), run.config
+        _say_what(run)
+        reports = {}
+        for stage in STAGES:
+            if stage.given and config.models.path is not None:
+                continue
+            if stage.name == "prompts":
+                plan_prompts(root, config)
+            reports[stage.name] = (
+                make_images(root, config) if stage.name == "synthesis" else run_task(stage.name, root, config)
+            )
+        tag = record(root, config, run.changes)
+        show_release(root, config, tag, reports["release"])
+        return tag
+
+
+def _say_what(run: Prepared) -> None:
+    """Says what will be made, and what of it params.yaml doesn't say."""
+    release = run.config.release
+    what = f"images added to {release.parent}" if release.parent is not None else "a version that stands by itself"
+    log = get_run_logger()
+    log.info("%s: %s", release.name, what)
+    if run.changes:
+        said = ", ".join(f"{name}={json.dumps(value)}" for name, value in run.changes.items())
+        log.info("in this run alone: %s", said)
 
 
 def make_images(root: str, config: Config) -> dict[str, Any]:
@@ -77,7 +96,7 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
     rows: list[dict[str, Any]] = []
     failures: list[BaseException] = []
     in_a_row = 0
-    with shown("synthesis", log) as progress:
+    with in_work(flow_run.id), shown("synthesis", log) as progress:
         while waiting or in_flight:
             while waiting and len(in_flight) < at_once:
                 in_flight.append(attempt.submit(root, config, todo.run_id, waiting.pop()))

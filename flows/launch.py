@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from flows.prepare import prepare, trust
+from flows.prepare import hand_over, prepare
 from medsynth_core.errors import MedsynthError
+from medsynth_core.workspace.lock import at_work
 from medsynth_core.workspace.tree import Config
+from tasks.stopping import exits, stoppable, stopped_by
 
 _FLOWS = ("augment", "train")
 _PREFECT = {
@@ -35,23 +40,51 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--extend", action="store_true", help="add to the newest release")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, exits)
     try:
-        root, config = prepare(arguments.workspace, arguments.overrides, arguments.preset, arguments.extend)
-        trust(root, config)
-        sys.stderr.write("input checked; starting Prefect\n")
-        set_prefect_defaults()
-        flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
-        tag = flow(str(root))
+        with stoppable():
+            _run(arguments)
     except MedsynthError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except BaseException as error:
+        if (number := stopped_by(error)) is None:
+            raise
+        sys.stderr.write(f"stopped by {signal.Signals(number).name}; what is made is kept: run again, and it goes on\n")
+        sys.exit(128 + number)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    root, options = arguments.workspace.expanduser().resolve(), (arguments.preset, arguments.extend)
+    with at_work(root):
+        prepared = prepare(root, arguments.overrides, *options)
+        hand_over(prepared, arguments.overrides, *options)
+        sys.stderr.write("input checked; starting Prefect\n")
+        set_prefect_defaults()
+        _start_prefect()
+        flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
+        given: dict[str, Any] = {"preset": arguments.preset, "overrides": arguments.overrides}
+        tag = flow(str(root), **given, **({"extend": True} if arguments.extend else {}))
     if isinstance(tag, str):
-        _say_where(root, config, tag)
+        _say_where(root, prepared.config, tag)
 
 
 def set_prefect_defaults() -> None:
     """Sets Prefect's settings where the environment has none; to be called before Prefect is imported."""
     os.environ.update({name: value for name, value in _PREFECT.items() if name not in os.environ})
+
+
+def _start_prefect() -> None:
+    """Starts the server of Prefect's own, where the environment names none, so that Ctrl-C doesn't reach it: it has to
+    be told how the run ended. A thread that SIGINT is kept from does it, and a process inherits that."""
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        from prefect.client.orchestration import get_client
+
+        get_client(sync_client=True)
+
+    ThreadPoolExecutor(1).submit(start).result()
 
 
 def _say_where(root: Path, config: Config, tag: str) -> None:

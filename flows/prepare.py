@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medsynth_core.errors import MedsynthError
+from medsynth_core.errors import InputError, MedsynthError
 from medsynth_core.workspace.check import check
 from medsynth_core.workspace.init import configure_store
-from medsynth_core.workspace.params import load_config, write_config
+from medsynth_core.workspace.params import differences, load_config
 from medsynth_core.workspace.record import newest_release
 from medsynth_core.workspace.tree import Config
 
-_checked: set[tuple[Path, str]] = set()
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run is to do; params.yaml isn't read again.
+
+    Attributes:
+        root: the workspace's folder.
+        changes: the parameters that are otherwise than in params.yaml, for this run alone, by their dotted names.
+    """
+
+    root: Path
+    config: Config
+    changes: dict[str, Any]
+
+
+_handed_over: dict[tuple[Any, ...], Prepared] = {}
 
 
 def prepare(
     workspace: str | Path, overrides: Sequence[str] = (), preset: str | None = None, extend: bool = False
-) -> tuple[Path, Config]:
-    """Returns the workspace's folder and its configuration, checked; what was overridden is kept in params.yaml, and
-    DVC is pointed to the store.
+) -> Prepared:
+    """Returns what a run is to do, checked, having pointed DVC to the store.
 
     Args:
+        workspace: folder of params.yaml, which is left as it is.
+        overrides: changes of this run's own, as section.key=value.
+        preset: laid over params.yaml before them.
         extend: make the newest release of the workspace, if there is one, the parent of the next.
 
     Raises:
@@ -31,26 +51,32 @@ def prepare(
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
     root = Path(workspace).expanduser().resolve()
-    config = load_config(root / "params.yaml", overrides, preset)
+    if (found := _handed_over.pop(_asked(root, overrides, preset, extend), None)) is not None:
+        return found
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder on {socket.gethostname()}; a run needs its workspace on its machine")
+    path = root / "params.yaml"
+    kept = load_config(path)
+    config = load_config(path, overrides, preset)
     if extend:
-        overrides = [*overrides, f"release.parent={newest_release(root, config.release.name) or 'null'}"]
-        config = load_config(root / "params.yaml", overrides, preset)
-    if (root, config.model_dump_json()) not in _checked:
-        check(config, root)
+        newest = newest_release(root, config.release.name)
+        config = load_config(path, [*overrides, f"release.parent={newest or 'null'}"], preset)
+    check(config, root)
     configure_store(root, config)
-    if overrides or preset:
-        write_config(root / "params.yaml", config)
-    return root, config
+    return Prepared(root, config, differences(kept, config))
 
 
-def trust(root: Path, config: Config) -> None:
-    """Notes that a run was checked, so that the flow doesn't check it again; only for a process that starts one run, at
-    once, and ends with it."""
-    _checked.add((root, config.model_dump_json()))
+def hand_over(prepared: Prepared, overrides: Sequence[str], preset: str | None, extend: bool) -> None:
+    """Gives what was prepared to the flow that this process starts next, with the same arguments."""
+    _handed_over[_asked(prepared.root, overrides, preset, extend)] = prepared
+
+
+def _asked(root: Path, overrides: Sequence[str], preset: str | None, extend: bool) -> tuple[Any, ...]:
+    return (root, tuple(overrides), preset, extend)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Prefect logs a failed run with its traceback; of our own errors the message says all."""
+    """Prefect logs a failed run with its traceback; of our own errors the message says all, and a stop is no error."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, MedsynthError):
         record.exc_info, record.msg, record.args = None, str(error), ()

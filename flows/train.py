@@ -8,20 +8,23 @@ from prefect import flow
 
 from flows.prepare import prepare
 from flows.runner import run_name
+from flows.working import working
 from medsynth_core.workspace.stages import STAGES
 from tasks.stages import run_task
 
 
 @flow(name="train", flow_run_name=run_name)
-def train(workspace: str, overrides: list[str] | None = None) -> dict[str, Any]:
+def train(workspace: str, preset: str | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
     """Trains classifier, judge, VQ-GAN, alignment and language model in a workspace; fresh ones are kept.
 
     Args:
         workspace: folder of params.yaml.
-        overrides: changed parameters, as section.key=value; kept in params.yaml.
+        preset: laid over params.yaml, for this run.
+        overrides: changed parameters of this run, as section.key=value; `medsynth config set` changes them for all.
     """
-    folder, config = prepare(workspace, overrides or ())
-    root = str(folder)
-    run_task("corpus", root, config)
-    run_task("vocabulary", root, config)
-    return {stage.name: run_task(stage.name, root, config) for stage in STAGES if stage.given}
+    with working(workspace):
+        run = prepare(workspace, overrides or (), preset)
+        root = str(run.root)
+        run_task("corpus", root, run.config)
+        run_task("vocabulary", root, run.config)
+        return {stage.name: run_task(stage.name, root, run.config) for stage in STAGES if stage.given}

@@ -8,6 +8,8 @@
     │   ├── IncompleteRunError    shards, rows or counts are missing
     │   └── CorruptObjectError    an object's bytes don't match its hash
     ├── StoreError            the store refused (credentials, permission, no such bucket): retrying won't help
+    │   └── DiskError             a disk of this machine is full or read-only
+    ├── BusyError             another process is at work in the workspace
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
     ├── NotReadyError         a service will answer, but not in this run's time: the message says when to start it again
     ├── RiskError             a release would give away more of patients than the configuration allows
@@ -59,6 +61,18 @@ class StoreError(MedsynthError):
     """The object store refused a request for good."""
 
     exit_code = 5
+
+
+class DiskError(StoreError):
+    """A disk is full or can only be read."""
+
+    exit_code = 11
+
+
+class BusyError(MedsynthError):
+    """Another process is at work in the workspace."""
+
+    exit_code = 12
 
 
 class TransientError(MedsynthError):

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import Task, get_run_logger, task
 from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
 
 from medsynth_core.config.dotted import flat
 from medsynth_core.prompts.settings import PromptsParams
@@ -23,8 +24,10 @@ from medsynth_core.workspace.stages import (
     workspace_paths,
 )
 from medsynth_core.workspace.tree import Config
+from tasks.prefect_server import is_cancelling
 from tasks.progress import shown
 from tasks.retry import RETRIES
+from tasks.stopping import publishing
 
 
 def stage_task(stage: Stage) -> Task[[str, Config], dict[str, Any]]:
@@ -81,10 +84,12 @@ def collect_shards(root: str, config: Config, made: int) -> dict[str, Any]:
 
 
 @task(name="record")
-def record(root: str, config: Config) -> str:
-    """Records stages and release in git and DVC and returns the tag."""
+def record(root: str, config: Config, changes: dict[str, Any]) -> str:
+    """Records stages and release in git and DVC, publishes unless the run is being stopped, and returns the tag."""
+    from medsynth_core.workspace.origin import run_record
     from medsynth_core.workspace.record import record_release, record_stages
 
-    trained = config.models.path is None
-    record_stages(Path(root), with_models=trained)
-    return record_release(Path(root), open_store(config.store, Path(root)))
+    folder = Path(root)
+    record_stages(folder, config)
+    about = run_record(flow_run.id, changes)
+    return record_release(folder, open_store(config.store, folder), config, about, lambda: publishing(is_cancelling))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import subprocess
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from medsynth_core import __version__
-from medsynth_core.errors import InputError, MedsynthError
+from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.workspace import stages
 from medsynth_core.workspace.repository import ISOLATED
 
@@ -29,10 +29,10 @@ app = typer.Typer(
 Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter; kept in params.yaml."),
+    typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter for this command."),
 ]
 Preset = Annotated[
-    str | None, typer.Option("--preset", help="demo, h200-small or paper, laid over params.yaml and kept there.")
+    str | None, typer.Option("--preset", help="demo, h200-small or paper, laid over params.yaml for this command.")
 ]
 
 
@@ -103,12 +103,9 @@ def _utility(workspace: Workspace = Path(), overrides: Overrides = None) -> None
     from medsynth_core.cli.tables import utility_table
     from medsynth_core.evaluation.utility import read_utility
     from medsynth_core.release.reader import open_release
-    from medsynth_core.workspace.params import load_config, write_config
 
     root = workspace.resolve()
-    if overrides:
-        write_config(root / "params.yaml", load_config(root / "params.yaml", overrides))
-    _stage("utility", root)
+    _stage("utility", root, overrides or ())
     if found := read_utility(stages.workspace_paths(root)["utility"], open_release(root).name):
         utility_table(found["rows"])
 
@@ -122,11 +119,56 @@ add_stages(app)
 def record(workspace: Workspace = Path()) -> None:
     """Commit and tag what `dvc repro` released."""
     from medsynth_core.storage.store import open_store
+    from medsynth_core.workspace.lock import at_work
+    from medsynth_core.workspace.origin import run_record
     from medsynth_core.workspace.params import load_config
     from medsynth_core.workspace.record import record_release
 
     root = workspace.resolve()
-    print(record_release(root, open_store(load_config(root / "params.yaml").store, root)))
+    with at_work(root):
+        store = open_store(load_config(root / "params.yaml").store, root)
+        print(record_release(root, store, about_run=run_record(None, {})))
+
+
+config = typer.Typer(no_args_is_help=True, help="Show and change params.yaml.")
+app.add_typer(config, name="config")
+
+
+@config.command("set")
+def config_set(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE...")] = None,
+    preset: Preset = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Change params.yaml, for all runs to come; what can't be isn't written."""
+    from medsynth_core.workspace.lock import at_work
+    from medsynth_core.workspace.params import differences, load_config, write_config
+
+    path = workspace.resolve() / "params.yaml"
+    with at_work(path.parent):
+        kept, wanted = load_config(path), load_config(path, overrides or (), preset)
+        write_config(path, wanted)
+    for name, value in differences(kept, wanted).items():
+        print(f"{name}: {json.dumps(value)}")
+
+
+@config.command("show")
+def config_show(
+    keys: Annotated[list[str] | None, typer.Argument(help="Dotted names; all when left out.")] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Print parameters by their dotted names, defaults included."""
+    from medsynth_core.config.dotted import flat
+    from medsynth_core.nearest import did_you_mean
+    from medsynth_core.workspace.params import load_config
+
+    values = flat(load_config(workspace.resolve() / "params.yaml").model_dump(mode="json"))
+    for key in keys or values:
+        found = {name: value for name, value in values.items() if name == key or name.startswith(f"{key}.")}
+        if not found:
+            raise ConfigError(f"there is no parameter {key!r}{did_you_mean(key, values)}")
+        for name, value in found.items():
+            print(f"{name}: {json.dumps(value)}")
 
 
 Repo = Annotated[str, typer.Argument(help="Workspace, clone, git URL, store (folder or s3://) or dataset folder.")]
@@ -243,25 +285,27 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _stage(name: str, workspace: Path) -> None:
+def _stage(name: str, workspace: Path, overrides: Iterable[str] = ()) -> None:
     """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
     from medsynth_core.config.dotted import flat
     from medsynth_core.workspace.check import check
+    from medsynth_core.workspace.lock import at_work
     from medsynth_core.workspace.params import load_config
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = workspace.resolve()
-    config = load_config(root / "params.yaml")
-    check(config, root, [name])
-    with bar(name) as progress:
-        report = stages.run_stage(name, config, root, progress)
+    with at_work(root):
+        config = load_config(root / "params.yaml", overrides)
+        check(config, root, [name])
+        with bar(name) as progress:
+            report = stages.run_stage(name, config, root, progress)
     for key, value in flat(report, f"{name}.").items():
         print(f"{key}: {value}")
 
 
 def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, extend: bool = False) -> None:
-    """Starts a flow in a process of its own: the core doesn't know its orchestrator."""
+    """Becomes the process of a flow: the core doesn't know its orchestrator, and signals reach the run itself."""
     command = [sys.executable, *ISOLATED, "-m", "flows.launch", name]
     for override in overrides or ():
         command += ["--set", override]
@@ -271,7 +315,9 @@ def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str |
         command.append("--extend")
     if not workspace.is_dir():
         raise InputError(f"{workspace}: not a folder; make a workspace with `medsynth init {workspace}`")
-    raise typer.Exit(subprocess.run(command, cwd=workspace, check=False).returncode)
+    os.chdir(workspace)
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":

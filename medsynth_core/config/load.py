@@ -19,18 +19,29 @@ from medsynth_core.nearest import did_you_mean
 _Tree = TypeVar("_Tree", bound=Section)
 
 
+_BEGINS, _ENDS = "---", "..."
+"""YAML's marks of a document's begin and end: with both, one sees whether a file is whole."""
+
+
 def read_tree(path: Path) -> dict[str, Any]:
     """Returns the sections of a YAML file, unchecked.
 
     Raises:
-        ConfigError: the file is missing or isn't YAML.
+        ConfigError: the file is missing, isn't YAML or was cut off.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: not found; make a workspace with `medsynth init DIR` or go to one")
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        tree = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if lines and lines[0] == _BEGINS and lines[-1] != _ENDS:
+        raise ConfigError(
+            f"{path}: cut off, after {lines[-1]!r}: it begins with {_BEGINS} and doesn't end with {_ENDS}; restore it "
+            f"(`git checkout -- {path.name}`), or end it with that line if it is whole"
+        )
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -92,7 +103,10 @@ def parse(kind: type[_Tree], tree: Mapping[str, Any], source: str) -> _Tree:
 def dump(tree: Section) -> str:
     """Returns YAML text in the order of the tree; reading it back gives an equal tree."""
     stream = io.StringIO()
-    yaml.safe_dump(tree.model_dump(mode="json"), stream, sort_keys=False, allow_unicode=True, width=100)
+    values = tree.model_dump(mode="json")
+    yaml.safe_dump(
+        values, stream, sort_keys=False, allow_unicode=True, width=100, explicit_start=True, explicit_end=True
+    )
     return stream.getvalue()
 
 

@@ -64,7 +64,8 @@ def run(params: ReportParams, paths: Paths, store: ObjectStore, progress: Progre
     """
     release = open_release(paths.root)
     evaluation = read_evaluation(paths["evaluation"], release.name)
-    oracle = _oracle(params.seed, release, progress) if is_of_drawings(paths) else []
+    phantoms = params.report.oracle_phantoms if is_of_drawings(paths) else 0
+    oracle = _oracle(params.seed, phantoms, release, progress) if phantoms else []
     utility = read_utility(paths["utility"], release.name)
     codebook = VisualCodebook.load(paths["alignment"] / "codebook")
     gallery, side = _gallery(params.report.gallery_images, paths, codebook, release), math.isqrt(len(codebook.usual_CD))
@@ -147,11 +148,11 @@ def _sheet_item(image: GalleryImage, side: int) -> SheetItem:
     return SheetItem(image.image_u8, row["prompt"], image.cells, row["keypatch_words"], side, row["verdict"])
 
 
-def _oracle(seed: int, release: Release, progress: Progress) -> list[dict[str, Any]]:
+def _oracle(seed: int, phantoms: int, release: Release, progress: Progress) -> list[dict[str, Any]]:
     """Returns the oracle's table over the accepted images, the first ones where there are many."""
     from medsynth_core.evaluation.oracle import Oracle, found_table
 
-    oracle = Oracle.fit(seed, progress=progress)
+    oracle = Oracle.fit(seed, phantoms, progress=progress)
     rows = release.manifest(["shard", "offset", "size", "labels"]).slice(0, _ORACLE_IMAGES).to_pylist()
     requested = [[(label["pathology"], label["side"]) for label in row["labels"]] for row in rows]
     return [

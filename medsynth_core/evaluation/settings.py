@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 
 from medsynth_core.config.parameters import Param, Params
 from medsynth_core.config.plugins import Plugins
-from medsynth_core.config.section import Device, Section
+from medsynth_core.config.section import Count, Device, Section
 from medsynth_core.models.settings import ClassifierConfig
 from medsynth_core.training.settings import TrainingParams
 
@@ -80,9 +80,18 @@ class ReportConfig(Section):
 
     gallery_images: PositiveInt = 96
     """Accepted images that it shows at most; fewer where they would make it heavy."""
+    oracle_phantoms: Count = 3000
+    """Fresh phantoms that the oracle learns from, which judges a phantom's images on the page: 64 or more; 0: none."""
     training_images: bool = False
     """Also write a page that shows the training image nearest to each, which the corpus' licence must allow; it stays
     in the workspace. The phantom's are always shown."""
+
+    @field_validator("oracle_phantoms")
+    @classmethod
+    def _fill_a_batch(cls, n: int) -> int:
+        if 0 < n < 64:
+            raise ValueError("expected 64 or more, or 0 for no oracle")
+        return n
 
 
 @dataclass(frozen=True)

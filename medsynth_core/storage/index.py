@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +22,25 @@ from medsynth_core.storage.store import ObjectStore
 _FOLDER = "releases/"
 
 
+class RunRecord(BaseModel):
+    """Where a release comes from; it says nothing of what is in it, so it is in no hash.
+
+    Attributes:
+        flow_run: id of the run in Prefect; None: it was made by ``dvc repro``.
+        host: of the flow.
+        code: commit of the medsynth that made it, with ``-dirty`` where files differ; None outside a git repository.
+        packages: SHA-256 of the names and versions of all installed packages: equal where one lock was installed.
+        changes: parameters that were otherwise than in params.yaml for this run alone, by their dotted names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    flow_run: str | None
+    host: str
+    code: str | None
+    packages: str
+    changes: dict[str, Any]
+
+
 class ReleaseEntry(BaseModel):
     """One published version.
 
@@ -29,6 +49,7 @@ class ReleaseEntry(BaseModel):
         dir_md5: hash of the dataset in DVC's terms, ``....dir``.
         parent: tag of the release that it extends, or None.
         commit: of the workspace's git repository.
+        run: that made it; None in records of versions that noted none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +62,7 @@ class ReleaseEntry(BaseModel):
     parent: str | None
     commit: str
     generator_version: str
+    run: RunRecord | None = None
 
 
 def read_entry(store: ObjectStore, tag: str) -> ReleaseEntry:

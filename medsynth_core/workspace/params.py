@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medsynth_core.config.dotted import flat
 from medsynth_core.config.load import dump, merged, override, parse, read_preset, read_tree
 from medsynth_core.storage.atomic import write_bytes_atomically
 from medsynth_core.workspace.tree import Config
@@ -64,6 +65,12 @@ def parse_config(tree: Mapping[str, Any], source: str) -> Config:
 def dump_config(config: Config) -> str:
     """Returns params.yaml text in the order of the tree; reading it back gives an equal tree."""
     return dump(config)
+
+
+def differences(kept: Config, used: Config) -> dict[str, Any]:
+    """Returns the values of ``used`` that ``kept`` has otherwise, by their dotted names."""
+    before, after = flat(kept.model_dump(mode="json")), flat(used.model_dump(mode="json"))
+    return {name: value for name, value in after.items() if name not in before or before[name] != value}
 
 
 def write_config(path: Path, config: Config) -> None:

@@ -3,43 +3,75 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from medsynth_core.errors import StateError
-from medsynth_core.storage.index import ReleaseEntry, claim, split_tag, versions, write_entry
+from medsynth_core.storage.atomic import write_bytes_atomically
+from medsynth_core.storage.index import ReleaseEntry, RunRecord, claim, split_tag, versions, write_entry
 from medsynth_core.storage.reports import METRICS, PAGE, put_report
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.workspace import stages
+from medsynth_core.workspace.params import differences, dump_config, load_config
 from medsynth_core.workspace.repository import annotate, commit, dvc, git
+from medsynth_core.workspace.tree import Config
 
 _RECORDED = ("dvc.lock", "dvc.yaml", "params.yaml", "dataset.dvc", "metrics", ".dvc/config")
 
 
-def record_stages(root: Path, with_models: bool) -> None:
-    """Writes dvc.lock as ``dvc repro`` would have, from the stages' outputs on disk.
+def record_stages(root: Path, config: Config) -> None:
+    """Writes dvc.lock as ``dvc repro`` would have, from the stages' outputs on disk, with the parameters of the run.
+
+    Where ``models.path`` names models, of which DVC knows nothing, the stages that read or make models aren't recorded.
 
     Args:
-        with_models: whether the workspace trained its own models. Without, ``models.path`` named some, which DVC
-            knows nothing of: the stages that read or make models aren't recorded.
+        config: what the run used; params.yaml may say otherwise, by the run's own changes or by later ones.
 
     Raises:
         StateError: DVC fails.
     """
     trained = {stage.name for stage in stages.STAGES if stage.given}
+    with_models = config.models.path is None
     known = [stage.name for stage in stages.STAGES if with_models or trained.isdisjoint({stage.name, *stage.deps})]
     dvc(root, "commit", "--force", *known)
+    if changed := differences(load_config(root / "params.yaml"), config):
+        _lock_parameters(root / "dvc.lock", changed, config)
 
 
-def record_release(root: Path, store: ObjectStore) -> str:
+def _lock_parameters(path: Path, changed: Iterable[str], config: Config) -> None:
+    """Writes into dvc.lock what a run used of the changed parameters: DVC takes them from params.yaml alone."""
+    lock = yaml.safe_load(path.read_text("utf-8"))
+    values = config.model_dump(mode="json")
+    for entry in lock["stages"].values():
+        used = entry.get("params", {}).get("params.yaml", {})
+        for place in used:
+            if any(name == place or name.startswith(f"{place}.") for name in changed):
+                used[place] = reduce(lambda node, key: node[key], place.split("."), values)
+    write_bytes_atomically(path, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
+
+
+def record_release(
+    root: Path,
+    store: ObjectStore,
+    config: Config | None = None,
+    about_run: RunRecord | None = None,
+    publishing: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> str:
     """Checks the dataset out (where the store is the DVC cache, so that it is linked), commits it, claims its version
     in the store, tags it, puts its page beside the version's record and returns the tag.
 
     A version that already is this dataset is returned unchanged but for its page, so that a cut-off attempt can be
     repeated, and a page that was made anew be recorded.
+
+    Args:
+        config: what the run used, which the commit holds as params.yaml; None: what the file says.
+        about_run: where the release comes from, kept in the version's record.
+        publishing: entered for what makes the release visible to others; it may refuse by raising.
 
     Raises:
         StateError: git or DVC fails, or no release was made.
@@ -51,7 +83,10 @@ def record_release(root: Path, store: ObjectStore) -> str:
     dataset = json.loads((folder / "dataset.json").read_text("utf-8"))
     if store.is_dvc_cache:
         dvc(root, "checkout", "--quiet", "--force", "dataset.dvc")
-    commit(root, f"Release {about['name']}", [name for name in _RECORDED if (root / name).exists()])
+    used = {}
+    if config is not None and differences(load_config(root / "params.yaml"), config):
+        used = {"params.yaml": dump_config(config)}
+    commit(root, f"Release {about['name']}", [name for name in _RECORDED if (root / name).exists()], used)
 
     def entry(tag: str) -> ReleaseEntry:
         return ReleaseEntry(
@@ -62,16 +97,18 @@ def record_release(root: Path, store: ObjectStore) -> str:
             parent=about["parent"]["tag"] if about["parent"] else None,
             commit=git(root, "rev-parse", "HEAD").strip(),
             generator_version=about["generator_version"],
+            run=about_run,
         )
 
     tags = _tags(root, about["name"])
-    if tags and _pointer_at(root, tags[-1]) == _pointer(root):
-        tag = tags[-1]
-        write_entry(store, entry(tag))
-    else:
-        tag = claim(store, about["name"], split_tag(tags[-1])[1] if tags else 0, entry).tag
-        annotate(root, tag, _message(tag, about))
-    _put_page(root / "data" / "report", store, tag, f"{about['name']}@{dataset['dir_md5'][:8]}")
+    with publishing():
+        if tags and _pointer_at(root, tags[-1]) == _pointer(root):
+            tag = tags[-1]
+            write_entry(store, entry(tag))
+        else:
+            tag = claim(store, about["name"], split_tag(tags[-1])[1] if tags else 0, entry).tag
+            annotate(root, tag, _message(tag, about))
+        _put_page(root / "data" / "report", store, tag, f"{about['name']}@{dataset['dir_md5'][:8]}")
     return tag
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from medsynth_core.errors import StateError
@@ -12,13 +15,16 @@ ISOLATED = ("-P",)
 """Options of a Python whose working directory is a workspace: a module that lies there must not be run."""
 
 
-def git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """Returns what ``git ARGUMENTS`` prints in ``root``.
+
+    Args:
+        environment: variables besides those of this process.
 
     Raises:
         StateError: git is missing or fails; carries its last line.
     """
-    return _call(["git", *arguments], root)
+    return _call(["git", *arguments], root, environment)
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -30,12 +36,38 @@ def dvc(root: Path, *arguments: str) -> str:
     return _call([sys.executable, *ISOLATED, "-m", "dvc", *arguments], root)
 
 
-def commit(root: Path, message: str, paths: list[str]) -> bool:
-    """Commits the given paths; returns False when none of them changed."""
+def commit(root: Path, message: str, paths: list[str], instead: Mapping[str, str] | None = None) -> bool:
+    """Commits the given paths; returns False when none of them changed.
+
+    Args:
+        instead: texts that are committed in place of what files of the working tree hold, by path; these stay.
+    """
+    if instead:
+        return _commit_instead(root, message, paths, instead)
     git(root, "add", "--", *paths)
     if not git(root, "diff", "--cached", "--name-only", "--", *paths).strip():
         return False
     git(root, *_identity(root), "commit", "--quiet", "-m", message, "--", *paths)
+    return True
+
+
+def _commit_instead(root: Path, message: str, paths: list[str], instead: Mapping[str, str]) -> bool:
+    """Commits by an index of its own, so that neither the working tree nor what a user has staged is touched."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git(root, "read-tree", "HEAD", environment=index)
+        git(root, "add", "--", *(path for path in paths if path not in instead), environment=index)
+        for path, text in instead.items():
+            held = Path(folder) / "text"
+            held.write_text(text, "utf-8")
+            blob = git(root, "hash-object", "-w", str(held)).strip()
+            git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", environment=index)
+        tree = git(root, "write-tree", environment=index).strip()
+    if tree == git(root, "rev-parse", "HEAD^{tree}").strip():
+        return False
+    made = git(root, *_identity(root), "commit-tree", tree, "-p", "HEAD", "-m", message).strip()
+    git(root, "update-ref", "-m", f"commit: {message}", "HEAD", made)
+    git(root, "reset", "--quiet", "--", *paths)
     return True
 
 
@@ -50,9 +82,10 @@ def _identity(root: Path) -> list[str]:
     return [] if known.returncode == 0 else ["-c", "user.name=medsynth", "-c", "user.email=medsynth@localhost"]
 
 
-def _call(command: list[str], root: Path) -> str:
+def _call(command: list[str], root: Path, environment: Mapping[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        variables = {**os.environ, **(environment or {})}
+        done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise StateError(f"{command[0]} is not installed; install it and run again") from error
     if done.returncode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -87,6 +88,18 @@ def prefect_server() -> Iterator[None]:
     """Prefect's server on a database of its own, in which flows run in this process."""
     with prefect_test_harness(server_startup_timeout=180):
         yield
+
+
+@pytest.fixture(scope="session")
+def prefect_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of one who works with a Prefect server of their own, on SQLite."""
+    folder = tmp_path_factory.mktemp("prefect-server")
+    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    # a new schedule is seen at the scheduler's next turn, which would come after a minute
+    turns = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    arguments = ("server", "start", "--host", "127.0.0.1", "--port", "{port}")
+    with serving("prefect", folder, "/api/health", own | turns, arguments) as endpoint:
+        yield {**os.environ, **own, "PREFECT_API_URL": f"{endpoint}/api", "OMP_NUM_THREADS": "2"}
 
 
 @pytest.fixture

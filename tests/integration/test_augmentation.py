@@ -99,13 +99,14 @@ def test_an_extension_keeps_the_old_objects_and_adds_other_images(team: tuple[Co
 
 def test_extend_pins_the_newest_release(team: tuple[Config, Path, ObjectStore]) -> None:
     config, root, store = team
-    assert prepare(root, extend=True)[1].release.parent is None, "the first night has no parent"
+    assert prepare(root, extend=True).config.release.parent is None, "the first night has no parent"
     first = released(config, root, store)
-    assert prepare(root, extend=True)[1].release.parent == first
-    assert prepare(root)[1].release.parent == first, "kept in params.yaml, so that a killed run goes on with it"
+    assert prepare(root, extend=True).config.release.parent == first
+    assert prepare(root, extend=True).changes == {"release.parent": first}
+    assert prepare(root).config.release.parent is None, "a plain run's version stands by itself"
     store.delete(f"releases/{first}.json")
     with pytest.raises(InputError, match=f"no release '{first}'"):
-        prepare(root)
+        prepare(root, extend=True)
 
 
 def test_what_copies_the_parent_is_rejected(team: tuple[Config, Path, ObjectStore]) -> None:

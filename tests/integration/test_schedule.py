@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.server import serving
 from medsynth_core.config import Paths
 from medsynth_core.release import open_release
 from medsynth_core.workspace.init import init_workspace
@@ -27,17 +24,6 @@ REPOSITORY = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).parent / "prefect"
 WAITED_S = 300
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-@pytest.fixture
-def prefect_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of one who works with a Prefect server of their own, on SQLite."""
-    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    # a new schedule is seen at the scheduler's next turn, which would come after a minute
-    turns = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
-    arguments = ("server", "start", "--host", "127.0.0.1", "--port", "{port}")
-    with serving("prefect", tmp_path, "/api/health", own | turns, arguments) as endpoint:
-        yield {**os.environ, **own, "PREFECT_API_URL": f"{endpoint}/api", "OMP_NUM_THREADS": "2"}
 
 
 def prefect(environment: dict[str, str], *words: str) -> None:

@@ -1,0 +1,26 @@
+"""What holds while a flow runs: nobody else is at work in the workspace, and it can be stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.runtime import flow_run
+
+from medsynth_core.workspace.lock import at_work
+from tasks.prefect_server import watch_server
+from tasks.stopping import in_work
+
+
+@contextmanager
+def working(workspace: str) -> Iterator[None]:
+    """Holds the workspace's lock, notes the run as one that may be stopped, and watches Prefect's server.
+
+    Raises:
+        InputError: there is no such folder on this machine.
+        BusyError: another process is at work in it.
+    """
+    with at_work(Path(workspace).expanduser().resolve()), in_work(flow_run.id):
+        watch_server()
+        yield

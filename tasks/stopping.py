@@ -1,0 +1,204 @@
+"""How a run stops: by SIGTERM, by Ctrl-C, by a cancellation in the UI, or when Prefect's server is gone.
+
+A signal raises an exception in the main thread, Prefect's engine reports the run as crashed or cancelled, and the
+process ends. Three things can come between: the exception is raised where Python drops it (in a destructor, in a
+callback of C code), the main thread waits for a shard that takes minutes, or a child holds the process up. So a thread
+hears of each signal by itself, sends a dropped one again, and ends what hasn't ended after ``GRACE_S``.
+
+Publishing is one step: a stop that was asked for before it keeps it from happening, one that comes later finds it done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+GRACE_S = 8.0
+"""From a signal to the end of the process, whatever it is doing."""
+_REPORT_S = 5.0
+"""For telling Prefect of it."""
+_AGAIN_S = 0.1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """The process was told to stop."""
+
+
+class _Stop:
+    """What is known of this process' runs and of a stop.
+
+    Attributes:
+        asked: the signal, once there was one.
+        runs: ids of the flow runs that are in work, the outer first.
+        publishing: whether the one step that can't be taken back is under way.
+        published: whether it was taken.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self.runs: list[str] = []
+        self.publishing = False
+        self.published = False
+        self.active = False
+
+
+_stop = _Stop()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Sees to it that the process ends within seconds when it is told to; does nothing within itself, and nothing
+    outside the main thread, where no signal arrives."""
+    if _stop.active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup, hook = signal.set_wakeup_fd(writer, warn_on_full_buffer=False), sys.unraisablehook
+    sys.unraisablehook = _sends_again(hook)
+    _stop.active = True
+    threading.Thread(target=_hear, args=(reader,), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        _stop.active = False
+        sys.unraisablehook = hook
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
+
+
+@contextmanager
+def in_work(run_id: str | None) -> Iterator[None]:
+    """Notes a flow run whose state must be true when the process is ended while the block runs."""
+    with stoppable():
+        if run_id is None:
+            yield
+            return
+        _stop.runs.append(str(run_id))
+        try:
+            yield
+        finally:
+            _stop.runs.remove(str(run_id))
+
+
+def exits(number: int, *_: object) -> NoReturn:
+    """Handles a signal by ending the process with the code that shells know it by."""
+    raise Stopped(128 + number)
+
+
+@contextmanager
+def publishing(cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Holds signals back while the block publishes; the run then ends as completed, since what is published stays.
+
+    Args:
+        cancelled: asks whether the run is being cancelled.
+
+    Raises:
+        Stopped: the process was told to stop before.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.signal(number, _note) for number in _SIGNALS}
+    try:
+        _stop.publishing = True
+        if _stop.asked is not None or cancelled():
+            raise Stopped(128 + (_stop.asked or signal.SIGTERM))
+        yield
+        _stop.published = True
+    finally:
+        _stop.publishing = False
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _note(number: int, _: object) -> None:
+    _stop.asked = number
+
+
+def _sends_again(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Returns a hook for exceptions that Python drops, which sends the signal behind such a one again."""
+
+    def unraisable(dropped: Any) -> None:
+        number = stopped_by(dropped.exc_value)
+        if number is None:
+            hook(dropped)
+            return
+        _stop.asked = number
+        threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
+
+    return unraisable
+
+
+def stopped_by(error: BaseException | None) -> int | None:
+    """Returns the signal that an exception was raised for; None for any other exception."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(error, Stopped):
+        return int(error.code) - 128  # type: ignore[arg-type]
+    number = getattr(error, "signal", None)  # Prefect's TerminationSignal, which isn't imported for this
+    return number if number in _SIGNALS else None
+
+
+def _hear(reader: int) -> None:
+    """Waits for a signal; ends the process if that doesn't end by itself in time."""
+    while True:
+        heard = os.read(reader, 1)
+        if not heard:
+            os.close(reader)
+            return
+        if heard[0] in _SIGNALS:
+            break
+    _stop.asked = heard[0]
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
+    while _stop.publishing:
+        time.sleep(_AGAIN_S)
+    if not _stop.published:
+        end(128 + heard[0], f"stopped by {signal.Signals(heard[0]).name}")
+
+
+def end(code: int, why: str, report: bool = True) -> NoReturn:
+    """Ends the process and its children at once, from any thread, and tells Prefect so.
+
+    Args:
+        report: whether Prefect's server can be told.
+    """
+    import psutil
+
+    sys.stderr.write(f"error: {why}; what is made is kept: run it again and it goes on\n")
+    if report and _stop.runs:
+        telling = threading.Thread(target=_tell, args=(why,), daemon=True)
+        telling.start()
+        telling.join(_REPORT_S)
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.terminate()
+    os._exit(code)
+
+
+def _tell(why: str) -> None:
+    """Sets the states of runs that Prefect takes for running."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.states import Cancelled, Crashed
+
+    with get_client(sync_client=True) as client:
+        for run_id in reversed(_stop.runs):
+            state = client.read_flow_run(run_id).state  # type: ignore[arg-type]
+            if state is not None and state.is_final():
+                continue
+            told = Cancelled if state is not None and state.is_cancelling() else Crashed
+            client.set_flow_run_state(run_id, told(message=f"{why}."), force=True)
+            those = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))  # type: ignore[list-item]
+            for task_run in client.read_task_runs(flow_run_filter=those):
+                if task_run.state is not None and not task_run.state.is_final():
+                    client.set_task_run_state(task_run.id, Crashed(message=f"{why}."), force=True)

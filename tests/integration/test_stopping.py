@@ -1,0 +1,122 @@
+"""Runs that are told to stop, at any moment: they stop, Prefect says so, nothing is published after, the next goes on.
+
+``MEDSYNTH_STOPS`` is how many moments are tried for each signal; a nightly run tries more than every change does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from medsynth_core.config import Paths
+from medsynth_core.workspace.init import init_workspace
+from medsynth_core.workspace.tree import Config
+
+pytestmark = pytest.mark.integration
+
+STOPS = int(os.environ.get("MEDSYNTH_STOPS", "3"))
+STOPPED_WITHIN_S = 15
+LOOKED_AFTER_S = 2
+"""For what an orphan might still do."""
+MOMENTS = [(number, moment) for number in (signal.SIGTERM, signal.SIGINT) for moment in range(STOPS)]
+
+
+def ask(environment: dict[str, str], path: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{environment['PREFECT_API_URL']}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def states(environment: dict[str, str], kind: str = "flow") -> dict[str, str]:
+    """Returns the state of each flow or task run by its id."""
+    return {run["id"]: run["state_type"] for run in ask(environment, f"/{kind}_runs/filter", {})}
+
+
+@pytest.fixture(scope="module")
+def workspace(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("stopped") / "w"
+    tiny = trained[0]
+    changes = {
+        "models": tiny.models.model_copy(update={"path": "trained"}),
+        "synthesis": tiny.synthesis.model_copy(update={"shard_images": 2}),
+    }
+    init_workspace(root, tiny.model_copy(update=changes))
+    shutil.copytree(trained[1].root / "models", root / "trained")
+    return root
+
+
+@pytest.fixture(scope="module")
+def length(workspace: Path, prefect_environment: dict[str, str]) -> float:
+    """Seconds that a run takes."""
+    began = time.monotonic()
+    process = start(workspace, prefect_environment, 0)
+    assert process.wait(300) == 0
+    return time.monotonic() - began
+
+
+def start(root: Path, environment: dict[str, str], seed: int) -> subprocess.Popen[bytes]:
+    """Starts a run of other images than every seed's before it."""
+    command = [sys.executable, "-m", "medsynth_core.cli.main", "run", "-w", str(root), "-s", f"synthesis.seed={seed}"]
+    with (root.parent / f"{seed}.log").open("w") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def published(root: Path) -> set[str]:
+    return {path.name for path in (root / "store" / "releases").glob("*.json")}
+
+
+@pytest.mark.parametrize(("number", "moment"), MOMENTS)
+def test_a_run_stops(
+    workspace: Path, prefect_environment: dict[str, str], length: float, number: signal.Signals, moment: int
+) -> None:
+    before = states(prefect_environment)
+    seed = 1 + MOMENTS.index((number, moment))
+    process = start(workspace, prefect_environment, seed)
+    group = process.pid
+    time.sleep(random.Random(seed).uniform(0.05, 1.05) * length)
+    there = published(workspace)
+    told = time.monotonic()
+    # what a terminal sends reaches every process of the group, what `kill` sends the one that it names
+    os.killpg(group, number) if number == signal.SIGINT else process.send_signal(number)
+    code = process.wait(60)
+    took = time.monotonic() - told
+    log = (workspace.parent / f"{seed}.log").read_text()
+    assert took < STOPPED_WITHIN_S, log[-3000:]
+    time.sleep(LOOKED_AFTER_S)
+    runs = {run: state for run, state in states(prefect_environment).items() if run not in before}
+    if code == 0:
+        assert set(runs.values()) == {"COMPLETED"}, log[-3000:]
+        assert len(published(workspace)) == len(there | published(workspace))
+    else:
+        assert code in {128 + number, -number}, log[-3000:]
+        assert set(runs.values()) <= {"CRASHED", "CANCELLED", "COMPLETED"}, log[-3000:]
+        if set(runs.values()) != {"COMPLETED"}:  # the process was at its end
+            assert published(workspace) == there, log[-3000:]
+    left = [each for each in psutil.process_iter() if _of_group(each, group)]
+    assert not left, f"{left} go on\n{log[-3000:]}"
+
+
+def test_the_next_run_goes_on(workspace: Path, prefect_environment: dict[str, str], length: float) -> None:
+    process = start(workspace, prefect_environment, 1)
+    assert process.wait(300) == 0, (workspace.parent / "1.log").read_text()[-3000:]
+
+
+def _of_group(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.Error):
+        return False
