@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from PIL import Image
 
-from medsynth_core.errors import CorruptObjectError, InputError
+from medsynth_core.errors import CorruptObjectError, IncompleteRunError, InputError
 from medsynth_core.manifest import SCHEMA, read_rows
 from medsynth_core.release.filters import Condition, filter_columns, matches
-from medsynth_core.release.source import POINTER, find_release
+from medsynth_core.release.source import POINTER, find_release, local_path
 from medsynth_core.storage.content import check_content, content_key, md5_of_key
 from medsynth_core.storage.index import read_files
 from medsynth_core.storage.store import ObjectStore
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from medsynth_core.release.stream import ReleaseStream
 
 _MAX_PIXELS = 64_000_000
+_OF_A_SHARD = re.compile(r"(?:shards|manifest|rejected)/\w[\w-]*\.(?:tar|parquet)")
+"""What a release calls a shard's files; what others left in a folder (``._x``, ``x (1)``) isn't of it."""
 _AT_ONCE = 8
 """Manifest parts that are fetched together."""
 
@@ -98,12 +101,14 @@ class Release:
 
         Raises:
             InputError: a column or a condition can't be.
+            CorruptObjectError: a part is damaged.
+            IncompleteRunError: there are more or fewer rows than ``release.json`` counts.
         """
-        return self._parts("manifest/", columns, filters)
+        return self._parts("manifest/", self.info["counts"]["accepted"], columns, filters)
 
     def rejected(self, columns: Sequence[str] | None = None, filters: Sequence[Condition] = ()) -> pa.Table:
-        """Returns the rows of rejected images."""
-        return self._parts("rejected/", columns, filters)
+        """Returns the rows of rejected images; raises as ``manifest`` does."""
+        return self._parts("rejected/", sum(self.info["counts"]["rejected"].values()), columns, filters)
 
     def image(self, shard: str, offset: int, size: int) -> Image.Image:
         """Returns one image by its place in the manifest, mode L.
@@ -139,7 +144,9 @@ class Release:
 
         return ReleaseStream(self, transform, filters, classes, shuffle, seed, rank, world_size)
 
-    def _parts(self, prefix: str, columns: Sequence[str] | None, filters: Sequence[Condition]) -> pa.Table:
+    def _parts(
+        self, prefix: str, counted: int, columns: Sequence[str] | None, filters: Sequence[Condition]
+    ) -> pa.Table:
         known = [*SCHEMA.names, "release"]
         unknown = [name for name in columns or () if name not in known]
         if unknown:
@@ -150,13 +157,23 @@ class Release:
         ]
         names = sorted(name for name in self.files if name.startswith(prefix))
 
-        def part(name: str) -> pa.Table:
-            rows = read_rows(self.read(name), stored)
+        def part(name: str) -> tuple[int, pa.Table]:
+            try:
+                rows = read_rows(self.read(name), stored)
+            except pa.ArrowException as error:
+                reason = str(error).splitlines()[0]
+                raise CorruptObjectError(f"{self.where}: {name}: {reason}; fetch the release again") from error
             kept = rows.filter(pa.array(matches(rows, filters))) if filters else rows
-            return kept.select([name for name in wanted if name != "release"])
+            return len(rows), kept.select([name for name in wanted if name != "release"])
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            parts = list(pool.map(part, names))
+            found = list(pool.map(part, names))
+        if (n := sum(rows for rows, _ in found)) != counted:
+            raise IncompleteRunError(
+                f"{self.where}: {n} rows in {len(names)} files of {prefix}, release.json counts {counted}; fetch the "
+                "release again, and see `medsynth verify`"
+            )
+        parts = [table for _, table in found]
         empty = SCHEMA.empty_table().select([name for name in wanted if name != "release"])
         table = pa.concat_tables([empty, *parts], promote_options="default")
         if "release" in wanted:
@@ -182,10 +199,16 @@ def open_release(repo_or_url: str | Path, rev: str | None = None, endpoint_url: 
         InputError: there is no release, or no such revision, or the store isn't where a clone can see it.
         CorruptObjectError: the pointer or the list of files is damaged.
     """
-    root = Path(repo_or_url).expanduser()
-    if rev is None and (root / "release.json").is_file() and not (root / POINTER).exists():
+    place = local_path(str(repo_or_url))
+    root = Path(place).expanduser()
+    if (root / "release.json").is_file() and not (root / POINTER).exists():
+        if rev is not None:
+            raise InputError(
+                f"{root}: a dataset folder is one version and has no revision {rev!r}; leave it out, or name the "
+                "workspace or the store that it was fetched from"
+            )
         return _open_folder(root.resolve())
-    source = find_release(str(repo_or_url), rev, endpoint_url)
+    source = find_release(place, rev, endpoint_url)
     files = read_files(source.store, source.dir_md5, source.where)
     keys = {path: content_key(md5) for path, md5 in files.items()}
     return Release(source.where, source.store, keys, source.dir_md5, source.pointer)
@@ -211,4 +234,5 @@ def _open_folder(root: Path) -> Release:
     from medsynth_core.storage.stores.local import LocalStore
 
     paths = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    paths = [path for path in paths if "/" not in path or _OF_A_SHARD.fullmatch(path)]
     return Release(str(root), LocalStore(root), {path: path for path in paths}, None)

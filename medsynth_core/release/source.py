@@ -9,17 +9,30 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import yaml
 
 from medsynth_core.errors import CorruptObjectError, InputError
 from medsynth_core.storage.index import list_tags, read_entry, split_tag
 from medsynth_core.storage.settings import StoreConfig
-from medsynth_core.storage.store import ObjectStore, is_store_url, open_store
+from medsynth_core.storage.store import STORES, ObjectStore, is_store_url, open_store
 
 POINTER = "dataset.dvc"
 _DVC_CONFIG = ".dvc/config"
 _GIT_URL = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:")
+
+
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]*):/")
+
+
+def local_path(place: str) -> str:
+    """Returns the path of a ``file://`` URL of a store or a dataset folder; any other place, a git URL too, as is."""
+    if not place.startswith("file://"):
+        return place
+    path = Path(unquote(place.removeprefix("file://")))
+    is_store = (path / "releases").is_dir() and (path / "files").is_dir() and not (path / ".dvc").is_dir()
+    return str(path) if is_store or ((path / "release.json").is_file() and not (path / POINTER).exists()) else place
 
 
 @dataclass(frozen=True)
@@ -50,13 +63,18 @@ def find_release(place: str, rev: str | None, endpoint_url: str | None) -> Sourc
         InputError: there is no release, or no such revision, or the store isn't where a clone can see it.
         CorruptObjectError: the pointer or the store's record is damaged.
     """
+    if (scheme := _SCHEME.match(place)) is not None and not (is_store_url(place) or _GIT_URL.match(place)):
+        stores = ", ".join(f"{name}://" for name in STORES.names() if name != "local")
+        known = f"a folder, a store ({stores}) or a git URL (https, ssh, file)"
+        raise InputError(f"{place}: {scheme[1]}:// can't be opened; name {known}")
     if is_store_url(place):
         return _in_store(open_store(StoreConfig(url=place, endpoint_url=endpoint_url), Path()), rev)
     if _GIT_URL.match(place):
         return _at_git_url(place, rev)
     root = Path(place).expanduser().resolve()
     if not root.is_dir():
-        raise InputError(f"{root}: not found; expected a workspace, a clone of one, a store or a dataset folder")
+        found = "a file" if root.exists() else "not found"
+        raise InputError(f"{root}: {found}; expected a workspace, a clone of one, a store or a dataset folder")
     if (root / "releases").is_dir() and (root / "files").is_dir() and not (root / ".dvc").is_dir():
         return _in_store(open_store(StoreConfig(url=str(root)), Path()), rev)
     where = f"{root}@{rev}" if rev else str(root)
@@ -94,7 +112,11 @@ def _at_git_url(url: str, rev: str | None) -> Source:
                 ["git", "-C", folder, *command], capture_output=True, text=True, check=False, env=environment
             )
             if done.returncode:
-                raise InputError(f"{where}: {_last_line(done.stderr)}; check the URL and the revision")
+                hint = "; it was read as a git repository: a store is named by s3://bucket/prefix or its folder"
+                raise InputError(
+                    f"{where}: {_last_line(done.stderr)}; check the URL and the revision"
+                    f"{hint if url.startswith('http') else ''}"
+                )
         root = Path(folder)
         pointer, config = _read(root, "FETCH_HEAD", POINTER, where), _read(root, "FETCH_HEAD", _DVC_CONFIG, where)
     origin = Path(url.removeprefix("file://")) / ".dvc" if url.startswith("file://") else None

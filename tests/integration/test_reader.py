@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from benchmarks.made_release import publish_made
-from medsynth_core.errors import CorruptObjectError, InputError
+from medsynth_core.errors import CorruptObjectError, IncompleteRunError, InputError
 from medsynth_core.manifest import read_rows, table_of
+from medsynth_core.progress import silent
 from medsynth_core.release import Release, collate, open_release
 from medsynth_core.release.stream import buffered_order
+from medsynth_core.release.verify import verify
 from medsynth_core.storage.parquet import parquet_bytes
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
@@ -75,6 +77,9 @@ def test_it_is_opened_from_everywhere(workspace: Path, tmp_path: Path) -> None:
         (str(workspace / "store"), TAG),
         (str(workspace / "store"), None),
         (str(tmp_path / "dataset"), None),
+        (f"file://{workspace}/store", TAG),
+        (f"file://{workspace}/store", None),
+        (f"file://{tmp_path}/dataset", None),
     ]
     for place, rev in places:
         assert open_release(place, rev).manifest(["image_id", "sha256"]).equals(table), (place, rev)
@@ -99,12 +104,78 @@ def test_a_store_url_opens_it_without_git(
         ("file://{workspace}", "v9", "check the URL"),
         ("{workspace}", "v9", "at revision 'v9'"),
         ("{workspace}/store", "none-v1", "no release 'none-v1'"),
+        ("{workspace}/dataset", "v1", "a dataset folder is one version and has no revision 'v1'"),
+        ("{workspace}/dataset/release.json", None, "a file; expected a workspace"),
+        ("http://127.0.0.1:9/team/data", None, "it was read as a git repository: a store is named by s3://"),
+        ("gs://bucket/data", None, "gs:// can't be opened; name a folder, a store .s3://. or a git URL"),
+        ("s3:/bucket/data", None, "s3:// can't be opened|not found"),
     ],
 )
 def test_where_there_is_none_it_says_so_in_one_line(workspace: Path, place: str, rev: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         open_release(place.format(workspace=workspace), rev)
     assert "\n" not in str(caught.value)
+
+
+def test_foreign_files_in_a_folder_are_not_read(workspace: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    shutil.copytree(workspace / "dataset", folder)
+    part = next((folder / "manifest").glob("*.parquet"))
+    shutil.copy(part, part.with_name(f"{part.stem} (1).parquet"))
+    for name in (
+        f"manifest/._{part.name}",
+        "manifest/.DS_Store",
+        "shards/Thumbs.db",
+        f"manifest/{part.name}.crdownload",
+    ):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07 not of the release")
+    release = open_release(folder)
+    assert len(release.manifest()) == sum(SHARDS)
+    assert verify(release, silent).problems == ()
+
+
+@pytest.mark.parametrize("damage", ["missing", "copied", "cut"])
+def test_a_release_that_is_not_whole_is_refused(workspace: Path, tmp_path: Path, damage: str) -> None:
+    """A part too few, or one too many that looks like the release's own, is no smaller or larger release."""
+    folder = tmp_path / "dataset"
+    shutil.copytree(workspace / "dataset", folder)
+    part = sorted((folder / "manifest").glob("*.parquet"))[1]
+    if damage == "missing":
+        part.unlink()
+    elif damage == "copied":
+        shutil.copy(part, part.with_name("0123abcd-00000.parquet"))
+    else:
+        part.write_bytes(part.read_bytes()[:-100])
+    error = CorruptObjectError if damage == "cut" else IncompleteRunError
+    for ask in (lambda: open_release(folder).dataset(), lambda: open_release(folder).stream()):
+        with pytest.raises(error, match="fetch the release again") as caught:
+            ask()
+        assert str(folder) in str(caught.value)
+
+
+def test_classes_are_those_of_the_release(release: Release, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError, match=r"no image has a finding 'Pleural Effusion'; did you mean 'pleural effusion'"):
+        release.dataset(classes=["Pleural Effusion"])
+    with pytest.raises(InputError, match=r"no image has a finding 'cancer'"):
+        release.stream(classes=["cancer"])
+    with pytest.raises(InputError, match=r"expected a list of names, as classes=\['lung nodule'\]"):
+        release.dataset(classes="lung nodule")
+    with pytest.raises(InputError, match="a name stands there twice"):
+        release.dataset(classes=["lung nodule", "lung nodule"])
+    known = release.dataset(classes=["lung nodule", "aneurysm"])
+    assert known.classes == ("lung nodule", "aneurysm")
+    assert "no image has aneurysm: their targets are 0 throughout" in caplog.text
+
+
+def test_a_data_loader_needs_no_collate_fn(release: Release) -> None:
+    batch = next(iter(DataLoader(release.dataset(), batch_size=5)))
+    assert (batch["image"].shape[0], batch["target"].shape[0], len(batch["labels"])) == (5, 5, 5)
+    batch = next(iter(DataLoader(release.stream(), batch_size=5, num_workers=2)))
+    assert (batch["image"].dtype, len(batch["image_id"])) == (torch.uint8, 5)
+    sizes = iter(range(1, 99))
+    ragged = release.dataset(transform=lambda image: image[:, : next(sizes)])
+    with pytest.raises(InputError, match=r"transform gave \(1, 1, .* in one batch; expected tensors of one shape"):
+        next(iter(DataLoader(ragged, batch_size=3)))
 
 
 def test_filters_select_rows(release: Release) -> None:
