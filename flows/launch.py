@@ -17,6 +17,7 @@ from typing import Any
 
 from flows.prepare import hand_over, prepare
 from medsynth_core.errors import MedsynthError
+from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace.lock import at_work
 from medsynth_core.workspace.tree import Config
 from tasks.stopping import exits, stoppable, stopped_by
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, exits)
     try:
-        with stoppable():
+        with stoppable(), full_disk():
             _run(arguments)
     except MedsynthError as error:
         sys.stderr.write(f"error: {error}\n")

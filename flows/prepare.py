@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medsynth_core.errors import InputError, MedsynthError
+from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace.check import check
 from medsynth_core.workspace.init import configure_store
 from medsynth_core.workspace.params import differences, load_config
@@ -51,6 +52,11 @@ def prepare(
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
     root = Path(workspace).expanduser().resolve()
+    with full_disk(root):
+        return _prepared(root, overrides, preset, extend)
+
+
+def _prepared(root: Path, overrides: Sequence[str], preset: str | None, extend: bool) -> Prepared:
     if (found := _handed_over.pop(_asked(root, overrides, preset, extend), None)) is not None:
         return found
     if not root.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from prefect import get_run_logger, task
 
+from medsynth_core.errors import InputError
+from medsynth_core.storage.atomic import full_disk
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis import stage
@@ -64,8 +67,13 @@ def plan_round(root: str, config: Config) -> Todo | None:
       retry_condition_fn=is_transient, cache_policy=None, persist_result=False)  # fmt: skip
 def make_shard(root: str, config: Config, run_id: str, shard: int) -> dict[str, Any]:
     """Makes one shard and returns its counts."""
+    if not Path(root).is_dir():
+        raise InputError(
+            f"{root}: no such folder on {socket.gethostname()}; a worker needs the workspace at the same path"
+        )
     worker, plan = _worker(root, config, run_id)
-    record = worker.make(plan, shard)
+    with full_disk(Path(root)):
+        record = worker.make(plan, shard)
     get_run_logger().info("shard %d: %d of %d accepted", shard, record.counts.accepted, record.counts.requested)
     return {"shard": shard, **record.counts.model_dump(mode="json")}
 

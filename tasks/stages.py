@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from medsynth_core.config.dotted import flat
 from medsynth_core.prompts.settings import PromptsParams
+from medsynth_core.storage.atomic import full_disk
 from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.workspace.stages import (
@@ -78,7 +79,8 @@ def collect_shards(root: str, config: Config, made: int) -> dict[str, Any]:
 
     store, paths = open_store(config.store, Path(root)), workspace_paths(Path(root), config)
     params = SynthesisParams.of(config)
-    report = plain(stage.collect(params, paths, store, stage.identify(params, paths, store), made))
+    with full_disk(paths["synthesis"]):
+        report = plain(stage.collect(params, paths, store, stage.identify(params, paths, store), made))
     mark_fresh("synthesis", config, Path(root), report)
     return report
 
@@ -90,6 +92,8 @@ def record(root: str, config: Config, changes: dict[str, Any]) -> str:
     from medsynth_core.workspace.record import record_release, record_stages
 
     folder = Path(root)
-    record_stages(folder, config)
-    about = run_record(flow_run.id, changes)
-    return record_release(folder, open_store(config.store, folder), config, about, lambda: publishing(is_cancelling))
+    with full_disk(folder):
+        record_stages(folder, config)
+        about = run_record(flow_run.id, changes)
+        store = open_store(config.store, folder)
+        return record_release(folder, store, config, about, lambda: publishing(is_cancelling))

@@ -16,6 +16,7 @@ import typer
 
 from medsynth_core import __version__
 from medsynth_core.errors import ConfigError, InputError, MedsynthError
+from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace import stages
 from medsynth_core.workspace.repository import ISOLATED
 
@@ -279,7 +280,8 @@ def version() -> None:
 def main() -> None:
     """Runs a command; an error meant for the user is one line and an exit code."""
     try:
-        app()
+        with full_disk():
+            app()
     except MedsynthError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from medsynth_core.errors import InputError, MedsynthError, StoreError
+from medsynth_core.errors import DiskError, InputError, MedsynthError, StoreError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a file system says when it can't take what is written."""
 
 
@@ -92,7 +92,7 @@ def _partial(target: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
         fresh = _new(target)
     try:
-        with _full_disk(target):
+        with full_disk(target):
             yield fresh
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -125,29 +125,42 @@ def _refusal(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _refused(path, error.strerror) from error
+        kind = DiskError if error.errno in NO_ROOM else StoreError
+        raise kind(_refused(path, error.strerror)) from error
 
 
 @contextmanager
-def _full_disk(path: Path) -> Iterator[None]:
-    """Turns what any writer below ``path`` says of a full disk into a StoreError; other errors pass.
+def full_disk(path: Path | None = None) -> Iterator[None]:
+    """Turns what any writer says of a full or read-only disk into a DiskError; other errors pass.
 
     numpy gives no error number ("1024 requested and 512 written"), and safetensors raises an error of its own.
+
+    Args:
+        path: what is written, for the message; None: the file that the error names.
+
+    Raises:
+        DiskError: the disk is full, or can only be read.
     """
     try:
         yield
     except MedsynthError:
         raise
     except Exception as error:
-        number = getattr(error, "errno", None)
-        known = {os.strerror(code) for code in _NO_ROOM}
-        said = os.strerror(number) if number in _NO_ROOM else next((text for text in known if text in str(error)), None)
-        if said is None and isinstance(error, OSError) and number is None and str(error).endswith(" written"):
-            said = os.strerror(errno.ENOSPC)
+        said = no_room(error)
         if said is None:
             raise
-        raise _refused(path, said) from error
+        raise DiskError(_refused(path or getattr(error, "filename", None) or "a file", said)) from error
 
 
-def _refused(path: Path, reason: str | None) -> StoreError:
-    return StoreError(f"{path}: can't be written ({reason}); make room or choose another place")
+def no_room(error: Exception) -> str | None:
+    """Returns what an error says of a full or read-only disk, or None when it is of something else."""
+    number = getattr(error, "errno", None)
+    if number in NO_ROOM:
+        return os.strerror(number)
+    if isinstance(error, OSError) and number is None and str(error).endswith(" written"):
+        return os.strerror(errno.ENOSPC)
+    return next((text for text in map(os.strerror, NO_ROOM) if text in str(error)), None)
+
+
+def _refused(path: Path | str, reason: str | None) -> str:
+    return f"{path}: can't be written ({reason}); make room or choose another place"

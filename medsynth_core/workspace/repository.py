@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from medsynth_core.errors import StateError
+from medsynth_core.errors import DiskError, StateError
+from medsynth_core.storage.atomic import no_room
 
 ISOLATED = ("-P",)
 """Options of a Python whose working directory is a workspace: a module that lies there must not be run."""
@@ -91,5 +92,8 @@ def _call(command: list[str], root: Path, environment: Mapping[str, str] | None 
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         name = " ".join(word for word in command if word not in {sys.executable, *ISOLATED, "-m"})
-        raise StateError(f"{root}: `{name}` failed: {lines[-1] if lines else 'no output'}")
+        failed = StateError(f"{root}: `{name}` failed: {lines[-1] if lines else 'no output'}")
+        if no_room(StateError(done.stderr + done.stdout)):
+            raise DiskError(f"{failed}; make room")
+        raise failed
     return done.stdout

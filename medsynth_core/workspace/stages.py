@@ -23,7 +23,7 @@ from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.progress import Progress
 from medsynth_core.prompts.settings import PromptsParams
 from medsynth_core.release.settings import ReleaseParams
-from medsynth_core.storage.atomic import write_bytes_atomically
+from medsynth_core.storage.atomic import full_disk, write_bytes_atomically
 from medsynth_core.storage.store import ObjectStore, open_store
 from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.training.settings import (
@@ -310,7 +310,8 @@ def perform(name: str, config: Config, root: Path, progress: Progress, store: Ob
     module, _, function = stage.function.partition(":")
     stores = (store or open_store(config.store, root),) if stage.store else ()
     keyed = {"key": freshness_key(stage, config, paths)} if stage.trains else {}
-    return getattr(import_module(module), function)(stage.params.of(config), paths, *stores, progress, **keyed)
+    with full_disk(root / stage.out):
+        return getattr(import_module(module), function)(stage.params.of(config), paths, *stores, progress, **keyed)
 
 
 def run_stage(name: str, config: Config, root: Path, progress: Progress) -> dict[str, Any]:

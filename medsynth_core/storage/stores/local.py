@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medsynth_core.errors import StoreError
+from medsynth_core.errors import DiskError, StoreError
+from medsynth_core.storage.atomic import NO_ROOM
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import StoredObject, check_key
 
@@ -116,7 +117,8 @@ class LocalStore:
             handle, name = tempfile.mkstemp(dir=self.root, prefix=_UNFINISHED)
             os.close(handle)
         except OSError as error:
-            raise StoreError(
+            kind = DiskError if error.errno in NO_ROOM else StoreError
+            raise kind(
                 f"store {self.url}: can't be written ({error.strerror}); set store.url to a writable place"
             ) from error
         link = Path(f"{name}.link")
@@ -142,6 +144,8 @@ class LocalStore:
         return self.root / check_key(key)
 
     def _refusal(self, key: str, error: OSError) -> StoreError:
+        if error.errno in NO_ROOM:
+            return DiskError(f"store {self.url}: {key}: {error.strerror}; make room, or set store.url to another disk")
         reason = "no such object" if isinstance(error, FileNotFoundError) else error.strerror
         return StoreError(f"store {self.url}: {key}: {reason}")
 
