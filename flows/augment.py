@@ -12,6 +12,7 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 
+from flows.form import Changes, Override, Preset, as_overrides
 from flows.prepare import Prepared, prepare
 from flows.runner import run_name, shards_in_flight, task_runner
 from flows.working import working
@@ -29,7 +30,13 @@ _FAILURES_IN_A_ROW = 3
 
 
 @flow(name="augment", flow_run_name=run_name)
-def augment(workspace: str, preset: str | None = None, overrides: list[str] | None = None, extend: bool = False) -> str:
+def augment(
+    workspace: str,
+    extend: bool = False,
+    preset: Preset | None = None,
+    changes: Changes | None = None,
+    overrides: list[Override] | None = None,
+) -> str:
     """Makes a release in a workspace and returns its tag.
 
     Stages run in the order of their rows. Prompts are written before models are trained: they need no image, and what
@@ -37,14 +44,16 @@ def augment(workspace: str, preset: str | None = None, overrides: list[str] | No
     from its checkpoint, and only missing shards are made.
 
     Args:
-        workspace: folder of params.yaml.
-        preset: laid over params.yaml, for this run.
-        overrides: changed parameters of this run, as section.key=value; `medsynth config set` changes them for all.
+        workspace: folder of params.yaml on the machine that runs it.
         extend: add to the newest release; what is made is new, what it holds stays. Otherwise the next version stands
-            by itself, or adds to ``release.parent``.
+            by itself, or adds to release.parent.
+        preset: laid over params.yaml, for this run.
+        changes: parameters of this run alone; what is left out is as in params.yaml. `medsynth config set` changes them
+            for all runs.
+        overrides: any other parameter of this run, as section.key=value.
     """
     with working(workspace):
-        run = prepare(workspace, overrides or (), preset, extend)
+        run = prepare(workspace, as_overrides(changes, overrides), preset, extend)
         root, config = str(run.root), run.config
         _say_what(run)
         reports = {}
@@ -96,7 +105,7 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
     rows: list[dict[str, Any]] = []
     failures: list[BaseException] = []
     in_a_row = 0
-    with in_work(flow_run.id), shown("synthesis", log) as progress:
+    with in_work(flow_run.id), shown(root, "synthesis", log) as progress:
         while waiting or in_flight:
             while waiting and len(in_flight) < at_once:
                 in_flight.append(attempt.submit(root, config, todo.run_id, waiting.pop()))
@@ -113,7 +122,7 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
                 rows.append(result)
                 in_a_row = 0
             progress(todo.n_shards - len(todo.missing) + len(rows), todo.n_shards)
-    show_counts(todo.number, rows)
+    show_counts(root, todo.number, rows)
     if failures:
         raise min(failures, key=_may_pass)
     return len(rows)

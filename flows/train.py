@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.form import Override, Preset
 from flows.prepare import prepare
 from flows.runner import run_name
 from flows.working import working
@@ -14,7 +15,7 @@ from tasks.stages import run_task
 
 
 @flow(name="train", flow_run_name=run_name)
-def train(workspace: str, preset: str | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+def train(workspace: str, preset: Preset | None = None, overrides: list[Override] | None = None) -> dict[str, Any]:
     """Trains classifier, judge, VQ-GAN, alignment and language model in a workspace; fresh ones are kept.
 
     Args:

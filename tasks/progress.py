@@ -8,19 +8,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import update_progress_artifact
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medsynth_core.progress import Progress as Report
+from tasks.artifacts import begin_progress
 
 _SECONDS_BETWEEN_UPDATES = 5.0
 
 
 @contextmanager
-def shown(stage: str, log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> Iterator[Report]:
+def shown(root: str, stage: str, log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> Iterator[Report]:
     """Yields a progress callback that shows a stage's progress to a person at the terminal and in the UI."""
-    artifact = create_progress_artifact(progress=0.0, key=f"progress-{stage}", description=f"{stage}: progress")
+    artifact = begin_progress(root, stage)
     console = Console(file=sys.stderr)
     bar = Progress(
         TextColumn("{task.description:<10}"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from medsynth_core.config.dotted import flat
@@ -25,6 +24,7 @@ from medsynth_core.workspace.stages import (
     workspace_paths,
 )
 from medsynth_core.workspace.tree import Config
+from tasks.artifacts import show_table
 from tasks.prefect_server import is_cancelling
 from tasks.progress import shown
 from tasks.retry import RETRIES
@@ -53,11 +53,10 @@ def _run(name: str, root: str, config: Config) -> dict[str, Any]:
     if is_fresh(name, config, workspace):
         log.info("%s: up to date, skipped", name)
         return last_report(name, workspace)
-    with shown(name, log) as progress:
+    with shown(root, name, log) as progress:
         report = run_stage(name, config, workspace, progress)
-    create_table_artifact(
-        key=f"report-{name}", table=[{"what": key, "value": str(value)} for key, value in flat(report).items()]
-    )
+    table = [{"what": key, "value": str(value)} for key, value in flat(report).items()]
+    show_table(root, f"report-{name}", table, f"what stage {name} reports")
     log.info("%s: %s", name, ", ".join(f"{k} {v}" for k, v in report.items() if not isinstance(v, dict | list)))
     return report
 
@@ -69,7 +68,7 @@ def plan_prompts(root: str, config: Config) -> None:
 
     plan = stage.plan(PromptsParams.of(config), workspace_paths(Path(root), config))
     about = f"{plan.requested} prompts, {plan.normal} of them normal. Cost: {plan.cost}"
-    create_table_artifact(key="prompt-plan", table=plan.rows, description=about)
+    show_table(root, "prompt-plan", plan.rows, about)
 
 
 @task(name="collect", **RETRIES)

@@ -58,8 +58,8 @@ class ObjectStore(Protocol):
     @property
     def folder(self) -> Path | None: ...
 
-    def url_of(self, key: str) -> str:
-        """Returns an object's address with its scheme, for people and their browsers."""
+    def link_to(self, key: str) -> str | None:
+        """Returns an address at which a browser finds an object for a week, or None where there is none."""
         ...
 
     def get(self, key: str) -> bytes:

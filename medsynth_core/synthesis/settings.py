@@ -27,7 +27,9 @@ class SynthesisConfig(Section):
     """Arithmetic of the language model. auto: bf16 on a GPU that has it, else float32. A CPU that multiplies bf16
     itself (AVX512-BF16, AMX) decodes a large model some 1.5 times as fast with it."""
     temperature: PositiveFloat = 1.0
+    """Of sampling: below 1 images are more alike, above 1 they vary more and break more often."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
+    """Tokens are drawn from the most probable ones that make up this share."""
     top_k: Count = 0
     """0: no top-k."""
     guidance: Annotated[float, Field(ge=1.0)] = 3.0
@@ -53,6 +55,9 @@ class RunnerConfig(Section):
     """Cluster address for ray and dask; null starts a local one."""
     retries: Count = 3
     """Retries of a transient failure of one shard."""
+    pages_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Address at which a web server shows the store's folder `reports`, for links in Prefect. null: an S3 store signs
+    links for a week, a folder has none."""
 
 
 @dataclass(frozen=True)

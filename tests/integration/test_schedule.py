@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,50 @@ def prefect(environment: dict[str, str], *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def ask(environment: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
+    """Returns what Prefect's server answers."""
+    data = None if body is None else json.dumps(body).encode()
+    url = f"{environment['PREFECT_API_URL']}{path}"
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
 def flow_runs(environment: dict[str, str]) -> list[dict[str, Any]]:
     """Returns the runs that a schedule made, the first due first."""
-    request = urllib.request.Request(
-        f"{environment['PREFECT_API_URL']}/flow_runs/filter",
-        json.dumps({"sort": "EXPECTED_START_TIME_ASC"}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = json.load(answer)
+    found = ask(environment, "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
     return [run for run in found if run["auto_scheduled"]]
+
+
+def test_the_form_offers_choices_and_refuses_what_cannot_be(
+    trained: tuple[Config, Paths], prefect_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Before a run is made: by Prefect's server, from the schema that the flow's form gives it."""
+    root = tmp_path / "workspace"
+    init_workspace(root, trained[0])
+    environment = prefect_environment | {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(root)}
+    prefect(environment, "work-pool", "create", "medsynth", "--type", "process", "--overwrite")
+    prefect(environment, "--no-prompt", "deploy", "--all")
+    deployment = ask(environment, "/deployments/name/augment/workspace")
+    offered = json.dumps(deployment["parameter_openapi_schema"])
+    for word in ("Prompts to be written.", '"h200-small"', '"template"', '"processes"', '"exclusiveMinimum": 0'):
+        assert word in offered
+    create = f"/deployments/{deployment['id']}/create_flow_run"
+    for wrong in (
+        {"changes": {"prompts": {"n": 0}}},
+        {"changes": {"prompts": {"provider": "nobody"}}},
+        {"changes": {"prompt": {"n": 5}}},
+        {"preset": "huge"},
+        {"overrides": ["prompts.n"]},
+        {"extend": "perhaps"},
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(environment, create, {"parameters": wrong})
+        assert refused.value.code in {409, 422}, wrong
+    made = ask(environment, create, {"parameters": {"changes": {"prompts": {"n": 5}}, "preset": "demo"}})
+    assert made["parameters"]["changes"] == {"prompts": {"n": 5}}
+    delete = urllib.request.Request(f"{environment['PREFECT_API_URL']}/flow_runs/{made['id']}", method="DELETE")
+    urllib.request.urlopen(delete, timeout=30).close()
 
 
 def test_a_schedule_starts_a_run_that_releases(
@@ -54,7 +89,7 @@ def test_a_schedule_starts_a_run_that_releases(
     init_workspace(root, trained[0].model_copy(update={"models": models}))
     shutil.copytree(trained[1].root / "models", root / "trained")
     environment = prefect_environment | {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(root)}
-    prefect(environment, "work-pool", "create", "medsynth", "--type", "process")
+    prefect(environment, "work-pool", "create", "medsynth", "--type", "process", "--overwrite")
     prefect(environment, "--no-prompt", "deploy", "--all")
     prefect(environment, "deployment", "schedule", "create", "augment/workspace", "--cron", "* * * * *")
     log = tmp_path / "worker.log"

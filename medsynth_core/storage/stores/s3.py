@@ -36,6 +36,8 @@ _READ_TIMEOUT_S = 60
 _IN_PARTS = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=32 * 2**20, max_concurrency=4)
 """Larger objects go up in parts, several at a time; a part that fails is sent again alone."""
 
+_LINK_S = 7 * 24 * 3600
+"""How long a link opens; S3 allows no longer."""
 _LISTED_A_KEY = 50
 """Objects listed for each whose size is asked: a page of 1,000 costs as much as some twenty questions."""
 _AT_ONCE = 16
@@ -212,8 +214,10 @@ class S3Store:
     def folder(self) -> None:
         return None
 
-    def url_of(self, key: str) -> str:
-        return f"{self.url}/{key}"
+    def link_to(self, key: str) -> str:
+        what = {"Bucket": self._bucket, "Key": self._key(key)}
+        link: str = self._client.generate_presigned_url("get_object", what, ExpiresIn=_LINK_S)
+        return link
 
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
