@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 
-from flows.form import Changes, Override, Preset, as_overrides
+from flows.form import AS_IN_PARAMS, Changes, Override, Preset, as_overrides
 from flows.prepare import Prepared, prepare
 from flows.runner import run_name, shards_in_flight, task_runner
 from flows.working import working
@@ -34,7 +34,7 @@ def augment(
     workspace: str,
     extend: bool = False,
     preset: Preset | None = None,
-    changes: Changes | None = None,
+    changes: Changes = AS_IN_PARAMS,
     overrides: list[Override] | None = None,
 ) -> str:
     """Makes a release in a workspace and returns its tag.

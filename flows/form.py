@@ -75,7 +75,11 @@ else:
     Changes = _form()
 
 
-def as_overrides(changes: Changes | None, overrides: Iterable[str] | None) -> list[str]:
+AS_IN_PARAMS = Changes()
+"""A form in which nothing is filled in."""
+
+
+def as_overrides(changes: Changes, overrides: Iterable[str] | None) -> list[str]:
     """Returns what was filled in and what was said besides, as section.key=value; the latter goes before."""
-    filled = flat(changes.model_dump(mode="json", exclude_none=True)) if changes is not None else {}
+    filled = flat(changes.model_dump(mode="json", exclude_none=True))
     return [*(f"{name}={json.dumps(value)}" for name, value in filled.items() if value != {}), *(overrides or ())]

@@ -15,7 +15,7 @@ def test_what_is_filled_in_becomes_overrides_and_what_is_said_besides_wins() -> 
     assert overrides == ["prompts.n=500", 'release.parent="synthetic-cxr-v3"', "prompts.n=7", "seed=2"]
     config = configure(overrides)
     assert (config.prompts.n, config.release.parent, config.seed) == (7, "synthetic-cxr-v3", 2)
-    assert as_overrides(None, None) == as_overrides(Changes(), []) == []
+    assert as_overrides(Changes(), None) == []
 
 
 @pytest.mark.parametrize(
