@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 
 @contextmanager
 def serving(
@@ -64,3 +66,25 @@ def serving_s3(folder: Path) -> Iterator[str]:
     environment = {"SERVICES": "s3", "GATEWAY_PORT": "{port}", "EDGE_PORT": "{port}"}
     with serving("ministack", folder, "/_ministack/health", environment) as endpoint:
         yield endpoint
+
+
+@contextmanager
+def serving_prefect(folder: Path, **settings: str) -> Iterator[dict[str, str]]:
+    """Runs a Prefect server on a database of its own and yields the environment of one who works with it.
+
+    Args:
+        settings: further variables of the server.
+    """
+    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    # a new schedule is seen at the scheduler's next turn, which would come after a minute
+    turns = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    arguments = ("server", "start", "--host", "127.0.0.1", "--port", "{port}")
+    with serving("prefect", folder, "/api/health", own | turns | settings, arguments) as endpoint:
+        yield {**os.environ, **own, "PREFECT_API_URL": f"{endpoint}/api", "OMP_NUM_THREADS": "2"}
+
+
+def kill_listener(port: int) -> None:
+    """Kills the processes that listen on a port, as a power cut would."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            psutil.Process(connection.pid).kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from benchmarks.llm_server import LLMServer
 from benchmarks.llm_server import serving as serving_llm
-from benchmarks.server import serving, serving_s3
+from benchmarks.server import serving, serving_prefect, serving_s3
 from medsynth_core.config import Paths
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
@@ -93,13 +92,8 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def prefect_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of one who works with a Prefect server of their own, on SQLite."""
-    folder = tmp_path_factory.mktemp("prefect-server")
-    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    # a new schedule is seen at the scheduler's next turn, which would come after a minute
-    turns = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
-    arguments = ("server", "start", "--host", "127.0.0.1", "--port", "{port}")
-    with serving("prefect", folder, "/api/health", own | turns, arguments) as endpoint:
-        yield {**os.environ, **own, "PREFECT_API_URL": f"{endpoint}/api", "OMP_NUM_THREADS": "2"}
+    with serving_prefect(tmp_path_factory.mktemp("prefect-server")) as environment:
+        yield environment
 
 
 @pytest.fixture

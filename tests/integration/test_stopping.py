@@ -20,7 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.server import kill_listener, serving_prefect
 from medsynth_core.config import Paths
+from medsynth_core.errors import TransientError
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
 
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.integration
 
 STOPS = int(os.environ.get("MEDSYNTH_STOPS", "3"))
 STOPPED_WITHIN_S = 15
+GONE_WITHIN_S = 65
 LOOKED_AFTER_S = 2
 """For what an orphan might still do."""
 MOMENTS = [(number, moment) for number in (signal.SIGTERM, signal.SIGINT) for moment in range(STOPS)]
@@ -113,6 +116,43 @@ def test_a_run_stops(
 def test_the_next_run_goes_on(workspace: Path, prefect_environment: dict[str, str], length: float) -> None:
     process = start(workspace, prefect_environment, 1)
     assert process.wait(300) == 0, (workspace.parent / "1.log").read_text()[-3000:]
+
+
+def test_a_run_ends_within_a_minute_when_prefect_is_gone(workspace: Path, tmp_path: Path) -> None:
+    """In one line, instead of minutes of attempts; what is made is kept."""
+    log, there = workspace.parent / "gone.log", published(workspace)
+    with serving_prefect(tmp_path) as environment:
+        command = [
+            sys.executable,
+            "-m",
+            "medsynth_core.cli.main",
+            "run",
+            "-w",
+            str(workspace),
+            "-s",
+            "synthesis.seed=99",
+        ]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [*command, "-s", "synthesis.seed=99", "-s", "report.oracle_phantoms=60000"],
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + 200
+        while "report: 1 of 15 oracle" not in log.read_text() and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.2)
+        before = len(log.read_text().splitlines())
+        kill_listener(int(environment["PREFECT_API_URL"].split(":")[2].partition("/")[0]))
+        killed = time.monotonic()
+        assert process.wait(90) == TransientError.exit_code, log.read_text()[-3000:]
+        took = time.monotonic() - killed
+    assert took < GONE_WITHIN_S
+    after = log.read_text().splitlines()[before:]
+    assert after[-1].startswith(f"error: Prefect's server at {environment['PREFECT_API_URL']}"), after[-5:]
+    assert len(after) < 30, "\n".join(after)
+    assert published(workspace) == there
 
 
 def _of_group(process: psutil.Process, group: int) -> bool:
