@@ -19,8 +19,9 @@ from flows.working import working
 from medsynth_core.errors import TransientError
 from medsynth_core.workspace.stages import STAGES
 from medsynth_core.workspace.tree import Config
+from tasks import metrics
 from tasks.artifacts import show_counts, show_release
-from tasks.progress import shown
+from tasks.progress import Pace, shown
 from tasks.shards import Todo, make_shard, plan_round
 from tasks.stages import collect_shards, plan_prompts, record, run_task
 from tasks.stopping import in_work
@@ -66,6 +67,7 @@ def augment(
                 make_images(root, config) if stage.name == "synthesis" else run_task(stage.name, root, config)
             )
         tag = record(root, config, run.changes)
+        metrics.published()
         show_release(root, config, tag, reports["release"])
         return tag
 
@@ -103,6 +105,7 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
     waiting = list(reversed(todo.missing))
     in_flight: list[PrefectFuture[dict[str, Any]]] = []
     rows: list[dict[str, Any]] = []
+    pace = Pace()
     failures: list[BaseException] = []
     in_a_row = 0
     with in_work(flow_run.id), shown(root, "synthesis", log) as progress:
@@ -114,14 +117,19 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
             result = done.result(raise_on_failure=False)
             if isinstance(result, BaseException):
                 failures.append(result)
+                metrics.shard_ended(None)
                 in_a_row += 1
                 if waiting and (not _may_pass(result) or in_a_row == _FAILURES_IN_A_ROW * at_once):
                     log.error("%d shards aren't begun after this failure: %s", len(waiting), result)
                     waiting.clear()
             else:
                 rows.append(result)
+                pace.add(result["requested"], result["accepted"])
+                metrics.shard_ended(result)
                 in_a_row = 0
-            progress(todo.n_shards - len(todo.missing) + len(rows), todo.n_shards)
+            made = todo.n_shards - len(todo.missing) + len(rows)
+            metrics.shards_left(todo.n_shards - made, len(in_flight))
+            progress(made, todo.n_shards, str(pace))
     show_counts(root, todo.number, rows)
     if failures:
         raise min(failures, key=_may_pass)

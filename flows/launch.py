@@ -17,12 +17,18 @@ from typing import Any
 
 from flows.prepare import hand_over, prepare
 from medsynth_core.errors import MedsynthError
+from medsynth_core.logs import as_json
 from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace.lock import at_work
 from medsynth_core.workspace.tree import Config
-from tasks.stopping import exits, stoppable, stopped_by
+from tasks.stopping import exits, settle, stoppable, stopped_by, tagged
 
 _FLOWS = ("augment", "train")
+_AS_JSON = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+    "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": "medsynth_core.logs.JsonLines",
+    "PREFECT_LOGGING_COLORS": "false",
+}
 _PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -51,7 +57,11 @@ def main() -> None:
     except BaseException as error:
         if (number := stopped_by(error)) is None:
             raise
-        sys.stderr.write(f"stopped by {signal.Signals(number).name}; what is made is kept: run again, and it goes on\n")
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        why = f"stopped by {signal.Signals(number).name}"
+        settle(why)
+        sys.stderr.write(f"{why}; what is made is kept: run again, and it goes on\n")
         sys.exit(128 + number)
 
 
@@ -65,14 +75,16 @@ def _run(arguments: argparse.Namespace) -> None:
         _start_prefect()
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
         given: dict[str, Any] = {"preset": arguments.preset, "overrides": arguments.overrides}
-        tag = flow(str(root), **given, **({"extend": True} if arguments.extend else {}))
+        with tagged():
+            tag = flow(str(root), **given, **({"extend": True} if arguments.extend else {}))
     if isinstance(tag, str):
         _say_where(root, prepared.config, tag)
 
 
 def set_prefect_defaults() -> None:
     """Sets Prefect's settings where the environment has none; to be called before Prefect is imported."""
-    os.environ.update({name: value for name, value in _PREFECT.items() if name not in os.environ})
+    wanted = _PREFECT | (_AS_JSON if as_json() else {})
+    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
 
 
 def _start_prefect() -> None:

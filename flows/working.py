@@ -9,6 +9,8 @@ from pathlib import Path
 from prefect.runtime import flow_run
 
 from medsynth_core.workspace.lock import at_work
+from tasks import metrics
+from tasks.logs import name_runs
 from tasks.prefect_server import watch_server
 from tasks.stopping import in_work
 
@@ -23,4 +25,6 @@ def working(workspace: str) -> Iterator[None]:
     """
     with at_work(Path(workspace).expanduser().resolve()), in_work(flow_run.id):
         watch_server()
+        name_runs()
+        metrics.start(workspace, flow_run.id)
         yield

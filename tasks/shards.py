@@ -24,8 +24,10 @@ from medsynth_core.synthesis.identity import ShardPlan
 from medsynth_core.synthesis.rounds import read_plan
 from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.worker import ShardWorker
+from medsynth_core.tally import drain
 from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
+from tasks.logs import name_runs
 from tasks.retry import is_transient
 
 _loading = threading.Lock()
@@ -71,11 +73,12 @@ def make_shard(root: str, config: Config, run_id: str, shard: int) -> dict[str, 
         raise InputError(
             f"{root}: no such folder on {socket.gethostname()}; a worker needs the workspace at the same path"
         )
+    name_runs()
     worker, plan = _worker(root, config, run_id)
     with full_disk(Path(root)):
         record = worker.make(plan, shard)
     get_run_logger().info("shard %d: %d of %d accepted", shard, record.counts.accepted, record.counts.requested)
-    return {"shard": shard, **record.counts.model_dump(mode="json")}
+    return {"shard": shard, **record.counts.model_dump(mode="json"), "counted": drain()}
 
 
 def visible_gpus() -> list[str]:

@@ -24,6 +24,7 @@ from medsynth_core.workspace.stages import (
     workspace_paths,
 )
 from medsynth_core.workspace.tree import Config
+from tasks import metrics
 from tasks.artifacts import show_table
 from tasks.prefect_server import is_cancelling
 from tasks.progress import shown
@@ -69,6 +70,7 @@ def plan_prompts(root: str, config: Config) -> None:
     plan = stage.plan(PromptsParams.of(config), workspace_paths(Path(root), config))
     about = f"{plan.requested} prompts, {plan.normal} of them normal. Cost: {plan.cost}"
     show_table(root, "prompt-plan", plan.rows, about)
+    metrics.budget(getattr(config.prompts.settings, "budget_usd", None))
 
 
 @task(name="collect", **RETRIES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ class _Stop:
     Attributes:
         asked: the signal, once there was one.
         runs: ids of the flow runs that are in work, the outer first.
+        tag: of the flow runs that this process makes, by which one is found that hasn't begun; None: there is none.
         publishing: whether the one step that can't be taken back is under way.
         published: whether it was taken.
     """
@@ -44,6 +46,7 @@ class _Stop:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.runs: list[str] = []
+        self.tag: str | None = None
         self.publishing = False
         self.published = False
         self.active = False
@@ -86,6 +89,24 @@ def in_work(run_id: str | None) -> Iterator[None]:
             yield
         finally:
             _stop.runs.remove(str(run_id))
+
+
+@contextmanager
+def tagged() -> Iterator[None]:
+    """Tags the flow runs that the block makes with host and process, by which they are found when it is stopped."""
+    from prefect import tags
+
+    _stop.tag = f"{socket.gethostname()}:{os.getpid()}"
+    with tags(_stop.tag):
+        yield
+
+
+def settle(why: str) -> None:
+    """Sets the states of runs that Prefect takes for running or waiting, though this process won't go on."""
+    if _stop.runs or _stop.tag:
+        telling = threading.Thread(target=_tell, args=(why,), daemon=True)
+        telling.start()
+        telling.join(_REPORT_S)
 
 
 def exits(number: int, *_: object) -> NoReturn:
@@ -174,10 +195,8 @@ def end(code: int, why: str, report: bool = True) -> NoReturn:
     import psutil
 
     sys.stderr.write(f"error: {why}; what is made is kept: run it again and it goes on\n")
-    if report and _stop.runs:
-        telling = threading.Thread(target=_tell, args=(why,), daemon=True)
-        telling.start()
-        telling.join(_REPORT_S)
+    if report:
+        settle(why)
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
@@ -186,13 +205,16 @@ def end(code: int, why: str, report: bool = True) -> NoReturn:
 
 
 def _tell(why: str) -> None:
-    """Sets the states of runs that Prefect takes for running."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
     from prefect.states import Cancelled, Crashed
 
     with get_client(sync_client=True) as client:
-        for run_id in reversed(_stop.runs):
+        made = []
+        if _stop.tag is not None:
+            mine = FlowRunFilter(tags=FlowRunFilterTags(all_=[_stop.tag]))
+            made = [str(run.id) for run in client.read_flow_runs(flow_run_filter=mine)]
+        for run_id in dict.fromkeys([*reversed(_stop.runs), *made]):
             state = client.read_flow_run(run_id).state  # type: ignore[arg-type]
             if state is not None and state.is_final():
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -291,11 +290,12 @@ def _stage(name: str, workspace: Path, overrides: Iterable[str] = ()) -> None:
     """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
     from medsynth_core.config.dotted import flat
+    from medsynth_core.logs import log_to_stderr
     from medsynth_core.workspace.check import check
     from medsynth_core.workspace.lock import at_work
     from medsynth_core.workspace.params import load_config
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_stderr()
     root = workspace.resolve()
     with at_work(root):
         config = load_config(root / "params.yaml", overrides)

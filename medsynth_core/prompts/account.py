@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medsynth_core.errors import BudgetError
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.records import Reply, Usage
+from medsynth_core.tally import count
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Account:
                 )
             return self.ledger.open_try(self.plan, bound.total, self.prices.of(bound))
 
+    def said(self) -> str:
+        """Returns what is spent, and of how much, as ``, 0.12 of 5.00 USD``; an empty text where nothing costs."""
+        _, usd = self.ledger.spent(self.plan)
+        if not usd and self._budget.usd is None:
+            return ""
+        return f", {usd:.2f} USD" if self._budget.usd is None else f", {usd:.2f} of {self._budget.usd:.2f} USD"
+
     def refused(self, number: int) -> None:
         """Notes that a call was refused, at no cost."""
         self.ledger.drop_try(number)
@@ -83,3 +91,6 @@ class Account:
     def answered(self, number: int, usage: Usage, reply: Reply) -> None:
         """Notes an answer and what it cost, in one instant."""
         self.ledger.keep(reply, (number, usage.total, self.prices.of(usage)))
+        count("llm_dollars", self.prices.of(usage))
+        count("llm_tokens", usage.input_tokens, direction="input")
+        count("llm_tokens", usage.output_tokens, direction="output")

@@ -101,7 +101,7 @@ def have_written(
             for assignment, draft in zip(reply.assignments, reply.drafts, strict=True):
                 take(assignment.key, assignment.attempt, draft)
             answered += 1
-            progress(n_accepted, len(requests), f"{answered} answers")
+            progress(n_accepted, len(requests), f"{answered} answers{account.said()}")
         log.info("prompts: %d of %d accepted after a round of %d", n_accepted, len(requests), len(pending))
         if not answered:
             raise TransientError(

@@ -32,6 +32,7 @@ from medsynth_core.synthesis.identity import ImageRequest, RunIdentity, ShardPla
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.synthesis.settings import SynthesisConfig
 from medsynth_core.synthesis.synthesiser import Synthesiser
+from medsynth_core.tally import count, timed
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +92,16 @@ class ShardWorker:
         images = self._images([request.image_id for request in requests], prompts, keypatches)
         fingerprints = _fingerprints(images)
         self.chain.judge_together([image.verdict for image in images], fingerprints)
-        tar, places = self._pack(shard, requests, prompts, images)
+        with timed("phase_seconds", phase="pack"):
+            tar, places = self._pack(shard, requests, prompts, images)
         name = plan.name(shard)
         rows = [
             self._row(request, prompt, patches, image)
             | _location(places.get(request.image_id), _tar_name(name), image.png)
             for request, prompt, patches, image in zip(requests, prompts, keypatches, images, strict=True)
         ]
-        return write_record(self.store, self._record(plan, shard, tar, rows))
+        with timed("phase_seconds", phase="upload"):
+            return write_record(self.store, self._record(plan, shard, tar, rows))
 
     def _pack(
         self, shard: int, requests: Sequence[ImageRequest], prompts: Sequence[PromptRow], images: Sequence[_Image]
@@ -145,12 +148,20 @@ class ShardWorker:
     ) -> list[_Image]:
         """Returns the judged and encoded image of each prompt; pixels are held for one batch at a time."""
         done: dict[int, _Image] = {}
-        for batch in self.synthesiser.batches(image_ids, prompts, keypatches):
-            pixels = self.synthesiser.render(batch)
-            pngs = _encoders.map(encode_png, pixels)
-            verdicts = self.chain.verdicts(pixels, [prompts[place] for place in batch.places])
-            for place, thumbnail, png, verdict in zip(batch.places, thumbnails(pixels), pngs, verdicts, strict=True):
-                done[place] = _Image(png, pixels.shape[2], pixels.shape[1], thumbnail, verdict)
+        batches = self.synthesiser.batches(image_ids, prompts, keypatches)
+        while True:
+            with timed("phase_seconds", phase="decode"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            count("tokens", len(batch.places) * self.synthesiser.llm.layout.cells)
+            with timed("phase_seconds", phase="judge"):
+                pixels = self.synthesiser.render(batch)
+                pngs = _encoders.map(encode_png, pixels)
+                verdicts = self.chain.verdicts(pixels, [prompts[place] for place in batch.places])
+                judged = zip(batch.places, thumbnails(pixels), pngs, verdicts, strict=True)
+                for place, thumbnail, png, verdict in judged:
+                    done[place] = _Image(png, pixels.shape[2], pixels.shape[1], thumbnail, verdict)
         return [done[place] for place in range(len(prompts))]
 
     def _keypatches(self, requests: Sequence[ImageRequest]) -> list[list[Keypatch]]:

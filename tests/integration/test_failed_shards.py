@@ -38,7 +38,7 @@ class Shards:
             self.begun.append(shard)
             if shard in failures:
                 raise failures[shard]
-            return {"shard": shard, "requested": 2, "accepted": 2, "rejected": {}}
+            return {"shard": shard, "requested": 2, "accepted": 2, "rejected": {}, "counted": []}
 
         @contextmanager
         def shown(*_: object) -> Iterator[Progress]:

@@ -22,6 +22,7 @@ from medsynth_core.prompts.messages import Message
 from medsynth_core.prompts.records import Usage
 from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body
 from medsynth_core.prompts.server.settings import OpenAIConfig
+from medsynth_core.tally import count
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ class ChatServer:
             with self._lock:
                 self._resume_at = max(self._resume_at, time.monotonic() + wait_s)
         log.debug("LLM server: %s; next try in %.1f s", error, wait_s)
+        count("retries", of="llm")
         return wait_s
 
 

@@ -28,6 +28,7 @@ from medsynth_core.errors import ConfigError, StoreError
 from medsynth_core.storage.s3_errors import BROKEN_OFF, CONFLICT, FAILURES, MISSING, STANDS_THERE, as_ours, code_of
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import PROBE, StoredObject, check_key
+from medsynth_core.tally import count
 
 _TRIES = 4
 """Requests that one call may cost, see ``S3Store``."""
@@ -42,6 +43,12 @@ _LISTED_A_KEY = 50
 """Objects listed for each whose size is asked: a page of 1,000 costs as much as some twenty questions."""
 _AT_ONCE = 16
 """Questions, each of which is little but waiting."""
+
+
+def _count_retries(parsed: Mapping[str, Any], **_: Any) -> None:
+    """Counts what the client itself repeated."""
+    if retried := parsed["ResponseMetadata"].get("RetryAttempts", 0):
+        count("retries", retried, of="store")
 
 
 class S3Store:
@@ -79,7 +86,7 @@ class S3Store:
             core = botocore.session.get_session()
             core.register_component("data_loader", _loader())
             session = boto3.session.Session(botocore_session=core)
-            self._clients[process] = session.client(
+            client = session.client(
                 "s3",
                 endpoint_url=self._endpoint,
                 region_name=self._region or session.region_name or "us-east-1",
@@ -91,6 +98,8 @@ class S3Store:
                     s3={"payload_signing_enabled": False},
                 ),
             )
+            client.meta.events.register("after-call.s3", _count_retries)
+            self._clients[process] = client
         return self._clients[process]
 
     def get(self, key: str) -> bytes:
@@ -245,6 +254,7 @@ class _Tries:
         self._spent += 1 + answer["ResponseMetadata"].get("RetryAttempts", 0)
         if self._spent >= _TRIES:
             return False
+        count("retries", of="store")
         time.sleep(random.uniform(0, 0.2 * 2**self._spent))
         return True
 
