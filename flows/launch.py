@@ -21,7 +21,7 @@ from medsynth_core.logs import as_json
 from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace.lock import at_work
 from medsynth_core.workspace.tree import Config
-from tasks.stopping import exits, settle, stoppable, stopped_by, tagged
+from tasks.stopping import exits, settle, settle_dead, stoppable, stopped_by, tagged
 
 _FLOWS = ("augment", "train")
 _AS_JSON = {
@@ -75,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
         _start_prefect()
         flow = getattr(import_module(f"flows.{arguments.flow}"), arguments.flow)
         given: dict[str, Any] = {"preset": arguments.preset, "overrides": arguments.overrides}
+        settle_dead()
         with tagged():
             tag = flow(str(root), **given, **({"extend": True} if arguments.extend else {}))
     if isinstance(tag, str):

@@ -13,7 +13,7 @@ _CORE = "medsynth_core"
 
 def name_runs() -> None:
     """Gives the core's log lines the ids of the run that they are of; may be called again."""
-    for handler in logging.getLogger(_CORE).handlers:
+    for handler in (*logging.getLogger().handlers, *logging.getLogger(_CORE).handlers):
         handler.addFilter(_with_run)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from prefect.artifacts import update_progress_artifact
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.theme import Theme
 
 from medsynth_core.progress import Progress as Report
 from tasks import metrics
@@ -54,7 +55,7 @@ def shown(root: str, stage: str, log: logging.Logger | logging.LoggerAdapter[log
         disable=not console.is_terminal,
     )
     began = last = time.monotonic()
-    with bar:
+    with console.use_theme(Theme()), bar:  # Prefect's console has no styles but its own
         row = bar.add_task(stage, total=None, detail="")
 
         def report(done: int, total: int, detail: str = "") -> None:
@@ -77,7 +78,7 @@ def shown(root: str, stage: str, log: logging.Logger | logging.LoggerAdapter[log
 
 def _console() -> Console:
     """Returns the console that Prefect's log lines go to, so that they stand above the bar and don't tear it."""
-    for handler in logging.getLogger("prefect").handlers:
+    for handler in (*logging.getLogger().handlers, *logging.getLogger("prefect").handlers):
         if isinstance(found := getattr(handler, "console", None), Console):
             return found
     return Console(file=sys.stderr)

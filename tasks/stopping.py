@@ -205,6 +205,30 @@ def end(code: int, why: str, report: bool = True) -> NoReturn:
 
 
 def _tell(why: str) -> None:
+    with suppress(Exception):  # where the server is gone too, the next run tells it (``settle_dead``)
+        _set_states(why)
+
+
+def settle_dead() -> None:
+    """Sets the states of runs of this machine whose process is gone without having told Prefect: killed, or its server
+    was killed with it."""
+    import psutil
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    open_ones = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_ones)))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=wanted):
+            for tag in run.tags:
+                host, _, process = tag.rpartition(":")
+                if host == socket.gethostname() and process.isdigit() and not psutil.pid_exists(int(process)):
+                    client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
+
+
+def _set_states(why: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
     from prefect.states import Cancelled, Crashed
