@@ -10,6 +10,7 @@
     ├── StoreError            the store refused (credentials, permission, no such bucket): retrying won't help
     │   └── DiskError             a disk of this machine is full or read-only
     ├── BusyError             another process is at work in the workspace
+    ├── WithdrawnError        a release was taken back
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
     ├── NotReadyError         a service will answer, but not in this run's time: the message says when to start it again
     ├── RiskError             a release would give away more of patients than the configuration allows
@@ -73,6 +74,12 @@ class BusyError(MedsynthError):
     """Another process is at work in the workspace."""
 
     exit_code = 12
+
+
+class WithdrawnError(MedsynthError):
+    """A release was taken back by those who published it."""
+
+    exit_code = 13
 
 
 class TransientError(MedsynthError):

@@ -181,7 +181,7 @@ def inspect(repo: Repo = ".", rev: Rev = None) -> None:
     from medsynth_core.cli.tables import release_tables
     from medsynth_core.release.reader import open_release
 
-    release_tables(open_release(repo, rev))
+    release_tables(open_release(repo, rev, withdrawn=True))
 
 
 @app.command()
@@ -195,13 +195,32 @@ def diff(
     from medsynth_core.release.diff import diff as compare
     from medsynth_core.release.reader import open_release
 
-    found = compare(open_release(repo, a), open_release(repo, b))
+    found = compare(open_release(repo, a, withdrawn=True), open_release(repo, b, withdrawn=True))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
         return
     from medsynth_core.cli.tables import diff_tables
 
     diff_tables(found)
+
+
+@app.command()
+def withdraw(
+    tag: Annotated[str, typer.Argument(help="Of the release.")],
+    reason: Annotated[str, typer.Option(help="Why; whoever opens the release reads it.")],
+    workspace: Workspace = Path(),
+) -> None:
+    """Take a release back: readers and `run --extend` refuse it from now on; `gc` frees what it alone holds."""
+    from medsynth_core.storage.index import read_entry
+    from medsynth_core.storage.store import open_store
+    from medsynth_core.storage.withdrawn import withdraw as mark
+    from medsynth_core.workspace.params import load_config
+
+    if not reason.strip():
+        raise InputError("--reason is empty; say why, for those who have used the release")
+    root = workspace.resolve()
+    store = open_store(load_config(root / "params.yaml").store, root)
+    print(mark(store, read_entry(store, tag), reason.strip()))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from medsynth_core.evaluation.page.provenance import filter_lines
 from medsynth_core.prompts.plan import PromptPlan
 from medsynth_core.release.diff import ReleaseDiff
 from medsynth_core.release.reader import Release
+from medsynth_core.storage.index import find_entry
+from medsynth_core.storage.withdrawn import read_withdrawal
 
 
 def release_tables(release: Release) -> None:
@@ -28,6 +31,15 @@ def release_tables(release: Release) -> None:
     summary.add_row("prompts", f"{about['prompts']['accepted']} by {about['prompts']['provider']}")
     summary.add_row("corpus", f"{about['corpus']['kind']} ({about['corpus']['licence']})")
     summary.add_row("image size", f"{about['image_size']} x {about['image_size']}")
+    if (entry := find_entry(release.store, release.dir_md5)) is not None and entry.run is not None:
+        made = entry.run
+        summary.add_row(
+            "made by", f"run {made.flow_run or 'of dvc repro'} on {made.host}, code {made.code or 'unknown'}"
+        )
+        for name, value in made.changes.items():
+            summary.add_row("  in this run alone", f"{name}={json.dumps(value)}")
+    if release.dir_md5 and (mark := read_withdrawal(release.store, release.dir_md5)) is not None:
+        summary.add_row("WITHDRAWN", str(mark))
     summary.add_row("spec", about["spec_hash"])
     for name, digest in about["model_digests"].items():
         summary.add_row(name, digest[:16])

@@ -22,6 +22,7 @@ from medsynth_core.release.source import POINTER, find_release, local_path
 from medsynth_core.storage.content import check_content, content_key, md5_of_key
 from medsynth_core.storage.index import read_files
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.storage.withdrawn import refuse_withdrawn
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +187,9 @@ class Release:
         return self.files[path]
 
 
-def open_release(repo_or_url: str | Path, rev: str | None = None, endpoint_url: str | None = None) -> Release:
+def open_release(
+    repo_or_url: str | Path, rev: str | None = None, endpoint_url: str | None = None, withdrawn: bool = False
+) -> Release:
     """Returns a release.
 
     Args:
@@ -194,9 +197,11 @@ def open_release(repo_or_url: str | Path, rev: str | None = None, endpoint_url: 
             checked-out ``dataset`` folder.
         rev: git tag, branch or commit; of a store, the tag. None: the working tree, the head, or the newest release.
         endpoint_url: of an S3-compatible server, when a store is named; AWS_ENDPOINT_URL does the same.
+        withdrawn: open it even if it was taken back, to look at it.
 
     Raises:
         InputError: there is no release, or no such revision, or the store isn't where a clone can see it.
+        WithdrawnError: it was taken back; says why.
         CorruptObjectError: the pointer or the list of files is damaged.
     """
     place = local_path(str(repo_or_url))
@@ -209,6 +214,8 @@ def open_release(repo_or_url: str | Path, rev: str | None = None, endpoint_url: 
             )
         return _open_folder(root.resolve())
     source = find_release(place, rev, endpoint_url)
+    if not withdrawn:
+        refuse_withdrawn(source.store, source.dir_md5, "choose another; open_release(..., withdrawn=True) looks at it")
     files = read_files(source.store, source.dir_md5, source.where)
     keys = {path: content_key(md5) for path, md5 in files.items()}
     return Release(source.where, source.store, keys, source.dir_md5, source.pointer)

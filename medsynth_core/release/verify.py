@@ -48,7 +48,7 @@ def verify_at(repo: str, rev: str | None, progress: Progress) -> VerifyReport:
         StoreError, TransientError: the store can't be used.
     """
     try:
-        release = open_release(repo, rev)
+        release = open_release(repo, rev, withdrawn=True)
     except CorruptObjectError as error:
         return VerifyReport(f"{repo}@{rev}" if rev else repo, 0, 0, 0, (f"damaged release: {error}",))
     report = verify(release, progress)

@@ -81,6 +81,12 @@ def read_entry(store: ObjectStore, tag: str) -> ReleaseEntry:
         raise CorruptObjectError(f"{store.url}: {key}: {error.errors()[0]['msg']}; restore it from a backup") from error
 
 
+def find_entry(store: ObjectStore, dir_md5: str | None) -> ReleaseEntry | None:
+    """Returns the newest record of a dataset, or None when the store has none."""
+    entries = (read_entry(store, tag) for tag in reversed(list_tags(store)))
+    return next((entry for entry in entries if entry.dir_md5 == dir_md5), None)
+
+
 def versions(tags: Iterable[str], name: str) -> list[int]:
     """Returns the versions that a dataset has among tags, oldest first; other tags are passed over."""
     return sorted(int(found[1]) for tag in tags if (found := re.fullmatch(re.escape(name) + r"-v(\d+)", tag)))

@@ -14,6 +14,7 @@ from medsynth_core.storage.content import check_content, content_key
 from medsynth_core.storage.index import ReleaseEntry, read_entry, read_files
 from medsynth_core.storage.parquet import read_parquet
 from medsynth_core.storage.store import ObjectStore
+from medsynth_core.storage.withdrawn import refuse_withdrawn
 
 _KEPT = ("shards/", "manifest/", "rejected/")
 """Folders whose objects the next release takes over as they are."""
@@ -46,9 +47,11 @@ def open_parent(store: ObjectStore, tag: str) -> Parent:
 
     Raises:
         InputError: the store holds no such release.
+        WithdrawnError: it was taken back.
         CorruptObjectError: its list of files or release.json is damaged.
     """
     entry = read_entry(store, tag)
+    refuse_withdrawn(store, entry.dir_md5, "nothing is added to it; name another release.parent, or none")
     files = read_files(store, entry.dir_md5, tag)
     kept = tuple(KeptObject(path, md5) for path, md5 in sorted(files.items()) if path.startswith(_KEPT))
     if "release.json" not in files:

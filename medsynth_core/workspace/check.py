@@ -18,7 +18,7 @@ from medsynth_core.evaluation.entries import check_entry
 from medsynth_core.evaluation.settings import EXTRACTORS, JUDGES
 from medsynth_core.models.pretrained import check_pretrained
 from medsynth_core.prompts.settings import PROVIDERS
-from medsynth_core.storage.index import read_entry
+from medsynth_core.storage.parent import open_parent
 from medsynth_core.storage.store import open_store
 from medsynth_core.workspace import stages
 from medsynth_core.workspace.pipeline import render_pipeline
@@ -152,7 +152,7 @@ def _check_store(config: Config, root: Path) -> None:
 
 def _check_parent(config: Config, root: Path) -> None:
     if config.release.parent is not None:
-        read_entry(open_store(config.store, root), config.release.parent)
+        open_parent(open_store(config.store, root), config.release.parent)
 
 
 _CHECKS: tuple[tuple[str, _Check], ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from medsynth_core.errors import StateError
 from medsynth_core.storage.content import CONTENT, content_key, md5_of_key
 from medsynth_core.storage.index import list_tags, read_entry
 from medsynth_core.storage.store import PROBE, ObjectStore, StoredObject
+from medsynth_core.storage.withdrawn import withdrawn_datasets
 from medsynth_core.workspace.repository import git
 
 _MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
@@ -43,9 +44,10 @@ class Garbage:
 def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bool = False) -> Garbage:
     """Returns what of a store can go.
 
-    Kept is what a release of this store lists, what any DVC file of any revision of this repository names, and what
-    a completion record names. With ``runs``, the records of all runs but the workspace's last are garbage too, and with
-    them what they alone name: a run that was cut off would begin anew.
+    Kept is what a release of this store lists that wasn't withdrawn, what any DVC file of any revision of this
+    repository names, and what a completion record names. With ``runs``, the records of all runs but the workspace's
+    last are garbage too, and with them what they alone name: a run that was cut off would begin anew. The records of a
+    withdrawn release's own shards always are.
 
     Args:
         older_than: younger objects are never garbage: their record may be about to be written.
@@ -61,7 +63,15 @@ def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bo
             continue
         mine = stored.key.split("/")[1] in own_runs
         (records if mine or not runs else old_runs).append(stored)
-    needed = _closed({*_in_repository(root), *_of_releases(store), *_of_records(records, store)}, store)
+    withdrawn = withdrawn_datasets(store)
+    needed = _closed({*_in_repository(root), *_of_releases(store)} - withdrawn, store)
+    taken_back = _closed(withdrawn, store) - needed
+    for stored in records:
+        named = _named_by(stored, store)
+        if taken_back.isdisjoint(named):
+            needed |= _closed(named, store)
+        else:
+            old_runs.append(stored)
     limit = datetime.now(UTC) - older_than
     spare = [each for each in store.list(CONTENT) if md5_of_key(each.key) not in needed]
     uploads = list(store.unfinished())
@@ -107,10 +117,9 @@ def _of_releases(store: ObjectStore) -> Iterator[str]:
         yield read_entry(store, tag).dir_md5
 
 
-def _of_records(records: Iterable[StoredObject], store: ObjectStore) -> Iterator[str]:
-    for stored in records:
-        if "/shards/" in stored.key:
-            yield from _MD5.findall(store.get(stored.key).decode())
+def _named_by(record: StoredObject, store: ObjectStore) -> set[str]:
+    """Returns every hash in a completion record; a run's other objects name none."""
+    return set(_MD5.findall(store.get(record.key).decode())) if "/shards/" in record.key else set()
 
 
 def _closed(hashes: set[str], store: ObjectStore) -> set[str]:
