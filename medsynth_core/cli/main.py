@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace import stages
 from medsynth_core.workspace.repository import ISOLATED
+
+if TYPE_CHECKING:
+    from medsynth_core.workspace.doctor import Finding
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -287,6 +290,25 @@ def export(
     with bar("export") as progress:
         n_images = write(open_release(repo, rev), out, layout, metadata, progress)
     print(f"{n_images} images in {out}")
+
+
+@app.command()
+def doctor(
+    workspace: Workspace = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, an object a line.")] = False,
+) -> None:
+    """Say what this machine and a workspace lack for a run; exits with the code of what would stop it first."""
+    from medsynth_core.workspace.doctor import examine
+
+    worst = 0
+    for found in examine(workspace.resolve()):
+        print(json.dumps(dataclasses.asdict(found)) if as_json else _line_of(found))
+        worst = worst or found.exit_code
+    raise typer.Exit(worst)
+
+
+def _line_of(found: Finding) -> str:
+    return f"{'FAILS' if found.exit_code else 'ok':5}  {found.name:<10}  {found.text}"
 
 
 @app.command()

@@ -55,7 +55,7 @@ def check(config: Config, root: Path, names: Iterable[str] | None = None) -> Non
     for path, each in _CHECKS:
         if any(path == place or path.startswith(f"{place}.") for place in read):
             each(config, root)
-    _check_space(config, root, {row.name for row in rows})
+    check_space(config, root, {row.name for row in rows})
 
 
 def _check_pipeline(root: Path, names: Collection[str] | None) -> None:
@@ -170,7 +170,7 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
 """By the parameter whose readers need it; cheap ones first."""
 
 
-def _check_space(config: Config, root: Path, names: set[str]) -> None:
+def check_space(config: Config, root: Path, names: set[str]) -> None:
     """Raises InputError where a disk has less room than corpus and store will take at the very least.
 
     A corpus that is there takes no more; neither does a store with runs in it, since this may be the end of one.
