@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -17,6 +18,8 @@ from flows.prepare import Prepared, prepare
 from flows.runner import run_name, shards_in_flight, task_runner
 from flows.working import working
 from medsynth_core.errors import TransientError
+from medsynth_core.storage.index import newest_release_at
+from medsynth_core.storage.store import open_store
 from medsynth_core.workspace.stages import STAGES
 from medsynth_core.workspace.tree import Config
 from tasks import metrics
@@ -57,6 +60,8 @@ def augment(
         run = prepare(workspace, as_overrides(changes, overrides), preset, extend)
         root, config = str(run.root), run.config
         _say_what(run)
+        if (last := newest_release_at(open_store(config.store, run.root))) is not None:
+            metrics.published(last.timestamp())
         reports = {}
         for stage in STAGES:
             if stage.given and config.models.path is not None:
@@ -67,7 +72,7 @@ def augment(
                 make_images(root, config) if stage.name == "synthesis" else run_task(stage.name, root, config)
             )
         tag = record(root, config, run.changes)
-        metrics.published()
+        metrics.published(time.time())
         show_release(root, config, tag, reports["release"])
         return tag
 

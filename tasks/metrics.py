@@ -116,9 +116,9 @@ def budget(dollars: float | None) -> None:
         _BUDGET.set(dollars)
 
 
-def published() -> None:
-    """Notes a release."""
-    _RELEASE.set_to_current_time()
+def published(when: float) -> None:
+    """Notes when the newest release was published, in seconds since 1970."""
+    _RELEASE.set(when)
     write()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -100,6 +101,11 @@ def list_tags(store: ObjectStore) -> list[str]:
         if re.fullmatch(r".+-v\d+", tag):
             found.append(tag)
     return sorted(found, key=split_tag)
+
+
+def newest_release_at(store: ObjectStore) -> datetime | None:
+    """Returns when the newest record of any release was written, or None when there is none."""
+    return max((stored.modified for stored in store.list(_FOLDER)), default=None)
 
 
 def split_tag(tag: str) -> tuple[str, int]:
