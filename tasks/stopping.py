@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-GRACE_S = 8.0
+GRACE_S = 6.0
 """From a signal to the end of the process, whatever it is doing."""
-_REPORT_S = 5.0
+_REPORT_S = 4.0
 """For telling Prefect of it."""
 _AGAIN_S = 0.1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
