@@ -75,7 +75,14 @@ def start(root: Path, environment: dict[str, str], seed: int) -> subprocess.Pope
     """Starts a run of other images than every seed's before it."""
     command = [sys.executable, "-m", "medsynth_core.cli.main", "run", "-w", str(root), "-s", f"synthesis.seed={seed}"]
     with (root.parent / f"{seed}.log").open("w") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+        )
 
 
 def published(root: Path) -> set[str]:
