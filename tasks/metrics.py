@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from prefect.events import emit_event
+from prefect.runtime import flow_run
 from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics, start_http_server, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily
 
@@ -45,6 +47,26 @@ _COUNTED = {
 }
 """By the names that the core counts under."""
 
+_NEAR = 0.9
+
+
+class _Budget:
+    """What prompts may cost and what this process has spent; tells Prefect once when that comes near."""
+
+    def __init__(self) -> None:
+        self.dollars: float | None = None
+        self._spent = 0.0
+        self._told = False
+
+    def spend(self, dollars: float) -> None:
+        self._spent += dollars
+        if self.dollars is not None and self._spent > _NEAR * self.dollars and not self._told:
+            self._told = True
+            if flow_run.id is not None:
+                emit_event("medsynth.budget.near", {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"})
+
+
+_budget = _Budget()
 _place: str | None = None
 
 
@@ -85,6 +107,8 @@ def absorb(counted: Iterable[Counted]) -> None:
     for name, labels, value in counted:
         metric = _COUNTED[name]
         (metric.labels(**dict(labels)) if labels else metric).inc(value)
+        if name == "llm_dollars":
+            _budget.spend(value)
 
 
 def shard_ended(row: Mapping[str, Any] | None) -> None:
@@ -112,8 +136,8 @@ def stage_done(stage: str, share: float) -> None:
 
 def budget(dollars: float | None) -> None:
     """Notes what the prompts may cost."""
-    if dollars is not None:
-        _BUDGET.set(dollars)
+    _budget.dollars = dollars
+    _BUDGET.set(dollars or 0.0)
 
 
 def published(when: float) -> None:

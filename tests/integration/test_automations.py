@@ -1,0 +1,152 @@
+"""infra/automations.yaml on a real Prefect server: each rings a webhook that is there to hear it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.server import serving_prefect
+
+pytestmark = pytest.mark.integration
+REPOSITORY = Path(__file__).parents[2]
+PREFECT = Path(sys.executable).parent / "prefect"
+HEARD_WITHIN_S = 60
+QUICK = {
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+}
+
+
+class Bell:
+    """Hears what is sent to it."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        bell = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                bell.heard.append(json.loads(body)["text"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def rings(self, *words: str) -> bool:
+        """Returns whether a text with all words arrives in time."""
+        deadline = time.monotonic() + HEARD_WITHIN_S
+        while time.monotonic() < deadline:
+            if any(all(word in text for word in words) for text in self.heard):
+                return True
+            time.sleep(0.2)
+        return False
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Bell]]:
+    folder, bell = tmp_path_factory.mktemp("automations"), Bell()
+    with serving_prefect(folder, **QUICK) as environment:
+        environment |= {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(folder)}
+        pool = [PREFECT, "work-pool", "create", "medsynth", "--type", "process"]
+        subprocess.run(pool, env=environment, check=True, capture_output=True)
+        for _ in range(2):  # what is there is changed
+            command = [sys.executable, "-m", "flows.deploy", "--webhook", bell.url]
+            done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        yield environment, bell
+
+
+def ask(environment: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    url = f"{environment['PREFECT_API_URL']}{path}"
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def begin(environment: dict[str, str]) -> str:
+    """Makes a run of augment that runs, as far as Prefect knows, and returns its id."""
+    flow = next(each for each in ask(environment, "/flows/filter", {}) if each["name"] == "augment")
+    wanted = {"flow_id": flow["id"], "name": "augment-night", "state": {"type": "PENDING"}}
+    run = ask(environment, "/flow_runs/", wanted)
+    turn(environment, run["id"], "RUNNING", "Running")
+    return str(run["id"])
+
+
+def turn(environment: dict[str, str], run: str, kind: str, name: str, message: str | None = None) -> None:
+    state = {"type": kind, "name": name, "message": message}
+    ask(environment, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+
+
+def emit(environment: dict[str, str], event: str, run: str) -> None:
+    """Emits an event of a run, as its process would."""
+    script = (
+        "import sys; from prefect.events import emit_event; from prefect.events.clients import *\n"
+        "from prefect.events.worker import EventsWorker\n"
+        "emit_event(sys.argv[1], {'prefect.resource.id': f'prefect.flow-run.{sys.argv[2]}'})\n"
+        "EventsWorker.drain_all()"
+    )
+    subprocess.run([sys.executable, "-c", script, event, run], env=environment, check=True, capture_output=True)
+
+
+def test_each_stands_there_once(registered: tuple[dict[str, str], Bell]) -> None:
+    names = [each["name"] for each in ask(registered[0], "/automations/filter", {})]
+    assert sorted(names) == [f"medsynth-{what}" for what in ("budget", "failed", "late", "refused", "zombie")]
+
+
+def test_a_failed_run_rings(registered: tuple[dict[str, str], Bell]) -> None:
+    environment, bell = registered
+    turn(environment, begin(environment), "FAILED", "Failed", "no such bucket")
+    assert bell.rings("augment-night: Failed: no such bucket"), bell.heard
+
+
+def test_a_refused_release_rings(registered: tuple[dict[str, str], Bell]) -> None:
+    environment, bell = registered
+    said = "Flow run encountered an exception: RiskError: membership_auc is 0.71"
+    turn(environment, begin(environment), "FAILED", "Failed", said)
+    assert bell.rings("augment-night wasn't published", "0.71"), bell.heard
+
+
+def test_a_late_run_rings(registered: tuple[dict[str, str], Bell]) -> None:
+    environment, bell = registered
+    deployment = ask(environment, "/deployments/name/augment/workspace")
+    ask(environment, f"/deployments/{deployment['id']}/create_flow_run", {"name": "augment-alone"})
+    assert bell.rings("augment-alone is late"), bell.heard
+
+
+def test_a_budget_that_comes_near_rings(registered: tuple[dict[str, str], Bell]) -> None:
+    environment, bell = registered
+    emit(environment, "medsynth.budget.near", begin(environment))
+    assert bell.rings("nine tenths of the budget"), bell.heard
+
+
+def test_a_zombie_rings_and_is_told_to_have_crashed(registered: tuple[dict[str, str], Bell]) -> None:
+    """A run beats, and then no more."""
+    environment, bell = registered
+    found = next(each for each in ask(environment, "/automations/filter", {}) if each["name"] == "medsynth-zombie")
+    trigger = found["trigger"] | {"within": 10}
+    shorter = {key: found[key] for key in ("name", "description", "enabled", "actions")} | {"trigger": trigger}
+    url = f"{environment['PREFECT_API_URL']}/automations/{found['id']}"
+    put = urllib.request.Request(url, json.dumps(shorter).encode(), {"Content-Type": "application/json"}, method="PUT")
+    urllib.request.urlopen(put, timeout=30).close()
+    run = begin(environment)
+    emit(environment, "prefect.flow-run.heartbeat", run)
+    assert bell.rings("its process is gone"), bell.heard
+    assert ask(environment, f"/flow_runs/{run}")["state"]["type"] == "CRASHED"
