@@ -21,7 +21,7 @@ from medsynth_core.logs import as_json
 from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace.lock import at_work
 from medsynth_core.workspace.tree import Config
-from tasks.stopping import exits, settle, settle_dead, stoppable, stopped_by, tagged
+from tasks.stopping import exits, settle, settle_dead, stoppable, stopped, tagged
 
 _FLOWS = ("augment", "train")
 _AS_JSON = {
@@ -51,12 +51,12 @@ def main() -> None:
     try:
         with stoppable(), full_disk():
             _run(arguments)
-    except MedsynthError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
     except BaseException as error:
-        if (number := stopped_by(error)) is None:
-            raise
+        if (number := stopped(error)) is None:
+            if not isinstance(error, MedsynthError):
+                raise
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(error.exit_code)
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_IGN)
         why = f"stopped by {signal.Signals(number).name}"

@@ -37,6 +37,7 @@ class _Stop:
 
     Attributes:
         asked: the signal, once there was one.
+        asked_at: when it came, in seconds since 1970.
         runs: ids of the flow runs that are in work, the outer first.
         tag: of the flow runs that this process makes, by which one is found that hasn't begun; None: there is none.
         publishing: whether the one step that can't be taken back is under way.
@@ -45,6 +46,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.asked_at: float | None = None
         self.runs: list[str] = []
         self.tag: str | None = None
         self.publishing = False
@@ -147,7 +149,7 @@ def _sends_again(hook: Callable[[Any], object]) -> Callable[[Any], object]:
     """Returns a hook for exceptions that Python drops, which sends the signal behind such a one again."""
 
     def unraisable(dropped: Any) -> None:
-        number = stopped_by(dropped.exc_value)
+        number = _signal_of(dropped.exc_value)
         if number is None:
             hook(dropped)
             return
@@ -157,7 +159,18 @@ def _sends_again(hook: Callable[[Any], object]) -> Callable[[Any], object]:
     return unraisable
 
 
-def stopped_by(error: BaseException | None) -> int | None:
+def stopped(error: BaseException) -> int | None:
+    """Returns the signal that stopped the process: the one that an exception was raised for, or that led to it, since
+    Prefect's engine may stumble over it; None where there was none."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if (number := _signal_of(chain)) is not None:
+            return number
+        chain = chain.__context__
+    return None
+
+
+def _signal_of(error: BaseException | None) -> int | None:
     """Returns the signal that an exception was raised for; None for any other exception."""
     if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
@@ -176,7 +189,7 @@ def _hear(reader: int) -> None:
             return
         if heard[0] in _SIGNALS:
             break
-    _stop.asked = heard[0]
+    _stop.asked, _stop.asked_at = heard[0], time.time()
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline:
         time.sleep(_AGAIN_S)
@@ -228,6 +241,12 @@ def settle_dead() -> None:
                     client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
 
 
+def _stumbled(state: Any) -> bool:
+    """Returns whether a run is said to have failed since it was told to stop: Prefect's engine fails in places when a
+    signal comes, and calls that a failure of the run."""
+    return bool(_stop.asked_at is not None and state.is_failed() and state.timestamp.timestamp() >= _stop.asked_at)
+
+
 def _set_states(why: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
@@ -240,7 +259,7 @@ def _set_states(why: str) -> None:
             made = [str(run.id) for run in client.read_flow_runs(flow_run_filter=mine)]
         for run_id in dict.fromkeys([*reversed(_stop.runs), *made]):
             state = client.read_flow_run(run_id).state  # type: ignore[arg-type]
-            if state is not None and state.is_final():
+            if state is not None and state.is_final() and not _stumbled(state):
                 continue
             told = Cancelled if state is not None and state.is_cancelling() else Crashed
             client.set_flow_run_state(run_id, told(message=f"{why}."), force=True)
