@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -81,6 +83,15 @@ def serving_prefect(folder: Path, **settings: str) -> Iterator[dict[str, str]]:
     arguments = ("server", "start", "--host", "127.0.0.1", "--port", "{port}")
     with serving("prefect", folder, "/api/health", own | turns | settings, arguments) as endpoint:
         yield {**os.environ, **own, "PREFECT_API_URL": f"{endpoint}/api", "OMP_NUM_THREADS": "2"}
+
+
+def ask_prefect(environment: Mapping[str, str], path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """Returns what the Prefect server of an environment answers; a body is posted."""
+    data = None if body is None else json.dumps(body).encode()
+    url = f"{environment['PREFECT_API_URL']}{path}"
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
 
 
 def kill_listener(port: int) -> None:

@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from medsynth_core.workspace.lock import at_work
 from tasks import metrics
 from tasks.logs import name_runs
-from tasks.prefect_server import watch_server
+from tasks.prefect_server import server_watched
 from tasks.stopping import in_work
 
 
@@ -23,8 +23,7 @@ def working(workspace: str) -> Iterator[None]:
         InputError: there is no such folder on this machine.
         BusyError: another process is at work in it.
     """
-    with at_work(Path(workspace).expanduser().resolve()), in_work(flow_run.id):
-        watch_server()
+    with at_work(Path(workspace).expanduser().resolve()), in_work(flow_run.id), server_watched():
         name_runs()
         metrics.start(workspace, flow_run.id)
         yield

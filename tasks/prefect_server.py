@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
-from contextlib import suppress
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
@@ -18,17 +18,19 @@ _PULSE_S = 10.0
 _SILENCE_S = 40.0
 """For so long the server may be away."""
 
-_watched = threading.Event()
 
-
-def watch_server() -> None:
-    """Ends the process within a minute when the server doesn't answer any more: no state can be told it, and Prefect's
-    engine would try for minutes, at the end of each task."""
-    if not _watched.is_set():
-        _watched.set()
-        with get_client(sync_client=True) as client:
-            url = str(client.api_url)
-        threading.Thread(target=_watch, args=(url,), name="server", daemon=True).start()
+@contextmanager
+def server_watched() -> Iterator[None]:
+    """Ends the process within a minute when the server doesn't answer any more while the block runs: no state can be
+    told it, and Prefect's engine would try for minutes, at the end of each task."""
+    with get_client(sync_client=True) as client:
+        url = str(client.api_url)
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(url, over), name="server", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def is_cancelling() -> bool:
@@ -38,13 +40,12 @@ def is_cancelling() -> bool:
     return state is not None and (state.is_cancelling() or state.is_final())
 
 
-def _watch(url: str) -> NoReturn:
+def _watch(url: str, over: threading.Event) -> None:
     last = time.monotonic()
-    while True:
-        time.sleep(_PULSE_S)
+    while not over.wait(_PULSE_S):
         if _answers(url):
             last = time.monotonic()
-        elif time.monotonic() - last >= _SILENCE_S:
+        elif time.monotonic() - last >= _SILENCE_S and not over.is_set():
             end(TransientError.exit_code, f"Prefect's server at {url} doesn't answer any more", report=False)
 
 

@@ -11,11 +11,10 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.server import serving_prefect
+from benchmarks.server import ask_prefect, serving_prefect
 
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2]
@@ -73,26 +72,18 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[
         yield environment, bell
 
 
-def ask(environment: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    url = f"{environment['PREFECT_API_URL']}{path}"
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def begin(environment: dict[str, str]) -> str:
     """Makes a run of augment that runs, as far as Prefect knows, and returns its id."""
-    flow = next(each for each in ask(environment, "/flows/filter", {}) if each["name"] == "augment")
+    flow = next(each for each in ask_prefect(environment, "/flows/filter", {}) if each["name"] == "augment")
     wanted = {"flow_id": flow["id"], "name": "augment-night", "state": {"type": "PENDING"}}
-    run = ask(environment, "/flow_runs/", wanted)
+    run = ask_prefect(environment, "/flow_runs/", wanted)
     turn(environment, run["id"], "RUNNING", "Running")
     return str(run["id"])
 
 
 def turn(environment: dict[str, str], run: str, kind: str, name: str, message: str | None = None) -> None:
     state = {"type": kind, "name": name, "message": message}
-    ask(environment, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+    ask_prefect(environment, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
 
 
 def emit(environment: dict[str, str], event: str, run: str) -> None:
@@ -107,7 +98,7 @@ def emit(environment: dict[str, str], event: str, run: str) -> None:
 
 
 def test_each_stands_there_once(registered: tuple[dict[str, str], Bell]) -> None:
-    names = [each["name"] for each in ask(registered[0], "/automations/filter", {})]
+    names = [each["name"] for each in ask_prefect(registered[0], "/automations/filter", {})]
     assert sorted(names) == [f"medsynth-{what}" for what in ("budget", "failed", "late", "refused", "zombie")]
 
 
@@ -126,8 +117,8 @@ def test_a_refused_release_rings(registered: tuple[dict[str, str], Bell]) -> Non
 
 def test_a_late_run_rings(registered: tuple[dict[str, str], Bell]) -> None:
     environment, bell = registered
-    deployment = ask(environment, "/deployments/name/augment/workspace")
-    ask(environment, f"/deployments/{deployment['id']}/create_flow_run", {"name": "augment-alone"})
+    deployment = ask_prefect(environment, "/deployments/name/augment/workspace")
+    ask_prefect(environment, f"/deployments/{deployment['id']}/create_flow_run", {"name": "augment-alone"})
     assert bell.rings("augment-alone is late"), bell.heard
 
 
@@ -140,7 +131,9 @@ def test_a_budget_that_comes_near_rings(registered: tuple[dict[str, str], Bell])
 def test_a_zombie_rings_and_is_told_to_have_crashed(registered: tuple[dict[str, str], Bell]) -> None:
     """A run beats, and then no more."""
     environment, bell = registered
-    found = next(each for each in ask(environment, "/automations/filter", {}) if each["name"] == "medsynth-zombie")
+    found = next(
+        each for each in ask_prefect(environment, "/automations/filter", {}) if each["name"] == "medsynth-zombie"
+    )
     trigger = found["trigger"] | {"within": 10}
     shorter = {key: found[key] for key in ("name", "description", "enabled", "actions")} | {"trigger": trigger}
     url = f"{environment['PREFECT_API_URL']}/automations/{found['id']}"
@@ -149,4 +142,4 @@ def test_a_zombie_rings_and_is_told_to_have_crashed(registered: tuple[dict[str, 
     run = begin(environment)
     emit(environment, "prefect.flow-run.heartbeat", run)
     assert bell.rings("its process is gone"), bell.heard
-    assert ask(environment, f"/flow_runs/{run}")["state"]["type"] == "CRASHED"
+    assert ask_prefect(environment, f"/flow_runs/{run}")["state"]["type"] == "CRASHED"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.server import ask_prefect
 from medsynth_core.config import Paths
 from medsynth_core.release import open_release
 from medsynth_core.workspace.init import init_workspace
@@ -34,18 +35,9 @@ def prefect(environment: dict[str, str], *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def ask(environment: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
-    """Returns what Prefect's server answers."""
-    data = None if body is None else json.dumps(body).encode()
-    url = f"{environment['PREFECT_API_URL']}{path}"
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def flow_runs(environment: dict[str, str]) -> list[dict[str, Any]]:
     """Returns the runs that a schedule made, the first due first."""
-    found = ask(environment, "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+    found = ask_prefect(environment, "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
     return [run for run in found if run["auto_scheduled"]]
 
 
@@ -58,7 +50,7 @@ def test_the_form_offers_choices_and_refuses_what_cannot_be(
     environment = prefect_environment | {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(root)}
     prefect(environment, "work-pool", "create", "medsynth", "--type", "process", "--overwrite")
     prefect(environment, "--no-prompt", "deploy", "--all")
-    deployment = ask(environment, "/deployments/name/augment/workspace")
+    deployment = ask_prefect(environment, "/deployments/name/augment/workspace")
     offered = json.dumps(deployment["parameter_openapi_schema"])
     for word in ("Prompts to be written.", '"h200-small"', '"template"', '"processes"', '"exclusiveMinimum": 0'):
         assert word in offered
@@ -72,9 +64,9 @@ def test_the_form_offers_choices_and_refuses_what_cannot_be(
         {"extend": "perhaps"},
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(environment, create, {"parameters": wrong})
+            ask_prefect(environment, create, {"parameters": wrong})
         assert refused.value.code in {409, 422}, wrong
-    made = ask(environment, create, {"parameters": {"changes": {"prompts": {"n": 5}}, "preset": "demo"}})
+    made = ask_prefect(environment, create, {"parameters": {"changes": {"prompts": {"n": 5}}, "preset": "demo"}})
     assert made["parameters"]["changes"] == {"prompts": {"n": 5}}
     delete = urllib.request.Request(f"{environment['PREFECT_API_URL']}/flow_runs/{made['id']}", method="DELETE")
     urllib.request.urlopen(delete, timeout=30).close()

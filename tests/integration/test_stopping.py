@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -13,14 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from benchmarks.server import kill_listener, serving_prefect
+from benchmarks.server import ask_prefect, kill_listener, serving_prefect
 from medsynth_core.config import Paths
 from medsynth_core.errors import TransientError
 from medsynth_core.workspace.init import init_workspace
@@ -36,17 +33,9 @@ LOOKED_AFTER_S = 2
 MOMENTS = [(number, moment) for number in (signal.SIGTERM, signal.SIGINT) for moment in range(STOPS)]
 
 
-def ask(environment: dict[str, str], path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        f"{environment['PREFECT_API_URL']}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def states(environment: dict[str, str], kind: str = "flow") -> dict[str, str]:
     """Returns the state of each flow or task run by its id."""
-    return {run["id"]: run["state_type"] for run in ask(environment, f"/{kind}_runs/filter", {})}
+    return {run["id"]: run["state_type"] for run in ask_prefect(environment, f"/{kind}_runs/filter", {})}
 
 
 @pytest.fixture(scope="module")
