@@ -12,7 +12,7 @@ from medsynth_core.config.dotted import flat
 from medsynth_core.prompts.settings import PROVIDERS
 from medsynth_core.workspace.tree import Config
 
-Override = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_]+)*=.*$")]
+Override = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[^.=]+)*=[\s\S]*$")]
 """``section.key=value``."""
 Preset = Literal["demo", "h200-small", "paper"]
 

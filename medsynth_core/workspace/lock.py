@@ -31,8 +31,9 @@ def at_work(root: Path) -> Iterator[None]:
     Raises:
         BusyError: another process is at work there; names it.
     """
-    if not (root / "params.yaml").is_file():
-        yield  # no workspace: whatever comes next says so
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of `accelerate launch`, which work as one
+    if not first or not (root / "params.yaml").is_file():  # where there is no workspace, whatever comes next says so
+        yield
         return
     with _guard:
         nested = root in _held

@@ -56,7 +56,7 @@ def one_oracle() -> Iterator[None]:
     """Every report here asks the same oracle, and one that learnt little: a good one takes its time."""
     oracle = Oracle.fit(n=640, epochs=1, networks=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Oracle, "fit", lambda seed, progress: oracle)
+        patch.setattr(Oracle, "fit", lambda seed, phantoms, progress: oracle)
         yield
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from flows.form import Changes, as_overrides
+from flows.form import Changes, Override, as_overrides
 from medsynth_core.workspace.params import configure
 
 
@@ -32,6 +32,20 @@ def test_what_is_filled_in_becomes_overrides_and_what_is_said_besides_wins() -> 
 def test_what_the_tree_refuses_the_form_refuses(wrong: dict[str, dict[str, object]]) -> None:
     with pytest.raises(ValidationError):
         Changes.model_validate(wrong)
+
+
+def test_any_key_of_the_tree_can_be_said_besides() -> None:
+    said = TypeAdapter(list[Override])
+    for each in (
+        "seed=2",
+        "release.quotas.large left pleural effusion=200",
+        "prompts.targets={a: 1}",
+        "release.parent=",
+    ):
+        assert said.validate_python([each]) == [each]
+    for wrong in ("prompts.n", "=3", "prompts..n=3"):
+        with pytest.raises(ValidationError):
+            said.validate_python([wrong])
 
 
 def test_every_field_has_help() -> None:
