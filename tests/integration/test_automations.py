@@ -48,9 +48,9 @@ class Bell:
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def rings(self, *words: str) -> bool:
+    def rings(self, *words: str, within_s: float = HEARD_WITHIN_S) -> bool:
         """Returns whether a text with all words arrives in time."""
-        deadline = time.monotonic() + HEARD_WITHIN_S
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             if any(all(word in text for word in words) for text in self.heard):
                 return True
@@ -116,10 +116,16 @@ def test_a_refused_release_rings(registered: tuple[dict[str, str], Bell]) -> Non
 
 
 def test_a_late_run_rings(registered: tuple[dict[str, str], Bell]) -> None:
+    """Some seconds after an automation was changed, the server still goes by the old one: a late run is told once, so
+    there must be several."""
     environment, bell = registered
     deployment = ask_prefect(environment, "/deployments/name/augment/workspace")
-    ask_prefect(environment, f"/deployments/{deployment['id']}/create_flow_run", {"name": "augment-alone"})
-    assert bell.rings("augment-alone is late"), bell.heard
+    for attempt in range(4):
+        create = f"/deployments/{deployment['id']}/create_flow_run"
+        ask_prefect(environment, create, {"name": f"augment-alone-{attempt}"})
+        if bell.rings("augment-alone", "is late", within_s=HEARD_WITHIN_S / 3):
+            return
+    pytest.fail(f"nothing rang but {bell.heard}")
 
 
 def test_a_budget_that_comes_near_rings(registered: tuple[dict[str, str], Bell]) -> None:
