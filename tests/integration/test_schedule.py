@@ -9,12 +9,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.server import ask_prefect
+from benchmarks.server import ask_prefect, serving_prefect
 from medsynth_core.config import Paths
 from medsynth_core.release import open_release
 from medsynth_core.workspace.init import init_workspace
@@ -26,6 +27,13 @@ REPOSITORY = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).parent / "prefect"
 WAITED_S = 300
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a server that no other test uses: a schedule goes on making runs."""
+    with serving_prefect(tmp_path) as environment:
+        yield environment
 
 
 def prefect(environment: dict[str, str], *words: str) -> None:
@@ -73,14 +81,14 @@ def test_the_form_offers_choices_and_refuses_what_cannot_be(
 
 
 def test_a_schedule_starts_a_run_that_releases(
-    trained: tuple[Config, Paths], prefect_environment: dict[str, str], tmp_path: Path
+    trained: tuple[Config, Paths], own_server: dict[str, str], tmp_path: Path
 ) -> None:
     """SQLAlchemy 2.1 broke Prefect's scheduler without a word: a schedule was made, and no run ever."""
     root = tmp_path / "workspace"
     models = trained[0].models.model_copy(update={"path": "trained"})
     init_workspace(root, trained[0].model_copy(update={"models": models}))
     shutil.copytree(trained[1].root / "models", root / "trained")
-    environment = prefect_environment | {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(root)}
+    environment = own_server | {"MEDSYNTH_HOME": str(REPOSITORY), "MEDSYNTH_WORKSPACE": str(root)}
     prefect(environment, "work-pool", "create", "medsynth", "--type", "process", "--overwrite")
     prefect(environment, "--no-prompt", "deploy", "--all")
     prefect(environment, "deployment", "schedule", "create", "augment/workspace", "--cron", "* * * * *")
