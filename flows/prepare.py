@@ -82,7 +82,7 @@ def _asked(root: Path, overrides: Sequence[str], preset: str | None, extend: boo
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Prefect logs a failed run with its traceback; of our own errors the message says all, and a stop is no error."""
+    """Prefect logs a failed run with its traceback; of our own errors the message says all."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, MedsynthError):
         record.exc_info, record.msg, record.args = None, str(error), ()
