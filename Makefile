@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint check bench lock clean
+.PHONY: setup demo test test-slow lint check bench lock clean
 
 setup: $(READY)
 
@@ -23,7 +23,11 @@ demo: setup
 	$(BIN)/medsynth run --workspace demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+# What takes minutes each: nights in fast motion, runs that are stopped at random moments, automations.
+test-slow: setup
+	$(BIN)/pytest -m slow
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -32,7 +36,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 # Exactly the gate of continuous integration.
-check: lint test
+check: lint test test-slow
 
 bench: setup
 	$(BIN)/python -m benchmarks.phantom

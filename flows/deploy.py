@@ -53,15 +53,16 @@ def register(webhook: str) -> Iterator[str]:
 def _made(entry: Mapping[str, Any], block_id: Any) -> None:
     trigger = dict(entry["trigger"])
     within = timedelta(seconds=trigger.pop("within", 0))
-    payload = json.dumps({"text": entry["message"]})
-    actions: list[Any] = [CallWebhook(block_document_id=block_id, payload=payload)]
+    action: Any
     if "crash" in entry:
-        actions.insert(0, ChangeFlowRunState(state=StateType.CRASHED, message=entry["crash"]))
+        action = ChangeFlowRunState(state=StateType.CRASHED, message=entry["crash"])
+    else:
+        action = CallWebhook(block_document_id=block_id, payload=json.dumps({"text": entry["message"]}))
     wanted = Automation(
         name=entry["name"],
         description=entry["description"],
         trigger=EventTrigger(**trigger, within=within, threshold=1),
-        actions=actions,
+        actions=[action],
     )
     try:
         there = Automation.read(name=entry["name"])

@@ -10,6 +10,7 @@ Publishing is one step: a stop that was asked for before it keeps it from happen
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -38,10 +39,11 @@ class _Stop:
     Attributes:
         asked: the signal, once there was one.
         asked_at: when it came, in seconds since 1970.
-        runs: ids of the flow runs that are in work, the outer first.
+        runs: ids of this process' flow runs, the outer first.
         tag: of the flow runs that this process makes, by which one is found that hasn't begun; None: there is none.
         publishing: whether the one step that can't be taken back is under way.
         published: whether it was taken.
+        told: whether Prefect was told of the stop.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class _Stop:
         self.tag: str | None = None
         self.publishing = False
         self.published = False
+        self.told = False
         self.active = False
 
 
@@ -69,6 +72,7 @@ def stoppable() -> Iterator[None]:
     wakeup, hook = signal.set_wakeup_fd(writer, warn_on_full_buffer=False), sys.unraisablehook
     sys.unraisablehook = _sends_again(hook)
     _stop.active = True
+    atexit.register(_last_word)
     threading.Thread(target=_hear, args=(reader,), name="signals", daemon=True).start()
     try:
         yield
@@ -81,16 +85,13 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def in_work(run_id: str | None) -> Iterator[None]:
-    """Notes a flow run whose state must be true when the process is ended while the block runs."""
+    """Notes a flow run whose state must be true in the end, however the process is ended while the block runs."""
     with stoppable():
         if run_id is None:
             yield
             return
         _stop.runs.append(str(run_id))
-        try:
-            yield
-        finally:
-            _stop.runs.remove(str(run_id))
+        yield
 
 
 @contextmanager
@@ -105,10 +106,17 @@ def tagged() -> Iterator[None]:
 
 def settle(why: str) -> None:
     """Sets the states of runs that Prefect takes for running or waiting, though this process won't go on."""
-    if _stop.runs or _stop.tag:
+    if (_stop.runs or _stop.tag) and not _stop.told:
+        _stop.told = True
         telling = threading.Thread(target=_tell, args=(why,), daemon=True)
         telling.start()
         telling.join(_REPORT_S)
+
+
+def _last_word() -> None:
+    """Tells Prefect the truth where its engine ended the process by itself, since that calls some stops failures."""
+    if _stop.asked is not None and not _stop.published:
+        settle(f"stopped by {signal.Signals(_stop.asked).name}")
 
 
 def exits(number: int, *_: object) -> NoReturn:
@@ -135,6 +143,10 @@ def publishing(cancelled: Callable[[], bool]) -> Iterator[None]:
             raise Stopped(128 + (_stop.asked or signal.SIGTERM))
         yield
         _stop.published = True
+        if _stop.runs and (_stop.asked is not None or cancelled()):
+            from tasks.published import say_so_later
+
+            say_so_later(_stop.runs[0], os.getpid())
     finally:
         _stop.publishing = False
         for number, handler in handlers.items():

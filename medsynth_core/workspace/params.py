@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from medsynth_core.config.dotted import flat
 from medsynth_core.config.load import dump, merged, override, parse, read_preset, read_tree
 from medsynth_core.storage.atomic import write_bytes_atomically
 from medsynth_core.workspace.tree import Config
 
-PRESETS = ("demo", "h200-small", "paper")
+Preset = Literal["demo", "h200-small", "paper"]
+PRESETS: tuple[str, ...] = get_args(Preset)
 
 
 def load_config(path: Path, overrides: Iterable[str] = (), preset: str | None = None) -> Config:

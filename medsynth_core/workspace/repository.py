@@ -83,10 +83,25 @@ def _identity(root: Path) -> list[str]:
     return [] if known.returncode == 0 else ["-c", "user.name=medsynth", "-c", "user.email=medsynth@localhost"]
 
 
+def _finished(command: list[str], root: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a session of its own: what a terminal or a worker sends to the group of a run mustn't cut it
+    off half-way. One that the run doesn't wait for any more is told to end, so that git takes its locks away."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=root, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
 def _call(command: list[str], root: Path, environment: Mapping[str, str] | None = None) -> str:
     try:
         variables = {**os.environ, **(environment or {})}
-        done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
+        done = _finished(command, root, variables)
     except FileNotFoundError as error:
         raise StateError(f"{command[0]} is not installed; install it and run again") from error
     if done.returncode:

@@ -22,7 +22,7 @@ from medsynth_core.release import open_release
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).parent / "prefect"

@@ -23,7 +23,7 @@ from medsynth_core.errors import TransientError
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 STOPS = int(os.environ.get("MEDSYNTH_STOPS", "3"))
 STOPPED_WITHIN_S = 15
