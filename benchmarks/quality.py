@@ -172,7 +172,7 @@ def _near_copies(synthesiser: Synthesiser, made: Images, samples: int) -> Iterat
     was changed."""
     draw, tokenizer = np.random.default_rng(0), synthesiser.image_tokenizer
     with torch.inference_mode():
-        codes = tokenizer.encode(to_inputs(made, tokenizer.device)).flatten(1)
+        codes = tokenizer.encode(to_inputs(made, tokenizer.device))
         next_sample = codes.view(-1, samples, codes.shape[1]).roll(1, 1).reshape(codes.shape)
         for share in (0.0, 0.05, 0.1, 0.2, 0.4):
             other = torch.from_numpy(draw.random(tuple(codes.shape)) < share).to(codes.device)

@@ -78,7 +78,7 @@ def worker_of(size: str, config: Config, paths: Paths) -> ShardWorker:
     worker = stage.open_worker(params, paths, store, stage.identify(params, paths, store))
     theirs, device = worker.synthesiser, pick_device(config.device)
     machine = Machine(device, pick_dtype(config.synthesis.precision, device), 1.0, 1.0)
-    llm = language_model(SIZES[size], machine, theirs.llm.layout.cells)
+    llm = language_model(SIZES[size], machine, theirs.llm.layout.tokens)
     llm.config, llm.tokenizer = theirs.llm.config, theirs.llm.tokenizer
     synthesiser = Synthesiser(config.synthesis, theirs.image_tokenizer, theirs.alignment, theirs.codebook, llm)
     return replace(worker, synthesiser=synthesiser)

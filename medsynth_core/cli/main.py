@@ -35,7 +35,8 @@ Overrides = Annotated[
     typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter for this command."),
 ]
 Preset = Annotated[
-    str | None, typer.Option("--preset", help="demo, h200-small or paper, laid over params.yaml for this command.")
+    str | None,
+    typer.Option("--preset", help="demo, films, h200-small or paper, laid over params.yaml."),
 ]
 
 

@@ -1,16 +1,17 @@
 """The causal language model over text, keypatch and image tokens (paper, module 2; layout as in LLM-CXR).
 
-Token ids: the base tokenizer's text ids come first; then the markers, one id a latent cell, one id an image code,
-so that image code k is ``layout.first_code + k``, and one a code as a keypatch's. A sequence reads
+Token ids: the base tokenizer's text ids come first; then the markers, one id a place of an image token (a latent cell
+in a level of the image tokenizer), one id an image code, so that image code k is ``layout.first_code + k``, and one a
+code as a keypatch's. A sequence reads
 
     synthesise, condition, instruction | Input: report | Reference: the keypatches, best first | Response: codes
 
 and in the reverse task ``describe, condition, instruction | Input: codes | Response: report, end``. The condition has
 one marker for each part that is known beside the findings, such as the view.
 
-A token that stands for a latent cell, or from which the code of a cell is predicted, is embedded as the sum of
-its own embedding, the cell's, and that of the keypatch in this cell, if there is one. So a keypatch is at hand where
-its cell is written; to look it up in the Reference block by relative position would have to be learnt from much more
+A token that stands for a place, or from which the code of a place is predicted, is embedded as the sum of its own
+embedding, the place's, and that of the keypatch in its cell, if there is one. So a keypatch is at hand where its cell
+is written; to look it up in the Reference block by relative position would have to be learnt from much more
 data (docs/decisions/0004).
 
 Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K image codes, C hidden width.
@@ -53,13 +54,20 @@ class TokenLayout:
 
     Attributes:
         text_tokens: ids [0, text_tokens) are the base tokenizer's.
-        cells: latent cells of an image; also the number of image tokens an image.
+        cells: latent cells of an image.
         codes: VQ codes; each has an id as an image token and one as a keypatch.
+        levels: codes of a cell.
     """
 
     text_tokens: int
     cells: int
     codes: int
+    levels: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens an image: all cells of the first level, then those of the next."""
+        return self.cells * self.levels
 
     def marker(self, name: str) -> int:
         """Returns the id of a marker."""
@@ -71,7 +79,7 @@ class TokenLayout:
 
     @property
     def first_code(self) -> int:
-        return self.first_cell + self.cells
+        return self.first_cell + self.tokens
 
     @property
     def first_keypatch(self) -> int:
@@ -89,7 +97,7 @@ class Prefix:
 
     Attributes:
         ids: token ids.
-        cells: of each id the latent cell whose embedding is added, or -1.
+        cells: of each id the place whose embedding is added, or -1; the places of the first level are the cells.
         keypatch_codes: the code of the keypatch in each cell that has one.
     """
 
@@ -116,19 +124,21 @@ class ImageLanguageModel(nn.Module):
         self.image_head: nn.Module | None = None
 
     @classmethod
-    def fresh(cls, config: LLMConfig, cells: int, codes: int, tokenizer: PreTrainedTokenizerBase) -> ImageLanguageModel:
+    def fresh(
+        cls, config: LLMConfig, cells: int, codes: int, tokenizer: PreTrainedTokenizerBase, levels: int = 1
+    ) -> ImageLanguageModel:
         """Returns ``config.base`` with its embeddings extended, or a small untrained Llama.
 
         Raises:
             InputError: the base model can't be loaded.
         """
-        layout = TokenLayout(len(tokenizer), cells, codes)
+        layout = TokenLayout(len(tokenizer), cells, codes, levels)
         if config.base is None:
             return cls(config, layout, tokenizer, LlamaForCausalLM(_small_llama(config, layout)))
         lm = load_pretrained(AutoModelForCausalLM, config.base, "models.llm.base", dtype=torch.float32)
         # Embeddings may be padded beyond the tokenizer; new rows are drawn around the mean of the old ones, but
         # cells and keypatches around zero, since they are added to others.
-        layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes)
+        layout = TokenLayout(max(len(tokenizer), lm.get_input_embeddings().num_embeddings), cells, codes, levels)
         mean = lm.get_input_embeddings().weight.detach().mean(0)
         table = lm.resize_token_embeddings(layout.size, mean_resizing=True).weight.detach()
         table[layout.first_cell : layout.first_code] -= mean
@@ -197,10 +207,11 @@ class ImageLanguageModel(nn.Module):
         return ids, cells, mask
 
     def keypatch_codes(self, prefixes: Sequence[Prefix]) -> Tensor:
-        """Returns the code of the keypatch in every cell, int64 [B, T], -1 where there is none."""
+        """Returns the code of the keypatch in the cell of every image token, int64 [B, T], -1 where there is none."""
         cells = range(self.layout.cells)
         return torch.tensor(
-            [[prefix.keypatch_codes.get(cell, -1) for cell in cells] for prefix in prefixes], device=self.device
+            [[prefix.keypatch_codes.get(cell, -1) for cell in cells] * self.layout.levels for prefix in prefixes],
+            device=self.device,
         )
 
     def hidden(self, ids: Tensor, cells: Tensor, keypatch_codes: Tensor | None, **inputs: object) -> Tensor:
@@ -350,7 +361,7 @@ def _small_llama(config: LLMConfig, layout: TokenLayout) -> LlamaConfig:
         intermediate_size=3 * config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
-        max_position_embeddings=config.max_text_tokens + config.keypatches + layout.cells + len(_MARKERS),
+        max_position_embeddings=config.max_text_tokens + config.keypatches + layout.tokens + len(_MARKERS),
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,

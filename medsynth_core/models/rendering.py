@@ -23,13 +23,11 @@ def as_rendered(image_tokenizer: ImageTokenizer, images_u8: Images) -> Images:
     parts = [images_u8[:0]]
     for start in range(0, len(images_u8), _BATCH):
         pixels = to_inputs(images_u8[start : start + _BATCH], device)
-        parts += rendered(image_tokenizer, image_tokenizer.encode(pixels).flatten(1))
+        parts += rendered(image_tokenizer, image_tokenizer.encode(pixels))
     return np.concatenate(parts)
 
 
 def rendered(image_tokenizer: ImageTokenizer, codes_NT: torch.Tensor) -> Iterator[Images]:
     """Yields batches of images as the tokenizer renders them from their codes, int64 [N, T]."""
-    side = round(codes_NT.shape[1] ** 0.5)
-    device = image_tokenizer.device
     for codes in codes_NT.split(_BATCH):
-        yield to_images(image_tokenizer.decode(codes.view(-1, side, side).to(device)))
+        yield to_images(image_tokenizer.decode(codes.to(image_tokenizer.device)))

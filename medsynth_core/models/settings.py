@@ -81,7 +81,9 @@ class VQGANConfig(Section):
     norm_groups: PositiveInt = 8
     """Groups of the group norms; must divide every channel count."""
     codes: PositiveInt = 256
-    """Codebook entries; equals the number of image tokens in the LLM."""
+    """Codebook entries of a level."""
+    levels: PositiveInt = 1
+    """Codes of a latent cell: each level codes what those before it leave over. An image has cells x levels tokens."""
     code_dim: PositiveInt = 16
     """Width of a codebook entry."""
     commitment_weight: PositiveFloat = 0.25
@@ -90,6 +92,15 @@ class VQGANConfig(Section):
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
     adversarial_start: Count = 320
     """First step of the adversarial term."""
+    grain_channels: Count = 0
+    """Width of the network that adds what codes can't carry, the detector's noise and the finest texture; 0 leaves it
+    out. It learns from the spectral and the adversarial term."""
+    spectral_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the spectral term: the distance of the log power of windows of both images, by frequency, which tells
+    blur and noise; 0 leaves it out."""
+    jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """How far training images are moved at random: at 1 turned by 6 degrees, scaled by 8 %, shifted by 3 % of the side,
+    their grey curve bent by a fifth; 0: not at all."""
     clinical_weight: Annotated[float, Field(ge=0.0)] = 3.0
     """Weight of the clinical-information-preserving term: squared distance of classifier features, relative to
     their size; 0 leaves it out."""
@@ -174,6 +185,8 @@ class LLMConfig(Section):
     """Share of the others without their keypatches."""
     text_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the report's own tokens in the loss, beside 1 for the image's."""
+    jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """As models.vqgan.jitter; images are then encoded anew in every step. For corpora of few films."""
     reverse_fraction: Fraction = 0.0
     """Share of training samples that write the report from the image tokens instead (LLM-CXR's other direction)."""
     lora: LoRAConfig = LoRAConfig()

@@ -95,7 +95,7 @@ class Engine:
         cores = min(1.0, torch.get_num_threads() / (os.cpu_count() or 1))
         free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available * cores
         encoded = prefix_tokens / settings.samples_per_prompt
-        kept = self.model.layout.cells + (encoded if self.shares_prefixes else prefix_tokens)
+        kept = self.model.layout.tokens + (encoded if self.shares_prefixes else prefix_tokens)
         states = _STATES_A_TOKEN * lm.config.get_text_config().hidden_size * torch.finfo(lm.dtype).bits // 8
         image = (2 if settings.guidance > 1.0 else 1) * (kept * _bytes_a_token(self.model) + encoded * states)
         return max(1, min(int(_SHARE_OF_MEMORY[cuda] * free / image), _MOST_IMAGES))
@@ -176,7 +176,7 @@ def _refusal(model: ImageLanguageModel, write: Callable[[Sequence[Prefix], int],
     """Replaces the model's attention and returns "", or leaves it and returns why it can't be replaced: the states of
     a few tokens are compared either way."""
     lm = model.lm
-    longest = model.config.max_text_tokens + model.config.keypatches + model.layout.cells + 64
+    longest = model.config.max_text_tokens + model.config.keypatches + model.layout.tokens + 64
     if not can_attend(lm, longest):
         return f"its attention can't be replaced; {_REPLACEABLE}"
     prefixes = [model.empty_prefix(Condition((), view)) for view in ("frontal", "frontal", "lateral")]

@@ -149,7 +149,7 @@ class _Step:
         self.images = images
         self.failed = codes is None
         self._codes = codes or Writer.codes
-        tokens, device = model.layout.cells, model.device
+        tokens, device = model.layout.tokens, model.device
         self._writer = StaticWriter(model, sequences, tokens)
         self._uniforms_TB = torch.zeros((tokens, images), device=device)
         self._codes_TB = torch.zeros((tokens, images), dtype=torch.int64, device=device)

@@ -43,11 +43,11 @@ class Batch:
 
     Attributes:
         places: where each stands among what was asked for.
-        codes: int64 [B, side, side] on the device.
+        codes: int64 [B, T] on the device.
     """
 
     places: list[int]
-    codes_Bhw: Tensor
+    codes_BT: Tensor
 
 
 class Synthesiser:
@@ -94,11 +94,13 @@ class Synthesiser:
         alignment = AlignmentModel.load(paths["alignment"]).to(device)
         codebook = VisualCodebook.load(paths["alignment"] / "codebook")
         llm = ImageLanguageModel.load(paths["llm"]).cast(pick_dtype(params.synthesis.precision, device)).to(device)
-        if llm.layout.codes != image_tokenizer.codes or llm.layout.cells != alignment.side**2:
+        layout = llm.layout
+        wanted = (alignment.side**2, image_tokenizer.codes, image_tokenizer.levels)
+        if (layout.cells, layout.codes, layout.levels) != wanted:
             raise InputError(
-                f"{paths['llm']}: the llm was trained for {llm.layout.codes} codes and {llm.layout.cells} cells, but "
-                f"the image tokenizer has {image_tokenizer.codes} codes and the alignment {alignment.side**2} cells; "
-                f"retrain the llm"
+                f"{paths['llm']}: the llm was trained for {layout.codes} codes in {layout.levels} levels and "
+                f"{layout.cells} cells, but the image tokenizer has {wanted[1]} codes in {wanted[2]} levels and the "
+                f"alignment {wanted[0]} cells; retrain the llm"
             )
         return cls(params.synthesis, image_tokenizer, alignment, codebook, llm)
 
@@ -144,7 +146,7 @@ class Synthesiser:
                     codes_BT = self.engine.decode(
                         [prefixes[place] for place in places],
                         [bare[against[place]] for place in places],
-                        torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.cells)),
+                        torch.from_numpy(uniforms([image_ids[place] for place in places], self.llm.layout.tokens)),
                         self.settings,
                     )
                     if codes_BT.is_cuda:
@@ -152,7 +154,7 @@ class Synthesiser:
                         done.record()
                         done.synchronize()
                     del waiting[: len(places)]
-                    return Batch(places, codes_BT.view(len(places), self.alignment.side, -1))
+                    return Batch(places, codes_BT)
                 except RuntimeError as error:
                     if len(places) == 1 or not is_out_of_memory(error):
                         raise
@@ -178,6 +180,6 @@ class Synthesiser:
 
     def render(self, batch: Batch) -> Images:
         """Returns the images of a batch, uint8 [B, H, W]."""
-        codes_Bhw = batch.codes_Bhw
-        parts = self._in_parts(len(codes_Bhw), lambda part: to_images(self.image_tokenizer.decode(codes_Bhw[part])))
+        codes_BT = batch.codes_BT
+        parts = self._in_parts(len(codes_BT), lambda part: to_images(self.image_tokenizer.decode(codes_BT[part])))
         return np.concatenate(parts)

@@ -154,7 +154,7 @@ class ShardWorker:
                 batch = next(batches, None)
             if batch is None:
                 break
-            count("tokens", len(batch.places) * self.synthesiser.llm.layout.cells)
+            count("tokens", len(batch.places) * self.synthesiser.llm.layout.tokens)
             with timed("phase_seconds", phase="judge"):
                 pixels = self.synthesiser.render(batch)
                 pngs = _encoders.map(encode_png, pixels)

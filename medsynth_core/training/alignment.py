@@ -134,9 +134,10 @@ def build_codebook(
 
     A patch is a candidate when it is among its image's best for a finding of its report. It enters when at least
     ``codebook_min_patients`` patients have the same code in the same cell (a keypatch is a piece of somebody's
-    image); of one code in one cell only the best few are kept, and one a patient.
+    image); of one code in one cell only the best few are kept, and one a patient. Of several levels the first one's
+    code counts, which is what a keypatch tells the language model.
     """
-    codes_NP = image_codes(pairs, image_tokenizer, batch_size)
+    codes_NP = image_codes(pairs, image_tokenizer, batch_size)[:, : model.side**2]
     patients_PK = _patients_showing(codes_NP.numpy(), pairs.patients, image_tokenizer.codes)
     usual_PD = torch.zeros(model.side**2, settings.dim, dtype=torch.float64)
     for start in range(0, len(pairs), batch_size):

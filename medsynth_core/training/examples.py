@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from medsynth_core.models.alignment import AlignmentModel
@@ -9,6 +11,7 @@ from medsynth_core.models.codebook import Keypatch, VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.tokenizers import ImageTokenizer
+from medsynth_core.training.jitter import jittered
 from medsynth_core.training.pairs import Pairs
 
 
@@ -34,6 +37,7 @@ class Examples:
         batch_size: int = 32,
     ) -> None:
         self.pairs = pairs
+        self._image_tokenizer = image_tokenizer
         self.codes_NT = image_codes(pairs, image_tokenizer, batch_size)
         self.texts = [
             condition.text(settings.condition, report)
@@ -54,6 +58,14 @@ class Examples:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def codes(self, picks: list[int], draws_BF: npt.NDArray[np.float64], jitter: float) -> torch.Tensor:
+        """Returns the image tokens of some pairs, int64 [n, tokens]; of images jittered by draws when ``jitter`` isn't
+        0."""
+        if jitter == 0 or not picks:
+            return self.codes_NT[picks]
+        pixels = torch.from_numpy(self.pairs.pixels(np.array(picks))).to(self._image_tokenizer.device)
+        return self._image_tokenizer.encode(jittered(pixels, draws_BF, jitter))
+
     def prefix(
         self, model: ImageLanguageModel, index: int, *, text: bool = True, keypatches: bool = True, wording: int = 0
     ) -> Prefix:
@@ -68,5 +80,5 @@ def image_codes(pairs: Pairs, image_tokenizer: ImageTokenizer, batch_size: int =
     parts = []
     for start in range(0, len(pairs), batch_size):
         pixels = torch.from_numpy(pairs.flat_pixels(start, start + batch_size)).to(image_tokenizer.device)
-        parts.append(image_tokenizer.encode(pixels).flatten(1).cpu())
+        parts.append(image_tokenizer.encode(pixels).cpu())
     return torch.cat(parts)

@@ -24,6 +24,7 @@ from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
+from medsynth_core.training.jitter import DRAWS
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.training.settings import LLMParams
@@ -54,7 +55,9 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
 
     def fresh() -> tuple[ImageLanguageModel, Callable[[], None]]:
         torch.manual_seed(seed_of(params.seed, "llm"))
-        model = ImageLanguageModel.fresh(settings, alignment.side**2, image_tokenizer.codes, tokenizer)
+        model = ImageLanguageModel.fresh(
+            settings, alignment.side**2, image_tokenizer.codes, tokenizer, image_tokenizer.levels
+        )
         merge = add_adapters(model, settings)
         return model.to(device), merge
 
@@ -80,7 +83,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         model.eval()
     merge_adapters()
     metrics = evaluate(model, held_out)
-    _warn_of_noise(metrics["loss"], image_tokenizer.codes, len(pairs))
+    _warn_of_noise(metrics["loss"], image_tokenizer.codes // image_tokenizer.levels, len(pairs))
     return finish("llm", model.save, paths, trained, metrics, accelerator)
 
 
@@ -107,7 +110,9 @@ def _loss(module: nn.Module, model: ImageLanguageModel, batch: Batch, examples: 
     """Returns the terms of a batch whose samples lose text, keypatches or both, or are turned round, by chance."""
     settings = model.config
     forward, prefixes, reverse = [], [], []
-    for pick, draw in zip(batch.picks.tolist(), batch.draws(5).tolist(), strict=True):
+    draws = batch.draws(5 + DRAWS)
+    places = []
+    for place, (pick, draw) in enumerate(zip(batch.picks.tolist(), draws.tolist(), strict=True)):
         wording = int(draw[4] * 1000)
         if draw[0] < settings.reverse_fraction:
             reverse.append((pick, wording))
@@ -116,13 +121,15 @@ def _loss(module: nn.Module, model: ImageLanguageModel, batch: Batch, examples: 
         text, patches = draw[2] >= settings.text_dropout, draw[3] >= settings.keypatch_dropout
         kept = {"text": text and not dropped, "keypatches": patches and not dropped}
         forward.append(pick)
+        places.append(place)
         prefixes.append(examples.prefix(model, pick, **kept, wording=wording))
     reverse_prefixes = [
         model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.conditions[i], wording)
         for i, wording in reverse
     ]
+    codes_BT = examples.codes(forward, draws[places, 5:], settings.jitter)
     losses: dict[str, torch.Tensor] = module(
-        prefixes, examples.codes_NT[forward], reverse_prefixes, [examples.pairs.texts[i] for i, _ in reverse]
+        prefixes, codes_BT, reverse_prefixes, [examples.pairs.texts[i] for i, _ in reverse]
     )
     share = len(forward) / len(batch.picks)
     weights = {"image": share, "text": share * settings.text_weight, "report": 1.0 - share}

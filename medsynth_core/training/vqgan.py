@@ -1,4 +1,8 @@
-"""Training of the VQ-GAN: reconstruction, clinical, perceptual, codebook and patch-adversarial terms."""
+"""Training of the VQ-GAN: reconstruction, clinical, perceptual, codebook, spectral and patch-adversarial terms.
+
+What codes carry is held to the image itself by the first three, before grain is added; what is seen in the end, by
+the last two.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,22 @@ from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.discriminator import PatchDiscriminator
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import VQGANConfig
-from medsynth_core.models.tokenizers.vqgan import VQGAN
+from medsynth_core.models.tokenizers.vqgan import VQGAN, Rendering, nearest
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
+from medsynth_core.training.jitter import DRAWS, jittered
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.settings import VQGANParams
 
 log = logging.getLogger(__name__)
 
 _REVIVE_EVERY = 25
+_WINDOW = 16
+"""Side of the spectral term's windows, in pixels."""
+_LOWEST_POWER = 1e-5
+"""Below it, a grey level's rounding, power isn't told apart."""
 _JUDGED = 256
 """Held-out images that judge a checkpoint."""
 
@@ -77,17 +86,19 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
 
 @torch.inference_mode()
 def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 64) -> dict[str, float]:
-    """Returns PSNR in dB (peak 255), share of codes used and codebook perplexity over the given images."""
+    """Returns PSNR in dB (peak 255) of what the codes carry, before grain, share of codes used and codebook perplexity,
+    a level on average, over the given images."""
     squared, pixels_seen = 0.0, 0
     counts = torch.zeros(model.codes, dtype=torch.float64)
     for start in range(0, len(rows), batch_size):
         real = to_inputs(corpus.images(rows[start : start + batch_size]), model.device)
-        codes = model.encode(real)
-        squared += float((model.decode(codes) - real).square().sum())
+        quantised = model.quantise(model.encode_to_latents(real))
+        plain = model.decode_latents(quantised.latents_BDhw).clamp(-1.0, 1.0)
+        squared += float((plain - real).square().sum())
         pixels_seen += real.numel()
-        counts += torch.bincount(codes.flatten().cpu(), minlength=model.codes)
-    share = counts / counts.sum()
-    entropy = -(share[share > 0] * share[share > 0].log()).sum()
+        counts += torch.bincount(quantised.codes_BLhw.flatten().cpu(), minlength=model.codes)
+    share = counts / counts.sum() * model.levels
+    entropy = -(share[share > 0] * share[share > 0].log()).sum() / model.levels
     return {
         "psnr_db": 10 * math.log10(4.0 / (squared / pixels_seen)),
         "codes_used": float((counts > 0).double().mean()),
@@ -133,50 +144,55 @@ class _Terms:
 
     def generator(self, module: nn.Module, batch: Batch) -> Losses:
         config = self.config
-        real = self._pixels(self.rows[batch.picks])
-        fake, _, codebook_loss = module(real)
-        fidelity, losses = self._fidelity(fake, real)
-        losses["codebook"] = codebook_loss
-        total = fidelity + codebook_loss
+        real = self._batch(batch)
+        made: Rendering = module(real)
+        fidelity, losses = self._fidelity(made.plain_B1HW, real)
+        losses["codebook"] = made.codebook_loss
+        total = fidelity + made.codebook_loss
+        if config.spectral_weight > 0:
+            losses["spectral"] = spectral_distance(made.pixels_B1HW, real)
+            total = total + config.spectral_weight * losses["spectral"]
         if config.adversarial_weight > 0 and batch.step >= config.adversarial_start:
             self.discriminator.requires_grad_(False)
-            losses["adversarial"] = -self.discriminator(fake).float().mean()
+            losses["adversarial"] = -self.discriminator(made.pixels_B1HW).float().mean()
             self.discriminator.requires_grad_(True)
             weight = _adaptive_weight(fidelity, losses["adversarial"], self.model.last_layer)
             total = total + config.adversarial_weight * weight * losses["adversarial"]
-            self._fakes[int(batch.places[0])] = fake.detach()
+            self._fakes[int(batch.places[0])] = made.pixels_B1HW.detach()
         return {"total": total, **losses}
 
     def critic(self, module: nn.Module, batch: Batch) -> Losses:
-        real_logits = module(self._pixels(self.rows[batch.picks])).float()
+        real_logits = module(self._batch(batch)).float()
         fake_logits = module(self._fakes.pop(int(batch.places[0]))).float()
         loss = 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
         return {"total": loss, "discriminator": loss}
 
     def held_out(self, rows: np.ndarray, batch_size: int = 64) -> float:
-        """Returns the mean fidelity terms over held-out images."""
+        """Returns the mean fidelity and spectral terms over held-out images."""
         total = 0.0
         for start in range(0, len(rows), batch_size):
             real = self._pixels(rows[start : start + batch_size])
-            fidelity, _ = self._fidelity(self.model(real)[0], real)
-            total += float(fidelity) * len(real)
+            made: Rendering = self.model(real)
+            loss, _ = self._fidelity(made.plain_B1HW, real)
+            if self.config.spectral_weight > 0:
+                loss = loss + self.config.spectral_weight * spectral_distance(made.pixels_B1HW, real)
+            total += float(loss) * len(real)
         return total / len(rows)
 
     @torch.no_grad()
     def revive(self, seed: int, step: int) -> None:
-        """Moves codes that a sample of training images doesn't use onto latents drawn from that sample."""
+        """Moves codes that a sample of training images doesn't use onto what that sample leaves over at their level."""
         if step % _REVIVE_EVERY or step >= self.config.train.steps * 3 // 4:
             return
         draw = stream(seed, "vqgan.revive", step)
         rows = np.sort(draw.choice(self.rows, size=min(len(self.rows), 128), replace=False))
-        latents_BDhw = self.model.encode_to_latents(self._pixels(rows))
-        codes = self.model.quantise(latents_BDhw).codes_Bhw.flatten()
-        dead = (torch.bincount(codes, minlength=self.config.codes) == 0).nonzero().flatten()
-        if len(dead) == 0:
-            return
-        pool_ND = latents_BDhw.permute(0, 2, 3, 1).flatten(0, 2)
-        chosen = torch.from_numpy(draw.choice(len(pool_ND), size=len(dead), replace=len(dead) > len(pool_ND)))
-        self.model.codebook_KD[dead] = pool_ND[chosen.to(pool_ND.device)]
+        latents_BDhw = self.model.encode_to_latents(self._pixels(rows)).float()
+        left_ND = latents_BDhw.permute(0, 2, 3, 1).flatten(0, 2)
+        for codebook_kD in self.model.codebook_KD.chunk(self.model.levels):
+            dead = (torch.bincount(nearest(left_ND, codebook_kD), minlength=len(codebook_kD)) == 0).nonzero().flatten()
+            chosen = torch.from_numpy(draw.choice(len(left_ND), size=len(dead), replace=len(dead) > len(left_ND)))
+            codebook_kD[dead] = left_ND[chosen.to(left_ND.device)]
+            left_ND = left_ND - codebook_kD[nearest(left_ND, codebook_kD)]
 
     def _fidelity(self, fake: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted sum of reconstruction, clinical and perceptual terms, and each by itself."""
@@ -188,8 +204,29 @@ class _Terms:
             total = total + weights[name] * losses[name]
         return total, losses
 
+    def _batch(self, batch: Batch) -> Tensor:
+        """Returns the images of a batch as they are trained on, the same whenever it is asked."""
+        return jittered(self._pixels(self.rows[batch.picks]), batch.draws(DRAWS), self.config.jitter)
+
     def _pixels(self, rows: np.ndarray) -> Tensor:
         return to_inputs(self.corpus.images(rows), self.model.device)
+
+
+def spectral_distance(fake_B1HW: Tensor, real_B1HW: Tensor) -> Tensor:
+    """Returns the mean distance of the log power of two batches of images by frequency, a scalar in nats.
+
+    An image's spectrum is the geometric mean over overlapping windows: in the arithmetic one, a few bright specks would
+    stand for the grain of the whole.
+    """
+    return (_log_power(fake_B1HW) - _log_power(real_B1HW)).abs().mean()
+
+
+def _log_power(pixels_B1HW: Tensor) -> Tensor:
+    """Returns the log power of an image's windows by frequency, float32 [B, f, f / 2 + 1]."""
+    taper = torch.hann_window(_WINDOW, device=pixels_B1HW.device)
+    windows = pixels_B1HW[:, 0].float().unfold(1, _WINDOW, _WINDOW // 2).unfold(2, _WINDOW, _WINDOW // 2)
+    windows = (windows - windows.mean((-1, -2), keepdim=True)) * taper[:, None] * taper
+    return (torch.fft.rfft2(windows).abs().square() + _LOWEST_POWER).log().mean((1, 2))
 
 
 def _adaptive_weight(fidelity: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:

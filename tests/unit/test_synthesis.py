@@ -146,6 +146,19 @@ def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Con
     assert not bare.keypatch_codes
 
 
+def test_a_keypatch_is_at_hand_at_each_level_of_its_cell(trained: tuple[Config, Paths]) -> None:
+    tokenizer = load_tokenizer(trained[1]["alignment"] / "tokenizer")
+    model = ImageLanguageModel.fresh(LLMConfig(hidden=16, layers=1, heads=2, keypatches=4), 4, 32, tokenizer, levels=3)
+    at = model.layout
+    assert (at.tokens, at.first_code - at.first_cell, at.size - at.first_keypatch) == (12, 12, 32)
+    prefix = model.prefix(FRONTAL, "Clear.", [Keypatch(0, 2, 5, 0.9, "a")])
+    assert model.keypatch_codes([prefix]).tolist() == [[-1, -1, 5, -1] * 3]
+    codes = torch.arange(12).view(1, 12) % 32
+    assert float(model.image_loss([prefix], codes).detach()) > 0
+    uniforms = torch.full((1, 12), 0.5)
+    assert Engine(model.eval()).decode([prefix], [prefix], uniforms, SynthesisConfig(guidance=1.0)).shape == (1, 12)
+
+
 def test_adapters_are_merged_into_the_weights(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     model = language_model("llama", trained, tmp_path)
     names = set(model.state_dict())

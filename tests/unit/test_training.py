@@ -28,6 +28,7 @@ from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, judge, llm, loop, vqgan
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
+from medsynth_core.training.jitter import DRAWS, jittered
 from medsynth_core.training.loop import (
     Batch,
     Objective,
@@ -185,9 +186,73 @@ def test_the_nearest_code_is_chosen() -> None:
     quantised = model.quantise(latents)
     for image, row, column in np.ndindex(2, 3, 3):
         distance = (model.codebook_KD - latents[image, :, row, column]).square().sum(1)
-        assert quantised.codes_Bhw[image, row, column] == distance.argmin()
+        assert quantised.codes_BLhw[image, 0, row, column] == distance.argmin()
     exact = model.codebook_KD.detach()[None, :9].permute(0, 2, 1).reshape(1, 4, 3, 3)
     assert float(model.quantise(exact).codebook_loss.detach()) == pytest.approx(0.0, abs=1e-10)
+
+
+def test_each_level_codes_what_those_before_it_leave_over() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, levels=3, code_dim=4))
+    latents = torch.randn(2, 4, 3, 3)
+    quantised = model.quantise(latents)
+    left = latents.permute(0, 2, 3, 1)
+    for level, codebook in enumerate(model.codebook_KD.chunk(3)):
+        numbers = quantised.codes_BLhw[:, level] - 16 * level
+        assert torch.equal(numbers, torch.cdist(left, codebook).argmin(-1))
+        left = left - codebook[numbers]
+    torch.testing.assert_close(quantised.latents_BDhw, latents - left.permute(0, 3, 1, 2))
+    assert (model.codes, model.levels) == (48, 3)
+
+
+def test_codes_are_ordered_level_by_level_and_decode_to_what_they_were_read_from() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(VQGANConfig(channels=(8, 8, 8), codes=16, levels=2, code_dim=4)).eval()
+    pixels = torch.rand(3, 1, 16, 16) * 2 - 1
+    codes = model.encode(pixels)
+    assert codes.shape == (3, 2 * 16)
+    assert (codes[:, :16] < 16).all()
+    assert (codes[:, 16:] >= 16).all()
+    torch.testing.assert_close(model.decode(codes), model(pixels).plain_B1HW.detach().clamp(-1, 1))
+    assert torch.equal(model.decode(codes % 16), model.decode(codes)), "a code of another level counts by its number"
+
+
+def test_grain_follows_from_the_codes_of_the_image_alone() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, code_dim=4, grain_channels=8)).eval()
+    codes = torch.randint(0, 16, (3, 16))
+    together = model.decode(codes)
+    alone = torch.cat([model.decode(each[None]) for each in codes])
+    torch.testing.assert_close(together, alone)
+    torch.manual_seed(1)
+    assert torch.equal(model.decode(codes), together)
+    assert model(torch.zeros(1, 1, 8, 8)).plain_B1HW.shape == (1, 1, 8, 8)
+
+
+def test_the_spectral_term_tells_blur_and_specks_from_grain() -> None:
+    torch.manual_seed(0)
+    film = torch.rand(8, 1, 64, 64) * 0.2 - 0.1
+    other = torch.rand(8, 1, 64, 64) * 0.2 - 0.1
+    blurred = torch.nn.functional.avg_pool2d(film, 3, 1, 1)
+    specks = blurred.clone()
+    specks[:, :, ::16, ::16] += 2.0
+    same = float(vqgan.spectral_distance(other, film))
+    assert same < 0.3
+    assert float(vqgan.spectral_distance(blurred, film)) > 5 * same
+    assert float(vqgan.spectral_distance(specks, film)) > 5 * same
+
+
+def test_jitter_moves_images_by_their_own_draws_alone() -> None:
+    pixels = torch.rand(4, 1, 32, 32) * 2 - 1
+    draws = np.random.default_rng(0).random((4, DRAWS))
+    moved = jittered(pixels, draws, 1.0)
+    assert moved.shape == pixels.shape
+    assert (moved.abs() <= 1).all()
+    assert (moved - pixels).abs().mean() > 0.05
+    torch.testing.assert_close(jittered(pixels[2:3], draws[2:3], 1.0), moved[2:3])
+    assert jittered(pixels, draws, 0.0) is pixels
+    still = jittered(pixels, np.full((4, DRAWS), 0.5), 1.0)
+    torch.testing.assert_close(still, pixels.clamp(-1 + 2e-4, 1.0), atol=1e-3, rtol=0)
 
 
 def _aligned(n: int) -> tuple[Words, Patches]:
@@ -297,7 +362,7 @@ def test_a_keypatch_stands_for_several_training_patients(trained: tuple[Config, 
         read_pairs(paths, "train"),
     )
     assert set(codebook.rows_E.tolist()) <= set(pairs.rows.tolist()), "no held-out image"
-    codes_NP = vqgan.encode(torch.from_numpy(pairs.flat_pixels(0, len(pairs)))).flatten(1)
+    codes_NP = vqgan.encode(torch.from_numpy(pairs.flat_pixels(0, len(pairs))))
     for entry in range(len(codebook)):
         alike = codes_NP[:, codebook.cells_E[entry]] == codebook.codes_E[entry]
         patients = {pairs.patients[i] for i in alike.nonzero().flatten().tolist()}

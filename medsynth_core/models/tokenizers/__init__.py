@@ -3,7 +3,8 @@
 A module has a function ``load``, which returns the tokenizer of such a folder in evaluation mode. Whoever reads or
 writes images as codes calls ``load_image_tokenizer`` and knows no more of them than ``ImageTokenizer``.
 
-Shapes: B images, H x W pixels, h x w latent cells (H / downsampling).
+Shapes: B images, H x W pixels, T image tokens: the codes of ``levels`` levels, each of (H / downsampling)**2 latent
+cells in rows. A level refines what those before it say of a cell.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ class ImageTokenizer(Protocol):
 
     @property
     def codes(self) -> int:
-        """Distinct codes, K."""
+        """Distinct codes of all levels, K; each level has its own K / levels of them."""
+
+    @property
+    def levels(self) -> int:
+        """Codes of a latent cell."""
 
     @property
     def downsampling(self) -> int:
@@ -36,10 +41,10 @@ class ImageTokenizer(Protocol):
         """Where it computes."""
 
     def encode(self, pixels_B1HW: Tensor) -> Tensor:
-        """Returns codes, int64 [B, h, w] in [0, K), of pixels, float32 in [-1, 1]."""
+        """Returns codes, int64 [B, T] in [0, K), of pixels, float32 in [-1, 1]."""
 
-    def decode(self, codes_Bhw: Tensor) -> Tensor:
-        """Returns pixels [B, 1, H, W], clamped to [-1, 1]."""
+    def decode(self, codes_BT: Tensor) -> Tensor:
+        """Returns pixels [B, 1, H, W], clamped to [-1, 1]; the same codes give the same pixels."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Moves it as ``torch.nn.Module.to`` moves a module, and returns it."""

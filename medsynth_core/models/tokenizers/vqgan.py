@@ -1,12 +1,20 @@
 """The tokenizer that the house trains: a VQ-GAN whose network is diffusers' VQModel.
 
-Shapes: B images, H x W pixels, h x w latent cells (H / downsampling), D code_dim, K codes.
-Pixels are float32 in [-1, 1], one channel. Codes are int64 in [0, K).
+With several levels, each codebook but the first codes what those before it leave over (residual quantisation: D. Lee et
+al., *Autoregressive image generation using residual quantization*, CVPR 2022, eq. 2), so that a cell says more without
+more cells. Codes are ordered level by level: the first ones settle the anatomy, the later ones refine it.
+
+Grain is what codes can't carry: noise of a detector, texture finer than a cell. A small network adds it to the decoded
+pixels, from noise that the codes themselves are the seed of.
+
+Shapes: B images, H x W pixels, h x w latent cells (H / downsampling), L levels, D code_dim, K codes of all levels,
+T = L h w tokens. Pixels are float32 in [-1, 1], one channel. Codes are int64 in [0, K); level l has those from l K / L.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -19,17 +27,49 @@ from medsynth_core.models.settings import VQGANConfig
 
 @dataclass(frozen=True)
 class Quantised:
-    """Latents after the codebook.
+    """Latents after the codebooks.
 
     Attributes:
         latents_BDhw: straight-through quantised latents, float32.
-        codes_Bhw: nearest entries, int64.
-        codebook_loss: codebook plus commitment term, scalar (VQ-VAE eq. 3).
+        codes_BLhw: nearest entries of each level, int64.
+        codebook_loss: codebook plus commitment terms, summed over levels, scalar (VQ-VAE eq. 3).
     """
 
     latents_BDhw: Tensor
-    codes_Bhw: Tensor
+    codes_BLhw: Tensor
     codebook_loss: Tensor
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What the codes of images render to.
+
+    Attributes:
+        pixels_B1HW: as seen, with grain.
+        plain_B1HW: without grain; the same tensor where there is none.
+        codebook_loss: scalar.
+    """
+
+    pixels_B1HW: Tensor
+    plain_B1HW: Tensor
+    codebook_loss: Tensor
+
+
+class Grain(nn.Module):
+    """Adds texture to pixels, whose strength and colour follow what they show."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(2, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU()
+        )
+        self.out = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, plain_B1HW: Tensor, noise_B1HW: Tensor) -> Tensor:
+        """Returns pixels [B, 1, H, W]; noise is standard normal."""
+        both = self.net(torch.cat([plain_B1HW, noise_B1HW.to(plain_B1HW.dtype)], 1))
+        grained: Tensor = plain_B1HW + self.out(both)
+        return grained
 
 
 class VQGAN(nn.Module):
@@ -47,16 +87,22 @@ class VQGAN(nn.Module):
             block_out_channels=config.channels,
             layers_per_block=config.layers_per_block,
             latent_channels=config.code_dim,
-            num_vq_embeddings=config.codes,
+            num_vq_embeddings=config.codes * config.levels,
             vq_embed_dim=config.code_dim,
             norm_num_groups=config.norm_groups,
             mid_block_add_attention=False,
         )
+        self.grain = Grain(config.grain_channels) if config.grain_channels else None
 
     @property
     def codes(self) -> int:
-        """Distinct codes, K."""
-        return self.config.codes
+        """Distinct codes of all levels, K."""
+        return self.config.codes * self.config.levels
+
+    @property
+    def levels(self) -> int:
+        """Codes of a latent cell, L."""
+        return self.config.levels
 
     @property
     def downsampling(self) -> int:
@@ -74,49 +120,62 @@ class VQGAN(nn.Module):
         weight: nn.Parameter = self.net.quantize.embedding.weight
         return weight
 
-    def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns reconstructed pixels [B, 1, H, W], codes [B, h, w] and the codebook loss."""
+    def forward(self, pixels_B1HW: Tensor) -> Rendering:
+        """Returns what pixels [B, 1, H, W] are rendered to, with grain from the global random stream."""
         quantised = self.quantise(self.encode_to_latents(pixels_B1HW))
-        return self.decode_latents(quantised.latents_BDhw).float(), quantised.codes_Bhw, quantised.codebook_loss
+        plain = self.decode_latents(quantised.latents_BDhw).float()
+        seen = plain if self.grain is None else self.grain(plain, torch.randn_like(plain)).float()
+        return Rendering(seen, plain, quantised.codebook_loss)
 
     def encode_to_latents(self, pixels_B1HW: Tensor) -> Tensor:
-        """Returns latents before the codebook, float32 [B, D, h, w]."""
+        """Returns latents before the codebooks, float32 [B, D, h, w]."""
         latents: Tensor = self.net.encode(pixels_B1HW).latents
         return latents
 
     def quantise(self, latents_BDhw: Tensor) -> Quantised:
-        """Replaces each latent by its nearest code, in float32; gradients go straight through."""
-        latents_BDhw = latents_BDhw.float()
-        flat_ND = latents_BDhw.permute(0, 2, 3, 1).flatten(0, 2)
-        codebook_KD = self.codebook_KD
-        with torch.no_grad(), torch.autocast(flat_ND.device.type, enabled=False):
-            distance_NK = (
-                flat_ND.square().sum(1, keepdim=True) - 2 * flat_ND @ codebook_KD.T + codebook_KD.square().sum(1)
-            )
-            codes_N = distance_NK.argmin(1)
+        """Replaces each latent by the sum of the nearest code of each level, in float32; gradients go straight
+        through."""
         batch, _, height, width = latents_BDhw.shape
-        codes_Bhw = codes_N.view(batch, height, width)
-        chosen_BDhw = codebook_KD[codes_Bhw].permute(0, 3, 1, 2)
-        loss = (chosen_BDhw - latents_BDhw.detach()).square().mean() + self.config.commitment_weight * (
-            chosen_BDhw.detach() - latents_BDhw
-        ).square().mean()
-        straight_BDhw = latents_BDhw + (chosen_BDhw - latents_BDhw).detach()
-        return Quantised(straight_BDhw, codes_Bhw, loss)
+        flat_ND = latents_BDhw.float().permute(0, 2, 3, 1).flatten(0, 2)
+        left_ND, loss = flat_ND, flat_ND.new_zeros(())
+        levels = []
+        for level, codebook_kD in enumerate(self.codebook_KD.chunk(self.levels)):
+            codes_N = nearest(left_ND, codebook_kD)
+            chosen_ND = codebook_kD[codes_N]
+            loss = loss + (chosen_ND - left_ND.detach()).square().mean()
+            loss = loss + self.config.commitment_weight * (chosen_ND.detach() - left_ND).square().mean()
+            left_ND = left_ND - chosen_ND.detach()
+            levels.append(codes_N.view(batch, height, width) + level * self.config.codes)
+        codes_BLhw = torch.stack(levels, 1)
+        straight_BDhw = latents_BDhw.float() + (self._summed(codes_BLhw) - latents_BDhw.float()).detach()
+        return Quantised(straight_BDhw, codes_BLhw, loss)
 
     def decode_latents(self, latents_BDhw: Tensor) -> Tensor:
-        """Returns pixels [B, 1, H, W] of quantised latents; not clamped, so that losses see the excess."""
+        """Returns pixels [B, 1, H, W] of quantised latents, without grain; not clamped, so that losses see the
+        excess."""
         pixels: Tensor = self.net.decoder(self.net.post_quant_conv(latents_BDhw))
         return pixels
 
     @torch.no_grad()
     def encode(self, pixels_B1HW: Tensor) -> Tensor:
-        """Returns codes, int64 [B, h, w]."""
-        return self.quantise(self.encode_to_latents(pixels_B1HW)).codes_Bhw
+        """Returns codes, int64 [B, T]."""
+        return self.quantise(self.encode_to_latents(pixels_B1HW)).codes_BLhw.flatten(1)
 
     @torch.no_grad()
-    def decode(self, codes_Bhw: Tensor) -> Tensor:
-        """Returns pixels [B, 1, H, W], clamped to [-1, 1]."""
-        return self.decode_latents(self.codebook_KD[codes_Bhw].permute(0, 3, 1, 2)).clamp(-1.0, 1.0)
+    def decode(self, codes_BT: Tensor) -> Tensor:
+        """Returns pixels [B, 1, H, W], clamped to [-1, 1]. A code of another level than its place's counts as the one
+        of the same number in that level."""
+        side = round((codes_BT.shape[1] / self.levels) ** 0.5)
+        plain = self.decode_latents(self._summed(codes_BT.view(-1, self.levels, side, side)))
+        if self.grain is not None:
+            plain = self.grain(plain, _noise_of(codes_BT, plain))
+        return plain.clamp(-1.0, 1.0)
+
+    def _summed(self, codes_BLhw: Tensor) -> Tensor:
+        """Returns the latents [B, D, h, w] that codes stand for."""
+        first_L = torch.arange(self.levels, device=codes_BLhw.device)[:, None, None] * self.config.codes
+        vectors_BLhwD = self.codebook_KD[codes_BLhw % self.config.codes + first_L]
+        return vectors_BLhwD.sum(1).permute(0, 3, 1, 2)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -139,6 +198,23 @@ class VQGAN(nn.Module):
         model = cls(VQGANConfig.model_validate(saved["vqgan"]))
         restore(model, state, folder)
         return model.eval()
+
+
+def nearest(latents_ND: Tensor, codebook_kD: Tensor) -> Tensor:
+    """Returns the number of the nearest codebook entry to each latent, int64 [N]."""
+    with torch.no_grad(), torch.autocast(latents_ND.device.type, enabled=False):
+        squares_k = codebook_kD.square().sum(1)
+        distance_Nk = latents_ND.square().sum(1, keepdim=True) - 2 * latents_ND @ codebook_kD.T + squares_k
+        return distance_Nk.argmin(1)
+
+
+def _noise_of(codes_BT: Tensor, like_B1HW: Tensor) -> Tensor:
+    """Returns standard normal noise [B, 1, H, W] of which each image's follows from its codes alone, on any device."""
+    rows = []
+    for codes in codes_BT.to("cpu", torch.int64).numpy():
+        seed = int.from_bytes(blake2b(codes.tobytes(), digest_size=7).digest())
+        rows.append(torch.randn(like_B1HW.shape[1:], generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(rows).to(like_B1HW.device)
 
 
 load = VQGAN.load

@@ -23,16 +23,20 @@ class BlockMeans(nn.Module):
         return len(self.greys_K)
 
     @property
+    def levels(self) -> int:
+        return 1
+
+    @property
     def device(self) -> torch.device:
         return self.greys_K.device
 
     def encode(self, pixels_B1HW: Tensor) -> Tensor:
         means_Bhw = nn.functional.avg_pool2d(pixels_B1HW, self.downsampling)[:, 0]
-        return (means_Bhw[..., None] - self.greys_K).abs().argmin(-1)
+        return (means_Bhw[..., None] - self.greys_K).abs().argmin(-1).flatten(1)
 
-    def decode(self, codes_Bhw: Tensor) -> Tensor:
-        n = self.downsampling
-        return self.greys_K[codes_Bhw][:, None].repeat_interleave(n, 2).repeat_interleave(n, 3)
+    def decode(self, codes_BT: Tensor) -> Tensor:
+        n, side = self.downsampling, round(codes_BT.shape[1] ** 0.5)
+        return self.greys_K[codes_BT.view(-1, side, side)][:, None].repeat_interleave(n, 2).repeat_interleave(n, 3)
 
     def save(self, folder: Path) -> None:
         save_weights(folder, self.state_dict(), {"kind": "toy", "downsampling": self.downsampling})
