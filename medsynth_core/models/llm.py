@@ -246,8 +246,10 @@ class ImageLanguageModel(nn.Module):
         codes_BT: Tensor,
         reverse_prefixes: Sequence[Prefix] = (),
         reports: Sequence[str] = (),
+        each: bool = False,
     ) -> dict[str, Tensor]:
-        """Returns the loss terms in nats a token, each a scalar; a task without samples has none.
+        """Returns the loss terms in nats a token, each a scalar; a task without samples has none. With ``each`` the
+        first term is that of every image, [B].
 
         ``image``: of the image tokens after their prefix. Only image codes can follow the response marker, so the
         softmax runs over them alone, as in decoding. ``text``: of the text tokens inside the prefixes, when
@@ -264,7 +266,8 @@ class ImageLanguageModel(nn.Module):
             mask = torch.cat([mask_BS, torch.ones_like(before_BT)], 1)
             states = self._states(ids, cells, mask, self.keypatch_codes(prefixes))
             logits_BTK = self.image_logits(states[:, ids_BS.shape[1] - 1 :])
-            losses["image"] = cross_entropy(logits_BTK.flatten(0, 1), codes_BT.flatten())
+            nats_BT = cross_entropy(logits_BTK.transpose(1, 2), codes_BT, reduction="none")
+            losses["image"] = nats_BT.mean(1) if each else nats_BT.mean()
             if self.config.text_weight > 0:
                 losses["text"] = self._text_loss(states[:, :-1], ids[:, 1:])
         if reverse_prefixes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
+from medsynth_core.training.contrast import contrast
 from medsynth_core.training.examples import Examples
-from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
+from medsynth_core.training.finish import TrainingReport, checkpoint_path, drop_checkpoint, finish
 from medsynth_core.training.jitter import DRAWS
-from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
+from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.training.settings import LLMParams
 
@@ -82,9 +84,37 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         _load_whole(model, trained.weights)
         model.eval()
     merge_adapters()
+    if settings.contrast.steps:
+        trained = _followed_by(
+            trained,
+            contrast(
+                model,
+                examples,
+                held_out,
+                settings.contrast,
+                accelerator=accelerator,
+                key=f"{key} contrast",
+                seed=params.seed,
+                checkpoint=checkpoint_path(paths, "llm-contrast"),
+                progress=progress,
+            ),
+        )
+        drop_checkpoint(checkpoint_path(paths, "llm-contrast"))
     metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], image_tokenizer.codes // image_tokenizer.levels, len(pairs))
     return finish("llm", model.save, paths, trained, metrics, accelerator)
+
+
+def _followed_by(first: Trained, second: Trained) -> Trained:
+    """Returns how a training went that another one followed."""
+    later = [{**row, "step": row["step"] + first.steps} for row in second.curve]
+    return replace(
+        second,
+        resumed_from=first.resumed_from + second.resumed_from,
+        steps=first.steps + second.steps,
+        best_step=first.steps + second.best_step,
+        curve=[*first.curve, *later],
+    )
 
 
 def add_adapters(model: ImageLanguageModel, settings: LLMConfig) -> Callable[[], None]:

@@ -21,11 +21,11 @@ from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel
-from medsynth_core.models.settings import OptimiserConfig, VQGANConfig
+from medsynth_core.models.settings import ContrastConfig, OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.progress import silent
-from medsynth_core.training import alignment, classifier, judge, llm, loop, vqgan
+from medsynth_core.training import alignment, classifier, contrast, judge, llm, loop, vqgan
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.jitter import DRAWS, jittered
@@ -509,3 +509,38 @@ def test_a_model_that_hardly_learnt_is_named(caplog: pytest.LogCaptureFixture) -
     caplog.clear()
     llm._warn_of_noise(1.3, 256, 4000)
     assert not caplog.text
+
+
+def test_contrast_moves_images_towards_their_own_conditions(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    paths = trained[1]
+    model, tokenizer = ImageLanguageModel.load(paths["llm"]), VQGAN.load(paths["vqgan"])
+    alignment_model, codebook = (
+        AlignmentModel.load(paths["alignment"]),
+        VisualCodebook.load(paths["alignment"] / "codebook"),
+    )
+    examples = Examples(read_pairs(paths, "train"), tokenizer, alignment_model, codebook, model.config)
+    settings = ContrastConfig(steps=60, batch_size=16, learning_rate=1e-2, strength=1.0, sharpness=0.5)
+    sides = contrast._sides(model, examples, list(range(16)), contrast._others(examples, 0))
+    codes = examples.codes_NT[list(range(16))]
+
+    def gap() -> float:
+        own, other = (model.image_loss(list(prefixes), codes) for prefixes in sides)
+        return float((other - own).detach())
+
+    still = contrast.contrastive_terms(model, model, codes, sides, settings)
+    assert float(still["own"].detach()) == pytest.approx(np.log(2), abs=1e-5)
+    before = gap()
+    params = TrainingParams(0, "float32", "cpu")
+    trained_more = contrast.contrast(
+        model,
+        examples,
+        examples,
+        settings,
+        accelerator=loop.make_accelerator(params),
+        key="",
+        seed=0,
+        checkpoint=tmp_path / "contrast.safetensors",
+        progress=silent,
+    )
+    assert (trained_more.steps, model.training) == (60, False)
+    assert gap() > before + 0.01
