@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 Row = Mapping[str, float]
 
 
@@ -32,6 +34,17 @@ def stale_checkpoints(curve: Sequence[Row]) -> int:
     """Returns how many judged checkpoints followed the best one."""
     judged = [row["held_out"] for row in curve if "held_out" in row]
     return len(judged) - 1 - judged.index(min(judged)) if judged else 0
+
+
+def forecast(curve: Sequence[Row], steps: int) -> float | None:
+    """Returns the lowest held-out loss to be expected by the end: the line through the last half of the held-out losses
+    over the logarithm of the step, carried on; None of fewer than three."""
+    judged = [(int(row["step"]) + 1, row["held_out"]) for row in curve if "held_out" in row]
+    if len(judged) < 3:
+        return None
+    late = judged[-max(3, len(judged) // 2) :]
+    slope, at_one = np.polyfit(np.log([step for step, _ in late]), [loss for _, loss in late], 1)
+    return float(min(best_of(curve)[0], at_one + slope * math.log(steps)))
 
 
 def as_table(curve: Sequence[Row]) -> str:

@@ -42,9 +42,14 @@ def checkpoint_path(paths: Paths, model: str) -> Path:
     return paths.checkpoints / f"{model}.safetensors"
 
 
+def picture_path(checkpoint: Path) -> Path:
+    """Returns where an unfinished training draws what it makes of held-out images."""
+    return checkpoint.with_suffix(".png")
+
+
 def drop_checkpoint(checkpoint: Path) -> None:
-    """Removes a checkpoint with its curve and best weights."""
-    for path in (checkpoint, curve_path(checkpoint), best_path(checkpoint)):
+    """Removes a checkpoint with its curve, its picture and its best weights."""
+    for path in (checkpoint, curve_path(checkpoint), picture_path(checkpoint), best_path(checkpoint)):
         path.unlink(missing_ok=True)
 
 

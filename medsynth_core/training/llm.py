@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of
 from medsynth_core.training.contrast import contrast
+from medsynth_core.training.curve import Row, forecast
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import TrainingReport, checkpoint_path, drop_checkpoint, finish
 from medsynth_core.training.jitter import DRAWS
@@ -78,6 +79,7 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         checkpoint=checkpoint_path(paths, "llm"),
         progress=progress,
         validate=lambda: image_loss(model, held_out, lambda i: held_out.prefix(model, i), _JUDGED),
+        at_checkpoint=_Foreboding(settings.train.steps, image_tokenizer.codes // image_tokenizer.levels, len(pairs)),
     )
     if accelerator.distributed_type == DistributedType.FSDP:
         model, merge_adapters = fresh()
@@ -173,6 +175,27 @@ def _load_whole(model: nn.Module, path: Path) -> None:
     with safe_open(path, framework="pt") as stream:
         names = [name for name in stream.keys() if name.startswith(prefix)]  # noqa: SIM118
         model.load_state_dict({name.removeprefix(prefix): stream.get_tensor(name) for name in names})
+
+
+class _Foreboding:
+    """Warns once, early, when the held-out loss is on its way to noise."""
+
+    def __init__(self, steps: int, codes: int, n_pairs: int) -> None:
+        self._steps, self._guess, self._n_pairs = steps, math.log(codes), n_pairs
+        self._said = False
+
+    def __call__(self, curve: Sequence[Row]) -> None:
+        expected = forecast(curve, self._steps)
+        if expected is not None and expected > _HARDLY_LEARNT * self._guess and not self._said:
+            self._said = True
+            log.warning(
+                "llm: about %.2f nats an image token are to be expected at step %d, where a blind guess costs %.2f: "
+                "its images will be noise. Stop it, and give it more steps, or more pairs than %d",
+                expected,
+                self._steps,
+                self._guess,
+                self._n_pairs,
+            )
 
 
 def _warn_of_noise(loss: float, codes: int, n_pairs: int) -> None:

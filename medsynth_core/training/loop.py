@@ -24,7 +24,7 @@ from medsynth_core.models.settings import OptimiserConfig
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
-from medsynth_core.training.curve import best_of, curve_path, stale_checkpoints, write_curve
+from medsynth_core.training.curve import Row, best_of, curve_path, stale_checkpoints, write_curve
 from medsynth_core.training.settings import TrainingParams
 
 Losses = Mapping[str, Tensor]
@@ -157,6 +157,7 @@ def train(
     validate: Callable[[], float] | None = None,
     validate_from: int = 0,
     before_step: Callable[[int], None] | None = None,
+    at_checkpoint: Callable[[Sequence[Row]], None] | None = None,
 ) -> Trained:
     """Runs the steps that are left; the modules end in the weights of the best checkpoint, in evaluation mode.
 
@@ -166,6 +167,7 @@ def train(
         validate: returns the held-out loss, the lower the better; the last weights are kept without it.
         validate_from: checkpoints before this step aren't judged.
         before_step: called with each step's number before it.
+        at_checkpoint: called by the main process with the curve so far, after each checkpoint.
 
     Raises:
         ConfigError: the batch can't be dealt out evenly to the processes.
@@ -206,7 +208,8 @@ def train(
                 raise StateError(
                     f"training diverged: {bad[0]} isn't finite at step {step - 1}; lower the learning_rate"
                 )
-            curve.append({"step": step - 1, **{name: round(value, 6) for name, value in row.items()}})
+            rate = learning_rate(config, step - 1)
+            curve.append({"step": step - 1, "rate": rate, **{name: round(value, 6) for name, value in row.items()}})
             progress(step, config.steps, ", ".join(f"{name} {value:.3f}" for name, value in row.items()))
         if step == config.steps or step % config.checkpoint_every == 0:
             if validate is not None and step > validate_from:
@@ -217,6 +220,8 @@ def train(
             save_checkpoint(checkpoint, key, Progressed(step, curve), wrapped, optimisers, writes=main)
             if main:
                 write_curve(curve_path(checkpoint), curve)
+                if at_checkpoint is not None:
+                    at_checkpoint(curve)
     accelerator.wait_for_everyone()
     for name, module in wrapped.items():
         accelerator.unwrap_model(module, keep_fp32_wrapper=False)

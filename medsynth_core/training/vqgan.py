@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from medsynth_core.config import Paths
@@ -20,12 +22,13 @@ from medsynth_core.errors import InputError
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.discriminator import PatchDiscriminator
 from medsynth_core.models.pixels import to_inputs
+from medsynth_core.models.rendering import Images, as_rendered
 from medsynth_core.models.settings import VQGANConfig
 from medsynth_core.models.tokenizers.vqgan import VQGAN, Rendering, nearest
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
-from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish
+from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish, picture_path
 from medsynth_core.training.jitter import DRAWS, jittered
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.settings import VQGANParams
@@ -37,6 +40,8 @@ _WINDOW = 16
 """Side of the spectral term's windows, in pixels."""
 _LOWEST_POWER = 1e-5
 """Below it, a grey level's rounding, power isn't told apart."""
+_SHOWN = 8
+"""Held-out images whose renderings are drawn at each checkpoint."""
 _JUDGED = 256
 """Held-out images that judge a checkpoint."""
 
@@ -67,6 +72,8 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
     if settings.adversarial_weight > 0:
         critic = Objective("discriminator", discriminator, terms.critic, settings.adversarial_start, (0.5, 0.9))
         objectives.append(critic)
+    shown = (held_out if len(held_out) else rows)[:_SHOWN]
+    picture = picture_path(checkpoint_path(paths, "vqgan"))
     trained = train(
         objectives,
         len(rows),
@@ -79,9 +86,25 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
         validate=(lambda: terms.held_out(held_out[:_JUDGED])) if len(held_out) else None,
         validate_from=settings.adversarial_start if settings.adversarial_weight > 0 else 0,
         before_step=lambda step: terms.revive(params.seed, step),
+        at_checkpoint=lambda curve: draw_renderings(model, corpus.images(shown), picture),
     )
     metrics = evaluate(model, corpus, held_out if len(held_out) else rows[:_JUDGED])
-    return finish("vqgan", model.save, paths, trained, metrics, accelerator)
+
+    def save(folder: Path) -> None:
+        model.save(folder)
+        draw_renderings(model, corpus.images(shown), folder / "renderings.png")
+
+    return finish("vqgan", save, paths, trained, metrics, accelerator)
+
+
+@torch.no_grad()
+def draw_renderings(model: VQGAN, images_u8: Images, path: Path) -> None:
+    """Writes a PNG: images uint8 [N, H, W] in a row, below each what it is rendered to."""
+    was_training = model.training
+    rows = np.stack([images_u8, as_rendered(model.eval(), images_u8)])
+    model.train(was_training)
+    two, n, height, width = rows.shape
+    Image.fromarray(rows.transpose(0, 2, 1, 3).reshape(two * height, n * width)).save(path)
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, contrast, judge, llm, loop, vqgan
+from medsynth_core.training.curve import forecast
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
 from medsynth_core.training.jitter import DRAWS, jittered
@@ -544,3 +545,11 @@ def test_contrast_moves_images_towards_their_own_conditions(trained: tuple[Confi
     )
     assert (trained_more.steps, model.training) == (60, False)
     assert gap() > before + 0.01
+
+
+def test_a_training_is_forecast_from_its_held_out_losses() -> None:
+    curve = [{"step": step - 1, "held_out": 6.0 - 0.5 * np.log(step)} for step in (100, 200, 300, 400)]
+    assert forecast(curve[:2], 1000) is None
+    assert forecast(curve, 1000) == pytest.approx(6.0 - 0.5 * np.log(1000))
+    rising = [*curve, *({"step": step - 1, "held_out": 4.0 + step / 1000} for step in (500, 600, 700, 800))]
+    assert forecast(rising, 1000) == pytest.approx(min(row["held_out"] for row in rising)), "the best is kept"
