@@ -49,11 +49,11 @@ class Config(Section):
             raise ValueError(
                 f"corpus.image_size={self.corpus.image_size} can't be downsampled by "
                 f"{self.models.vqgan.downsampling} (models.vqgan.channels has "
-                f"{len(self.models.vqgan.channels)} levels)"
+                f"{len(self.models.vqgan.channels)} levels, its patch {self.models.vqgan.patch} pixels)"
             )
-        if len(self.models.alignment.image_channels) != len(self.models.vqgan.channels) - 1:
+        stages, wanted = len(self.models.alignment.image_channels), self.models.vqgan.downsampling.bit_length() - 1
+        if stages != wanted:
             raise ValueError(
-                f"models.alignment.image_channels has {len(self.models.alignment.image_channels)} stages; "
-                f"its grid is the VQ-GAN's when it has {len(self.models.vqgan.channels) - 1}"
+                f"models.alignment.image_channels has {stages} stages; its grid is the VQ-GAN's when it has {wanted}"
             )
         return self

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from diffusers import VQModel
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from medsynth_core.models.artifact import load_weights, restore, save_weights
 from medsynth_core.models.settings import VQGANConfig
@@ -80,8 +81,8 @@ class VQGAN(nn.Module):
         levels = len(config.channels)
         self.config = config
         self.net = VQModel(
-            in_channels=1,
-            out_channels=1,
+            in_channels=config.patch**2,
+            out_channels=config.patch**2,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=config.channels,
@@ -129,7 +130,7 @@ class VQGAN(nn.Module):
 
     def encode_to_latents(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns latents before the codebooks, float32 [B, D, h, w]."""
-        latents: Tensor = self.net.encode(pixels_B1HW).latents
+        latents: Tensor = self.net.encode(pixel_unshuffle(pixels_B1HW, self.config.patch)).latents
         return latents
 
     def quantise(self, latents_BDhw: Tensor) -> Quantised:
@@ -153,8 +154,8 @@ class VQGAN(nn.Module):
     def decode_latents(self, latents_BDhw: Tensor) -> Tensor:
         """Returns pixels [B, 1, H, W] of quantised latents, without grain; not clamped, so that losses see the
         excess."""
-        pixels: Tensor = self.net.decoder(self.net.post_quant_conv(latents_BDhw))
-        return pixels
+        patches: Tensor = self.net.decoder(self.net.post_quant_conv(latents_BDhw))
+        return pixel_shuffle(patches, self.config.patch)
 
     @torch.no_grad()
     def encode(self, pixels_B1HW: Tensor) -> Tensor:
