@@ -17,8 +17,9 @@ from medsynth_core import __version__
 from medsynth_core.config import Paths
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
+from medsynth_core.judging.measured import save_measured
 from medsynth_core.manifest import table_of
-from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
+from medsynth_core.privacy.risk import RiskFigure, risk_report
 from medsynth_core.progress import silent
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
@@ -154,7 +155,7 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
     leave_shards(paths["deduplicate"], run, records, parent)
     unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
     report = risk_report(0, 0, 0, [unmeasured], {})
-    save_risk(paths["privacy"], report, sha256_file(paths["deduplicate"] / "shards.json"))
+    save_measured("privacy", paths["privacy"], report, sha256_file(paths["deduplicate"] / "shards.json"))
 
 
 def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:

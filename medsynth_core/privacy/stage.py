@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medsynth_core.chance import share_with_interval
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.filters import FILTERS
 from medsynth_core.filters.thumbnails import Thumbnails, thumbnails
-from medsynth_core.hashing import sha256_json
 from medsynth_core.judging.calibrated import judge_digest, load_judging
+from medsynth_core.judging.measured import few_images, measured_once, save_measured
+from medsynth_core.judging.released import Released
 from medsynth_core.judging.training_set import TrainingSet
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digests, pick_device
@@ -31,8 +33,7 @@ from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
-from medsynth_core.privacy.released import Released
-from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk, share_with_interval
+from medsynth_core.privacy.risk import RiskFigure, risk_report
 from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.privacy.space import Space, distance_figures, histogram
 from medsynth_core.progress import Progress
@@ -70,34 +71,32 @@ def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progr
     """
     judged = ShardList.load(paths["deduplicate"], "deduplicate")
     shards, corpus = paths.digests.file(paths["deduplicate"] / "shards.json"), paths.digest("corpus")
-    key = _record_key(params, paths, judged, [shards, corpus, paths.digest("vocabulary")])
-    if store.size(key) is None:
-        measured = _measure(params, paths, judged, corpus, store, progress)
-        store.put(key, (json.dumps(measured, indent=1) + "\n").encode(), if_absent=True)
-    found = json.loads(store.get(key))
+    found = measured_once(
+        "privacy",
+        judged,
+        _inputs(params, paths, [shards, corpus, paths.digest("vocabulary")]),
+        store,
+        lambda: _measure(params, paths, judged, corpus, store, progress),
+    )
     report = PrivacyReport(found["n_synthetic"], found["n_training"], found["n_held_out"], _flat(found["figures"]))
     with replace_directory(paths["privacy"]) as folder:
-        save_risk(folder, found, shards)
+        save_measured("privacy", folder, found, shards)
     _write_metrics(paths.metrics, report, found["histograms"])
     return report
 
 
-def _record_key(params: PrivacyParams, paths: Paths, judged: ShardList, inputs: list[str]) -> str:
-    """Returns where the store keeps what was found of these images: figures are of floating point, and who measures
-    the same elsewhere must not make another release of it."""
-    digest = sha256_json(
-        [
-            _MEASURED_AS,
-            params.seed,
-            params.max_images,
-            params.min_images,
-            params.near_quantile,
-            *inputs,
-            model_digests(paths),
-            judge_digest(paths["calibrate"], paths.digests),
-        ]
-    )
-    return f"runs/{judged.run_ids[-1]}/privacy/{digest[:32]}.json"
+def _inputs(params: PrivacyParams, paths: Paths, read: list[str]) -> list[Any]:
+    """Returns what the figures follow from, with the digests of what is read."""
+    return [
+        _MEASURED_AS,
+        params.seed,
+        params.max_images,
+        params.min_images,
+        params.near_quantile,
+        *read,
+        model_digests(paths),
+        judge_digest(paths["calibrate"], paths.digests),
+    ]
 
 
 def _measure(
@@ -120,7 +119,6 @@ def _unmeasurable(
     params: PrivacyParams, paths: Paths, released: Released, n_training: int, is_own_corpus: bool
 ) -> str | None:
     """Returns why there can be no figures, or None."""
-    fewest = params.min_images
     corpus = Corpus.open(paths["corpus"])
     if not is_own_corpus:
         return "the models were trained on another corpus, of which no held-out images are at hand"
@@ -129,8 +127,7 @@ def _unmeasurable(
         "training": n_training,
         **{name: len(corpus.views(split)) for name, split in (("held-out", "test"), ("validation", "val"))},
     }
-    few = [f"{n} {name}" for name, n in counts.items() if n < fewest]
-    return f"{', '.join(few)} images are fewer than privacy.min_images={fewest}" if few else None
+    return few_images(counts, params.min_images, "privacy.min_images")
 
 
 class _Sides:
@@ -153,11 +150,7 @@ class _Sides:
         self.real = {
             split: as_rendered(image_tokenizer, pairs.corpus.images(pairs.rows)) for split, pairs in self._pairs.items()
         }
-        images = []
-        for batch in released.batches(_BATCH):
-            images.append(batch)
-            progress(sum(map(len, images)), len(released), "images")
-        self._synthetic, self._rows = np.concatenate(images), released.rows
+        self._synthetic, self._rows = released.read(_BATCH, progress), released.rows
         self._training, self._codebook = training, codebook
         used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
         cut_from = np.unique(codebook.rows_E.numpy()[used])

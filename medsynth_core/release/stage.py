@@ -22,8 +22,9 @@ import yaml
 from medsynth_core import __version__
 from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError, InputError, StoreError
+from medsynth_core.judging.measured import read_measured
 from medsynth_core.manifest import SCHEMA_VERSION, read_rows
-from medsynth_core.privacy.risk import keep_limits, read_risk
+from medsynth_core.privacy.risk import keep_limits
 from medsynth_core.progress import Progress
 from medsynth_core.release.describe import describe
 from medsynth_core.release.settings import ReleaseParams
@@ -90,7 +91,7 @@ def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progr
 
 def _allowed_risk(params: ReleaseParams, paths: Paths) -> dict[str, Any]:
     """Returns what the images give away, by the privacy stage, within the limits."""
-    risk = read_risk(paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
+    risk = read_measured("privacy", paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
     return risk | {"figures": keep_limits(risk["figures"], params.limits)}
 
 

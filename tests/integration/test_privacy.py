@@ -15,10 +15,10 @@ from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError, RiskError
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
+from medsynth_core.judging.measured import read_measured
+from medsynth_core.judging.released import Released
 from medsynth_core.models.rendering import rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
-from medsynth_core.privacy.released import Released
-from medsynth_core.privacy.risk import read_risk
 from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
@@ -154,7 +154,7 @@ def test_what_cant_be_measured_says_why_and_may_be_published(workspace: tuple[Co
         perform("release", config, paths.root, silent, store)
     perform("privacy", config, paths.root, silent, store)
     shards = sha256_file(paths["deduplicate"] / "shards.json")
-    figure = read_risk(paths["privacy"], shards)["figures"][0]
+    figure = read_measured("privacy", paths["privacy"], shards)["figures"][0]
     assert figure["reason"] == "8 synthetic images are fewer than privacy.min_images=10"
     perform("release", config, paths.root, silent, store)
     assert "was not measured: 8 synthetic images are fewer" in open_release(paths.root).read("README.md").decode()
