@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from medsynth_core.chance import rounded
 from medsynth_core.errors import RiskError
+from medsynth_core.judging.measured import MeasuredFigure
 from medsynth_core.privacy.settings import RiskLimits
 
 _MEANING = {
@@ -19,48 +18,8 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True)
-class RiskFigure:
-    """One figure.
-
-    Attributes:
-        space: pixels (thumbnails), judge (its features) or keypatches.
-        n: synthetic images, or windows of them, that enter.
-        n_held_out: real images that no model learnt from.
-        value: None when there is none for ``reason``.
-        low, high: 95 % interval.
-        real: what images that are no copies get: measured on held-out ones, or by chance.
-        real_low, real_high: 95 % range of that, where it was drawn.
-    """
-
-    metric: str
-    space: str
-    n: int
-    n_held_out: int
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    real: float | None = None
-    real_low: float | None = None
-    real_high: float | None = None
-    reason: str | None = None
-
-
-def risk_report(
-    n_synthetic: int,
-    n_training: int,
-    n_held_out: int,
-    figures: Sequence[RiskFigure],
-    histograms: Mapping[str, Mapping[str, list[float]]],
-) -> dict[str, Any]:
-    """Returns what was found as plain values, ``figures`` as rows of five digits."""
-    return {
-        "n_synthetic": n_synthetic,
-        "n_training": n_training,
-        "n_held_out": n_held_out,
-        "figures": [rounded(asdict(figure)) for figure in figures],
-        "histograms": histograms,
-    }
+class RiskFigure(MeasuredFigure):
+    """One figure, in pixels (thumbnails), judge (its features) or keypatches, whose windows are counted."""
 
 
 def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict[str, Any]]:

@@ -6,12 +6,9 @@ at distance 0. Held-out images are those of the split ``test``, the attacker's o
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.filters import FILTERS
 from medsynth_core.filters.thumbnails import Thumbnails, thumbnails
 from medsynth_core.judging.calibrated import judge_digest, load_judging
-from medsynth_core.judging.measured import few_images, measured_once, save_measured
+from medsynth_core.judging.measured import MeasuredReport, as_report, few_images, leave_measured, measured_once
 from medsynth_core.judging.released import Released
 from medsynth_core.judging.training_set import TrainingSet
 from medsynth_core.models.alignment import AlignmentModel
@@ -33,12 +30,11 @@ from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
-from medsynth_core.privacy.risk import RiskFigure, risk_report
+from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.privacy.space import Space, distance_figures, histogram
 from medsynth_core.progress import Progress
 from medsynth_core.random import stream
-from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.training.pairs import read_pairs
@@ -51,19 +47,10 @@ _BATCH = 32
 _SPLITS = ("test", "val")
 
 
-@dataclass(frozen=True)
-class PrivacyReport:
-    """Images that were compared; figures by space and metric, ``_real`` what images get that copy nobody."""
-
-    n_synthetic: int
-    n_training: int
-    n_held_out: int
-    figures: dict[str, dict[str, float]]
-
-
-def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progress) -> PrivacyReport:
+def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progress) -> MeasuredReport:
     """Measures the images that were judged, unless the store has it, and writes what was found. Whether
-    they may be published is the release stage's to say.
+    they may be published is the release stage's to say. Returns figures by space and metric, ``_real`` what images get
+    that copy nobody.
 
     Raises:
         InputError: there is no judged run, or a model is missing.
@@ -78,11 +65,7 @@ def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progr
         store,
         lambda: _measure(params, paths, judged, corpus, store, progress),
     )
-    report = PrivacyReport(found["n_synthetic"], found["n_training"], found["n_held_out"], _flat(found["figures"]))
-    with replace_directory(paths["privacy"]) as folder:
-        save_measured("privacy", folder, found, shards)
-    _write_metrics(paths.metrics, report, found["histograms"])
-    return report
+    return leave_measured("privacy", paths, found, shards, _flat(found["figures"]), _table(found["histograms"]))
 
 
 def _inputs(params: PrivacyParams, paths: Paths, read: list[str]) -> list[Any]:
@@ -109,10 +92,11 @@ def _measure(
     if reason is not None:
         log.warning("privacy: not measured: %s", reason)
         figure = RiskFigure("all", "all", len(released), 0, reason=reason)
-        return risk_report(len(released), len(training), 0, [figure], {})
+        return as_report(len(released), len(training), 0, [figure], histograms={})
     sides = _Sides(params, paths, released, training, codebook, progress)
     histograms = {space.name: histogram(space) for space in sides.spaces}
-    return risk_report(len(released), len(training), len(sides.real["test"]), sides.figures(judged), histograms)
+    n = len(released), len(training), len(sides.real["test"])
+    return as_report(*n, sides.figures(judged), histograms=histograms)
 
 
 def _unmeasurable(
@@ -230,15 +214,12 @@ def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return flat
 
 
-def _write_metrics(folder: Path, report: PrivacyReport, histograms: dict[str, dict[str, list[float]]]) -> None:
-    """Writes the figures for ``dvc metrics`` and the spread of distances for ``dvc plots``."""
-    folder.mkdir(exist_ok=True)
-    counts = {"n_synthetic": report.n_synthetic, "n_training": report.n_training, "n_held_out": report.n_held_out}
-    (folder / "privacy.json").write_text(json.dumps(counts | report.figures, indent=2) + "\n", "utf-8")
+def _table(histograms: dict[str, dict[str, list[float]]]) -> str:
+    """Returns the spread of distances, for ``dvc plots``."""
     rows = [
         f"{space},{side},{edge},{share}\n"
         for space, spread in histograms.items()
         for side in ("synthetic", "held_out")
         for edge, share in zip(spread["edges"], spread[side], strict=False)
     ]
-    (folder / "privacy.csv").write_text("".join(["space,images,distance,share\n", *rows]), "utf-8")
+    return "".join(["space,images,distance,share\n", *rows])
