@@ -19,8 +19,7 @@ _CARD = """---
 
 **{{ origin }}**
 
-**{{ looks[0] }}**{% for each in looks[1:] %} {{ each }}{% endfor %}
-
+**{{ looks[0] }}**{% for each in looks[1:] %} {{ each }}{% endfor +%}
 
 ## Intended use
 {% for each in uses %}

@@ -11,7 +11,7 @@ from medsynth_core.fidelity.floors import whose_fault
 from medsynth_core.release.facts import About
 
 Row = Mapping[str, Any]
-_TELLERS = {"spectrum": "a linear test on spectra does it", "network": "a small network on the pixels"}
+_TELLERS = {"spectrum": "a linear test on spectra", "network": "a small network on the pixels"}
 _SPACES = {"spectrum": "frequencies and edges", "texture": "texture"}
 _TOLD = (
     (0.9, "are told at a glance from"),
@@ -33,7 +33,7 @@ def looks(about: About) -> list[str]:
         return [f"How far the images look like real films was not measured: {reason}."]
     told = {(row["side"], row["against"], row["space"]): row for row in rows if row["metric"] == TOLD_APART}
     within = {(row["side"], row["space"]): row for row in rows if row["metric"] == FIDELITY}
-    films = f"{'phantoms' if about['corpus']['kind'] == 'phantom' else 'real films'} that no model learnt from"
+    films = "phantoms" if about["corpus"]["kind"] == "phantom" else "real films"
     sentences = _told_apart(told, films) + _within(within, films)
     return sentences + _faults(rows, told, {space for _, space in within}, films)
 
@@ -46,10 +46,10 @@ def _told_apart(told: Mapping[tuple[str, str, str], Row], films: str) -> list[st
     most = max(row["value"] for row in whole.values())
     verdict = next(words for least, words in _TOLD if most >= least)
     said = " and ".join(
-        f"{_TELLERS[space]} with an AUC of {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) by {_TELLERS[space]}"
         for space, row in whole.items()
     )
-    return [f"The images {verdict} {films}: {said}, where 0.5 is a guess."]
+    return [f"The images {verdict} {films} that no model learnt from: AUC {said}; 0.5 is a guess."]
 
 
 def _within(within: Mapping[tuple[str, str], Row], films: str) -> list[str]:
@@ -59,8 +59,8 @@ def _within(within: Mapping[tuple[str, str], Row], films: str) -> list[str]:
         return []
     row = min(ours, key=lambda each: each["value"])
     return [
-        f"Fidelity: {row['value']:.0%} of the images ({row['low']:.0%} to {row['high']:.0%}) lie within the range that "
-        f"{films} take up in {_SPACES[row['space']]}; of those themselves {row['real']:.0%} do."
+        f"Fidelity: {row['value']:.0%} of the images ({row['low']:.0%} to {row['high']:.0%}) lie within the range of "
+        f"such {films} in {_SPACES[row['space']]}, as {row['real']:.0%} of those do."
     ]
 
 
@@ -75,9 +75,11 @@ def _faults(
     if not parts:
         return []
     row = min(parts, key=lambda each: each["value"])
-    said = f"Of {films}, encoded and decoded by the image tokenizer alone, {row['value']:.0%} stay within that range"
+    said = (
+        f"Encoded and decoded by the image tokenizer alone, {row['value']:.0%} of the {films} stay within their range"
+    )
     if alone := told.get(("rendered", "real", "spectrum")):
-        said += f"; a linear test on spectra tells them from the originals with an AUC of {alone['value']:.2f}"
+        said += f"; {_TELLERS['spectrum']} tells them from their originals with an AUC of {alone['value']:.2f}"
     if added := told.get(("synthetic", "rendered", "spectrum")):
         said += f", and the images from them with {added['value']:.2f}"
     faults = {fault for space in sorted(spaces) if (fault := whose_fault(space, rows)) is not None}
