@@ -37,8 +37,9 @@ _DRAWS = 1000
 FOLDS = {"spectrum": 5, "network": 3}
 _CHANNELS, _GROUPS = (16, 32, 64), 4
 _STEPS, _BATCH, _PEAK_RATE = 60, 64, 4e-3
-_SHIFT = 16
-"""One part in so many of the side is cut off at random edges, so that a network learns no places."""
+_SHIFT, _WINDOW = 16, 128
+"""One part in so many of the side is cut off at random edges, so that a network learns no places; and it learns from
+windows of so many pixels at most, which bounds what large images cost."""
 _DETAIL = 8.0
 """By so much what differs from its 3 x 3 surroundings is raised in a second channel, else it were found late."""
 _KNOWN = 0.02
@@ -121,12 +122,13 @@ def _trained(images_u8: Images, truth: Bools, seed: int, device: torch.device) -
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK_RATE, total_steps=_STEPS)
     wanted = torch.from_numpy(truth).float().to(device)
     losses: list[float] = []
-    side, cut = images_u8.shape[1], images_u8.shape[1] // _SHIFT
+    side = images_u8.shape[1]
+    window = min(side - side // _SHIFT, _WINDOW)
     halves = np.flatnonzero(truth), np.flatnonzero(~truth)
     for _ in range(_STEPS):
         picks = np.concatenate([draw.choice(half, _BATCH // 2, replace=len(half) < _BATCH // 2) for half in halves])
-        top, left = (int(each) for each in draw.integers(0, cut + 1, 2))
-        pixels = to_inputs(images_u8[picks, top : top + side - cut, left : left + side - cut], device)
+        top, left = (int(each) for each in draw.integers(0, side - window + 1, 2))
+        pixels = to_inputs(images_u8[picks, top : top + window, left : left + window], device)
         loss = F.binary_cross_entropy_with_logits(net(pixels), wanted[torch.from_numpy(picks).to(device)])
         optimiser.zero_grad()
         loss.backward()
