@@ -30,7 +30,7 @@ from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.workspace.stages import workspace_paths
 
-AFTER = ("deduplicate", "privacy", "release", "evaluate", "report")
+AFTER = ("deduplicate", "privacy", "fidelity", "release", "evaluate", "report")
 """Commands."""
 _PEAK = """
 import atexit, re, runpy, sys

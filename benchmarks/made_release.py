@@ -15,10 +15,12 @@ import numpy as np
 
 from medsynth_core import __version__
 from medsynth_core.config import Paths
+from medsynth_core.fidelity.figures import FidelityFigure
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
+from medsynth_core.judging.measured import as_report, save_measured
 from medsynth_core.manifest import table_of
-from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk
+from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.progress import silent
 from medsynth_core.storage.completion import CompletionRecord, Counts, write_record
 from medsynth_core.storage.content import put_content
@@ -145,7 +147,7 @@ def upload_shard(
 
 def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> None:
     """Leaves on disk what the stages before the release do."""
-    for folder in (paths["corpus"], paths["prompts"], paths["deduplicate"], paths["privacy"]):
+    for folder in (paths["corpus"], paths["prompts"], paths["deduplicate"], paths["privacy"], paths["fidelity"]):
         folder.mkdir(parents=True, exist_ok=True)
     about = {"kind": "phantom", "licence": "none", "studies": {"train": 4}, "views": {"train": 4}, "image_size": 64}
     (paths["corpus"] / "corpus.json").write_text(json.dumps(about))
@@ -153,8 +155,10 @@ def leave_judged(paths: Paths, run: str, records: Sequence[CompletionRecord], pa
     (paths["prompts"] / "account.json").write_text(json.dumps(account))
     leave_shards(paths["deduplicate"], run, records, parent)
     unmeasured = RiskFigure("all", "all", 0, 0, reason="the images are made up")
-    report = risk_report(0, 0, 0, [unmeasured], {})
-    save_risk(paths["privacy"], report, sha256_file(paths["deduplicate"] / "shards.json"))
+    unlooked = FidelityFigure("fidelity", "all", 0, 0, reason="the images are made up")
+    shards = sha256_file(paths["deduplicate"] / "shards.json")
+    save_measured("privacy", paths["privacy"], as_report(0, 0, 0, [unmeasured], histograms={}), shards)
+    save_measured("fidelity", paths["fidelity"], as_report(0, 0, 0, [unlooked], spectra={}), shards)
 
 
 def leave_shards(folder: Path, run: str, records: Sequence[CompletionRecord], parent: str | None = None) -> ShardList:

@@ -27,6 +27,8 @@ BASE = (
     "models.vqgan.adversarial_start=2",
     "vocabulary.min_studies=3",
     "quality.degenerate.min_contrast=0",
+    "release.min_fidelity.tokenizer=null",
+    "release.min_fidelity.images=null",
 )
 SMALL = (
     "corpus.image_size=256",

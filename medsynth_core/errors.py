@@ -14,6 +14,7 @@
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
     ├── NotReadyError         a service will answer, but not in this run's time: the message says when to start it again
     ├── RiskError             a release would give away more of patients than the configuration allows
+    ├── FidelityError         the images of a release look less like real films than the configuration demands
     ├── BudgetError           the budget is used up: everything paid is kept, a higher one goes on from there
     └── ModelOutputError      an LLM answered with something that can't be used
 
@@ -104,6 +105,12 @@ class RiskError(MedsynthError):
     """A release is riskier than the configuration allows."""
 
     exit_code = 9
+
+
+class FidelityError(MedsynthError):
+    """The images look less like real films than the configuration demands."""
+
+    exit_code = 14
 
 
 class NotReadyError(MedsynthError):

@@ -62,6 +62,7 @@ TINY: dict[str, Any] = {
     },
     "synthesis": {"samples_per_prompt": 4, "shard_images": 6, "batch_size": 8},
     "report": {"oracle_phantoms": 64},
+    "release": {"min_fidelity": {"tokenizer": None, "images": None}},
     "quality": {
         "duplicate": {"training_quantile": 0.0, "release_quantile": 0.0},
         "agreement": {"quantile": 0.0},

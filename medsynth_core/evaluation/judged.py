@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medsynth_core.chance import group_weights, value_with_interval
 from medsynth_core.evaluation.figures import Figure
 from medsynth_core.evaluation.image_sets import ImageSet
 from medsynth_core.evaluation.metrics.classification import aurocs, balanced_accuracies
@@ -72,7 +73,7 @@ def judged_figures(name: str, terms: Sequence[str], synthetic: Judged, held_out:
     n = len(synthetic.truth_NT), len(held_out.truth_NT)
     for metric in METRICS:
         if len(usable):
-            means = [_between(_mean_of_terms(side[metric])) for side in (ours, theirs)]
+            means = [value_with_interval(_mean_of_terms(side[metric])) for side in (ours, theirs)]
             yield Figure(metric, name, None, *n, *means[0], *means[1])
         else:
             yield Figure(metric, name, None, *n, reason=f"no finding that the judge knows has {_MIN_CASES} cases")
@@ -81,7 +82,7 @@ def judged_figures(name: str, terms: Sequence[str], synthetic: Judged, held_out:
         about = (name, term, int(synthetic.truth_NT[:, place].sum()), int(held_out.truth_NT[:, place].sum()))
         for metric in METRICS:
             if place in columns:
-                values = [_between(side[metric][:, columns[place]]) for side in (ours, theirs)]
+                values = [value_with_interval(side[metric][:, columns[place]]) for side in (ours, theirs)]
                 yield Figure(metric, *about, *values[0], *values[1])
             elif known[place]:
                 yield Figure(metric, *about, reason=f"fewer than {_MIN_CASES} images with it or without it")
@@ -91,10 +92,7 @@ def judged_figures(name: str, terms: Sequence[str], synthetic: Judged, held_out:
 
 def _values(side: Judged, usable: npt.NDArray[np.int64], seed: int) -> dict[str, Floats]:
     """Returns each metric of the usable terms, [1 + D, T]: of the images as they are, then of each draw."""
-    names, group_N = np.unique(np.array(side.groups), return_inverse=True)
-    draw = stream(seed, "evaluation.judged")
-    times_DG = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS)
-    weights_DN = np.concatenate([np.ones((1, len(group_N))), times_DG[:, group_N]]).astype(np.float32)
+    weights_DN = group_weights(side.groups, _DRAWS, stream(seed, "evaluation.judged"))
     margins, truth = side.margins_NT[:, usable], side.truth_NT[:, usable]
     return {
         "auroc": aurocs(margins, truth, weights_DN),
@@ -107,9 +105,3 @@ def _mean_of_terms(values_DT: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         means: Floats = np.nansum(values_DT, axis=1) / np.isfinite(values_DT).sum(axis=1)
     return means
-
-
-def _between(values_D: Floats) -> tuple[float, float, float]:
-    """Returns the value and its 95 % interval; draws without a case, or without a control, say nothing."""
-    low, high = np.nanquantile(values_D[1:], [0.025, 0.975])
-    return float(values_D[0]), float(low), float(high)

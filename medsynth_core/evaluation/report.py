@@ -95,6 +95,7 @@ def run(params: ReportParams, paths: Paths, store: ObjectStore, progress: Progre
             "release": release.name,
             "model_digests": release.info["model_digests"],
             "evaluation": evaluation,
+            "fidelity": release.info.get("fidelity"),
             "privacy": release.info.get("privacy"),
             "utility": utility,
             "oracle": oracle,

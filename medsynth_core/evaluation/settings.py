@@ -20,11 +20,11 @@ JUDGES = Plugins("medsynth_core.evaluation.judges", setting="evaluation.judges",
 class EvaluationConfig(Section):
     """Comparison of a release with the held-out real images (split test)."""
 
-    extractors: tuple[str, ...] = ("judge",)
-    """Networks whose features are compared, modules of evaluation/extractors: judge, the labelling judge; classifier,
-    the one that guided the VQ-GAN; inception, the FID's, with weights from torch's cache, or inception:FILE;
-    torchxrayvision:FILE, a DenseNet-121 of theirs; transformers:NAME, an image encoder by name or folder (RAD-DINO,
-    ...)."""
+    extractors: tuple[str, ...] = ("judge", "texture")
+    """Networks whose features are compared, modules of evaluation/extractors: judge, the labelling judge; texture,
+    random filters that nobody trained, which see grain; classifier, the one that guided the VQ-GAN; inception, the
+    FID's, with weights from torch's cache, or inception:FILE; torchxrayvision:FILE, a DenseNet-121 of theirs;
+    transformers:NAME, an image encoder by name or folder (RAD-DINO, ...)."""
     judges: tuple[str, ...] = ("judge",)
     """Who looks for the prompted findings, modules of evaluation/judges: judge, the labelling judge, in pathologies and
     the places where they lie; torchxrayvision:FILE, in the pathologies that it knows."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from medsynth_core.chance import rounded
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation.embedding import draw_map, embed, map_table
@@ -81,7 +82,7 @@ def run(params: EvaluationParams, paths: Paths, progress: Progress) -> Evaluatio
     figures, places = _of_features(params, paths, sides, progress)
     figures += _of_judges(params, paths, sides, progress)
     figures += _of_pixels(params, sides, progress)
-    rows = [_rounded(asdict(figure)) for figure in figures]
+    rows = [rounded(asdict(figure)) for figure in figures]
     report = EvaluationReport(len(sides.synthetic), len(sides.training), len(sides.held_out), _flat(rows))
     _write_folder(paths["evaluation"], release.name, params.evaluation.extractors[0], report, rows, places)
     _write_metrics(paths.metrics, report, places)
@@ -242,10 +243,6 @@ def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             of_extractor = flat.setdefault(row["extractor"] or "pixels", {})
             of_extractor |= {row["metric"]: row["value"], f"{row['metric']}_real": row["real"]}
     return flat
-
-
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:

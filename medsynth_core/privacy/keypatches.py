@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medsynth_core.chance import resampled_interval
 from medsynth_core.filters.thumbnails import Images
 from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.privacy.risk import RiskFigure, resampled_interval
+from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]

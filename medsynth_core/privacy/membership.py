@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsynth_core.privacy.risk import RiskFigure, resampled_interval
+from medsynth_core.chance import resampled_interval
+from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.privacy.space import Space
 from medsynth_core.random import stream
 

@@ -16,7 +16,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.neighbors import NearestNeighbors
 
-from medsynth_core.privacy.risk import RiskFigure, resampled_interval, share_with_interval
+from medsynth_core.chance import resampled_interval, share_with_interval
+from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -6,23 +6,22 @@ at distance 0. Held-out images are those of the split ``test``, the attacker's o
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medsynth_core.chance import share_with_interval
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.filters import FILTERS
 from medsynth_core.filters.thumbnails import Thumbnails, thumbnails
-from medsynth_core.hashing import sha256_json
 from medsynth_core.judging.calibrated import judge_digest, load_judging
+from medsynth_core.judging.measured import MeasuredReport, as_report, few_images, leave_measured, measured_once
+from medsynth_core.judging.released import Released
 from medsynth_core.judging.training_set import TrainingSet
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.artifact import model_digests, pick_device
@@ -31,13 +30,11 @@ from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.membership import membership_figures
-from medsynth_core.privacy.released import Released
-from medsynth_core.privacy.risk import RiskFigure, risk_report, save_risk, share_with_interval
+from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.privacy.space import Space, distance_figures, histogram
 from medsynth_core.progress import Progress
 from medsynth_core.random import stream
-from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.training.pairs import read_pairs
@@ -50,19 +47,10 @@ _BATCH = 32
 _SPLITS = ("test", "val")
 
 
-@dataclass(frozen=True)
-class PrivacyReport:
-    """Images that were compared; figures by space and metric, ``_real`` what images get that copy nobody."""
-
-    n_synthetic: int
-    n_training: int
-    n_held_out: int
-    figures: dict[str, dict[str, float]]
-
-
-def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progress) -> PrivacyReport:
+def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progress) -> MeasuredReport:
     """Measures the images that were judged, unless the store has it, and writes what was found. Whether
-    they may be published is the release stage's to say.
+    they may be published is the release stage's to say. Returns figures by space and metric, ``_real`` what images get
+    that copy nobody.
 
     Raises:
         InputError: there is no judged run, or a model is missing.
@@ -70,34 +58,28 @@ def run(params: PrivacyParams, paths: Paths, store: ObjectStore, progress: Progr
     """
     judged = ShardList.load(paths["deduplicate"], "deduplicate")
     shards, corpus = paths.digests.file(paths["deduplicate"] / "shards.json"), paths.digest("corpus")
-    key = _record_key(params, paths, judged, [shards, corpus, paths.digest("vocabulary")])
-    if store.size(key) is None:
-        measured = _measure(params, paths, judged, corpus, store, progress)
-        store.put(key, (json.dumps(measured, indent=1) + "\n").encode(), if_absent=True)
-    found = json.loads(store.get(key))
-    report = PrivacyReport(found["n_synthetic"], found["n_training"], found["n_held_out"], _flat(found["figures"]))
-    with replace_directory(paths["privacy"]) as folder:
-        save_risk(folder, found, shards)
-    _write_metrics(paths.metrics, report, found["histograms"])
-    return report
-
-
-def _record_key(params: PrivacyParams, paths: Paths, judged: ShardList, inputs: list[str]) -> str:
-    """Returns where the store keeps what was found of these images: figures are of floating point, and who measures
-    the same elsewhere must not make another release of it."""
-    digest = sha256_json(
-        [
-            _MEASURED_AS,
-            params.seed,
-            params.max_images,
-            params.min_images,
-            params.near_quantile,
-            *inputs,
-            model_digests(paths),
-            judge_digest(paths["calibrate"], paths.digests),
-        ]
+    found = measured_once(
+        "privacy",
+        judged,
+        _inputs(params, paths, [shards, corpus, paths.digest("vocabulary")]),
+        store,
+        lambda: _measure(params, paths, judged, corpus, store, progress),
     )
-    return f"runs/{judged.run_ids[-1]}/privacy/{digest[:32]}.json"
+    return leave_measured("privacy", paths, found, shards, _flat(found["figures"]), _table(found["histograms"]))
+
+
+def _inputs(params: PrivacyParams, paths: Paths, read: list[str]) -> list[Any]:
+    """Returns what the figures follow from, with the digests of what is read."""
+    return [
+        _MEASURED_AS,
+        params.seed,
+        params.max_images,
+        params.min_images,
+        params.near_quantile,
+        *read,
+        model_digests(paths),
+        judge_digest(paths["calibrate"], paths.digests),
+    ]
 
 
 def _measure(
@@ -110,17 +92,17 @@ def _measure(
     if reason is not None:
         log.warning("privacy: not measured: %s", reason)
         figure = RiskFigure("all", "all", len(released), 0, reason=reason)
-        return risk_report(len(released), len(training), 0, [figure], {})
+        return as_report(len(released), len(training), 0, [figure], histograms={})
     sides = _Sides(params, paths, released, training, codebook, progress)
     histograms = {space.name: histogram(space) for space in sides.spaces}
-    return risk_report(len(released), len(training), len(sides.real["test"]), sides.figures(judged), histograms)
+    n = len(released), len(training), len(sides.real["test"])
+    return as_report(*n, sides.figures(judged), histograms=histograms)
 
 
 def _unmeasurable(
     params: PrivacyParams, paths: Paths, released: Released, n_training: int, is_own_corpus: bool
 ) -> str | None:
     """Returns why there can be no figures, or None."""
-    fewest = params.min_images
     corpus = Corpus.open(paths["corpus"])
     if not is_own_corpus:
         return "the models were trained on another corpus, of which no held-out images are at hand"
@@ -129,8 +111,7 @@ def _unmeasurable(
         "training": n_training,
         **{name: len(corpus.views(split)) for name, split in (("held-out", "test"), ("validation", "val"))},
     }
-    few = [f"{n} {name}" for name, n in counts.items() if n < fewest]
-    return f"{', '.join(few)} images are fewer than privacy.min_images={fewest}" if few else None
+    return few_images(counts, params.min_images, "privacy.min_images")
 
 
 class _Sides:
@@ -153,11 +134,7 @@ class _Sides:
         self.real = {
             split: as_rendered(image_tokenizer, pairs.corpus.images(pairs.rows)) for split, pairs in self._pairs.items()
         }
-        images = []
-        for batch in released.batches(_BATCH):
-            images.append(batch)
-            progress(sum(map(len, images)), len(released), "images")
-        self._synthetic, self._rows = np.concatenate(images), released.rows
+        self._synthetic, self._rows = released.read(_BATCH, progress), released.rows
         self._training, self._codebook = training, codebook
         used = sorted({entry for row in self._rows for entry in row["keypatch_ids"]})
         cut_from = np.unique(codebook.rows_E.numpy()[used])
@@ -237,15 +214,12 @@ def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return flat
 
 
-def _write_metrics(folder: Path, report: PrivacyReport, histograms: dict[str, dict[str, list[float]]]) -> None:
-    """Writes the figures for ``dvc metrics`` and the spread of distances for ``dvc plots``."""
-    folder.mkdir(exist_ok=True)
-    counts = {"n_synthetic": report.n_synthetic, "n_training": report.n_training, "n_held_out": report.n_held_out}
-    (folder / "privacy.json").write_text(json.dumps(counts | report.figures, indent=2) + "\n", "utf-8")
+def _table(histograms: dict[str, dict[str, list[float]]]) -> str:
+    """Returns the spread of distances, for ``dvc plots``."""
     rows = [
         f"{space},{side},{edge},{share}\n"
         for space, spread in histograms.items()
         for side in ("synthetic", "held_out")
         for edge, share in zip(spread["edges"], spread[side], strict=False)
     ]
-    (folder / "privacy.csv").write_text("".join(["space,images,distance,share\n", *rows]), "utf-8")
+    return "".join(["space,images,distance,share\n", *rows])

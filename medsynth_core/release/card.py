@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from medsynth_core.release import facts
 from medsynth_core.release.facts import About
+from medsynth_core.release.looks import looks
 from medsynth_core.storage.reports import METRICS, report_key
 
 _CARD = """---
@@ -17,6 +18,8 @@ _CARD = """---
 # {{ name }}
 
 **{{ origin }}**
+
+**{{ looks[0] }}**{% for each in looks[1:] %} {{ each }}{% endfor +%}
 
 ## Intended use
 {% for each in uses %}
@@ -168,6 +171,7 @@ def write_card(about: About) -> str:
         {"parent": None, **about},
         front_matter=yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True),
         origin=facts.origin(about),
+        looks=looks(about),
         uses=facts.uses(about),
         misuses=facts.MISUSES,
         licences=facts.licences(about),

@@ -15,6 +15,7 @@ from medsynth_core.hashing import sha256_json
 from medsynth_core.manifest import SCHEMA
 from medsynth_core.release import facts
 from medsynth_core.release.facts import About
+from medsynth_core.release.looks import looks
 from medsynth_core.release.schema import description
 from medsynth_core.storage.content import ObjectRef
 
@@ -131,7 +132,11 @@ def _responsibility(about: About) -> dict[str, Any]:
     return {
         "rai:dataCollection": facts.origin(about),
         "rai:dataUseCases": facts.uses(about),
-        "rai:dataLimitations": [*facts.limits(about), *(f"Not for: {misuse}" for misuse in facts.MISUSES)],
+        "rai:dataLimitations": [
+            *looks(about),
+            *facts.limits(about),
+            *(f"Not for: {misuse}" for misuse in facts.MISUSES),
+        ],
         "rai:dataBiases": facts.biases(about),
         "rai:personalSensitiveInformation": facts.privacy(about),
         "rai:dataAnnotationProtocol": "An image has the labels that its prompt asked for; nobody looked.",

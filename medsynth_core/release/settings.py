@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 
 from medsynth_core.config.parameters import Param, Params
 from medsynth_core.config.section import Precision, Section, View
+from medsynth_core.fidelity.settings import FidelityFloors
 from medsynth_core.privacy.settings import RiskLimits
 
 
@@ -26,6 +27,7 @@ class ReleaseConfig(Section):
     -> at least so many accepted images, the parent's included; more is made until there are."""
     max_attempts: PositiveInt = 4
     """A quota that isn't met with this many made images for each one that it wants is an error."""
+    min_fidelity: FidelityFloors = FidelityFloors()
     license: str = Field(default="other", pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
     """Licence that you release under, as SPDX or Hugging Face call it; other: one of your own, or none yet. The
     corpus' licence may forbid to choose: the dataset card states both."""

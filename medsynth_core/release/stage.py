@@ -22,8 +22,10 @@ import yaml
 from medsynth_core import __version__
 from medsynth_core.config import Paths
 from medsynth_core.errors import IncompleteRunError, InputError, StoreError
+from medsynth_core.fidelity.floors import keep_floors
+from medsynth_core.judging.measured import read_measured
 from medsynth_core.manifest import SCHEMA_VERSION, read_rows
-from medsynth_core.privacy.risk import keep_limits, read_risk
+from medsynth_core.privacy.risk import keep_limits
 from medsynth_core.progress import Progress
 from medsynth_core.release.describe import describe
 from medsynth_core.release.settings import ReleaseParams
@@ -63,19 +65,20 @@ def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progr
     A release with a parent lists the parent's objects beside its own; none is read or written again.
 
     Raises:
-        InputError: there is no judged run, privacy report, corpus or prompt account, or no such parent.
+        InputError: there is no judged run, privacy or fidelity report, corpus or prompt account, or no such parent.
         RiskError: the images give away more of the training images than ``privacy.limits`` allows.
+        FidelityError: the images look less like real films than ``release.min_fidelity`` demands.
         IncompleteRunError: the sums are off, shards, rows or objects are missing, or no image was accepted.
         CorruptObjectError: a manifest part's bytes don't match its record.
     """
     judged = ShardList.load(paths["deduplicate"], "deduplicate")
     _check_accounting(judged)
-    risk = _allowed_risk(params, paths)
+    measured = _within_limits(params, paths)
     parent = open_parent(store, judged.parent) if judged.parent is not None else None
     listed, parts = _listed_objects(judged, parent)
     labels = _count_labels(judged, store)
     files = [*_check_objects(listed, store, progress), *parts]
-    about = _about(params, paths, judged, labels, risk)
+    about = _about(params, paths, judged, labels, measured)
     if parent is not None:
         _add_parent(about, parent)
     text = (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()
@@ -88,10 +91,15 @@ def run(params: ReleaseParams, paths: Paths, store: ObjectStore, progress: Progr
     return report
 
 
-def _allowed_risk(params: ReleaseParams, paths: Paths) -> dict[str, Any]:
-    """Returns what the images give away, by the privacy stage, within the limits."""
-    risk = read_risk(paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
-    return risk | {"figures": keep_limits(risk["figures"], params.limits)}
+def _within_limits(params: ReleaseParams, paths: Paths) -> dict[str, dict[str, Any]]:
+    """Returns what the images give away and how real they look, by the stages of these names, within the limits."""
+    shards = paths.digests.file(paths["deduplicate"] / "shards.json")
+    found = {stage: read_measured(stage, paths[stage], shards) for stage in ("privacy", "fidelity")}
+    kept = {
+        "privacy": keep_limits(found["privacy"]["figures"], params.limits),
+        "fidelity": keep_floors(found["fidelity"]["figures"], params.release.min_fidelity),
+    }
+    return {stage: {**about, "figures": kept[stage]} for stage, about in found.items()}
 
 
 def _listed_objects(judged: ShardList, parent: Parent | None) -> tuple[list[ObjectRef | KeptObject], list[ObjectRef]]:
@@ -108,7 +116,7 @@ def _about(
     paths: Paths,
     judged: ShardList,
     labels: dict[str, dict[str, int]],
-    risk: dict[str, Any],
+    measured: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns ``release.json``, without what a parent adds."""
     prompts = _account(paths["prompts"] / "account.json", "prompts")
@@ -129,7 +137,7 @@ def _about(
         "sampling": params.sampling,
         "quality": judged.quality,
         "bounds": judged.bounds,
-        "privacy": risk,
+        **measured,
         "parent": None,
         "runs": [{"spec_hash": judged.spec_hash, "run_ids": judged.run_ids, "model_digests": judged.model_digests}],
         "release": params.release.model_dump(mode="json"),

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
+from medsynth_core.fidelity.settings import MIN_IMAGES, FidelityFloors
+from medsynth_core.fidelity.spaces import least_share, real_ranges
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.discriminator import PatchDiscriminator
 from medsynth_core.models.pixels import to_inputs
@@ -44,6 +46,8 @@ _SHOWN = 8
 """Held-out images whose renderings are drawn at each checkpoint."""
 _JUDGED = 256
 """Held-out images that judge a checkpoint."""
+_COMPARED = 1000
+"""Training and held-out images at most whose range renderings are held against."""
 
 
 def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
@@ -89,6 +93,8 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
         at_checkpoint=lambda curve: draw_renderings(model, corpus.images(shown), picture),
     )
     metrics = evaluate(model, corpus, held_out if len(held_out) else rows[:_JUDGED])
+    known = stream(params.seed, "vqgan.fidelity").permutation(rows)[:_COMPARED]
+    metrics |= _fidelity_of_renderings(model, corpus, known, held_out[:_COMPARED])
 
     def save(folder: Path) -> None:
         model.save(folder)
@@ -127,6 +133,24 @@ def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 6
         "codes_used": float((counts > 0).double().mean()),
         "perplexity": float(entropy.exp()),
     }
+
+
+def _fidelity_of_renderings(model: VQGAN, corpus: Corpus, rows: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+    """Returns the share of held-out images that lie within the range of real ones when they are rendered, as
+    ``fidelity``; nothing of few images. Warns where a release of this tokenizer would be refused."""
+    if min(len(rows), len(held_out)) < MIN_IMAGES:
+        return {}
+    films = corpus.images(held_out)
+    found = least_share(real_ranges(corpus.images(rows), films, model.device), as_rendered(model, films))
+    floor = FidelityFloors().tokenizer
+    if floor is not None and found < floor:
+        log.warning(
+            "vqgan: %.0f %% of rendered held-out images lie within the range of real ones, which forbids to publish "
+            "below release.min_fidelity.tokenizer=%g; train longer, or with more codes or less downsampling",
+            100 * found,
+            floor,
+        )
+    return {"fidelity": found}
 
 
 def _guides(settings: VQGANConfig, paths: Paths) -> nn.ModuleDict:

@@ -18,6 +18,7 @@ from medsynth_core.corpus.settings import CorpusParams
 from medsynth_core.deduplicate.settings import DeduplicateParams
 from medsynth_core.errors import InputError
 from medsynth_core.evaluation.settings import EvaluationParams, ReportParams, UtilityParams
+from medsynth_core.fidelity.settings import FidelityParams
 from medsynth_core.hashing import sha256_json
 from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.progress import Progress
@@ -155,7 +156,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "vqgan",
         "train the image tokeniser",
-        3,
+        4,
         VQGANParams,
         ("corpus", "classifier"),
         "reconstruction",
@@ -224,19 +225,33 @@ STAGES: tuple[Stage, ...] = (
         command="privacy",
     ),
     Stage(
+        "fidelity",
+        1,
+        "medsynth_core.fidelity.stage:run",
+        "measure how the images differ from real films, and whose fault it is",
+        FidelityParams,
+        deps=("corpus", "vqgan", "alignment", "deduplicate"),
+        out="data/fidelity",
+        metrics=("metrics/fidelity.json",),
+        plots={"metrics/fidelity.csv": {"template": "linear", "x": "frequency", "y": "log_power"}},
+        store=True,
+        models=True,
+        command="fidelity",
+    ),
+    Stage(
         "release",
-        5,
+        6,
         "medsynth_core.release.stage:run",
         "publish the dataset to the store: release.json, its description, the directory object; and write dataset.dvc",
         ReleaseParams,
-        deps=("corpus", "prompts", "deduplicate", "privacy"),
+        deps=("corpus", "prompts", "deduplicate", "privacy", "fidelity"),
         out="data/release",
         store=True,
         command="release",
     ),
     Stage(
         "evaluation",
-        4,
+        5,
         "medsynth_core.evaluation.stage:run",
         "compare the release with held-out real images",
         EvaluationParams,
@@ -262,7 +277,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        6,
+        7,
         "medsynth_core.evaluation.report:run",
         "draw the contact sheet and the HTML page",
         ReportParams,

@@ -7,6 +7,7 @@ from pydantic import model_validator
 from medsynth_core.config.section import Count, Device, Section
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.evaluation.settings import EvaluationConfig, ReportConfig, UtilityConfig
+from medsynth_core.fidelity.settings import FidelityConfig
 from medsynth_core.filters import QualityConfig
 from medsynth_core.models.settings import ModelsConfig
 from medsynth_core.privacy.settings import PrivacyConfig
@@ -31,6 +32,7 @@ class Config(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     quality: QualityConfig = QualityConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    fidelity: FidelityConfig = FidelityConfig()
     store: StoreConfig = StoreConfig()
     release: ReleaseConfig = ReleaseConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -63,6 +63,7 @@ def released(config: Config, root: Path, store: ObjectStore) -> str:
     perform("synthesis", config, paths.root, silent, store)
     perform("deduplicate", config, paths.root, silent, store)
     perform("privacy", config, paths.root, silent, store)
+    perform("fidelity", config, paths.root, silent, store)
     perform("release", config, paths.root, silent, store)
     return record_release(root, store)
 
@@ -226,7 +227,8 @@ def test_two_writers_on_the_same_shards_leave_one_release(
         "from medsynth_core.storage.store import open_store\n"
         "from medsynth_core.workspace.record import record_release\n"
         "root = Path(sys.argv[1]); config = load_config(root / 'params.yaml')\n"
-        "for name in ('synthesis', 'deduplicate', 'privacy', 'release'): perform(name, config, root, silent)\n"
+        "for name in ('synthesis', 'deduplicate', 'privacy', 'fidelity', 'release'):\n"
+        "    perform(name, config, root, silent)\n"
         "print(record_release(root, open_store(config.store, root)))\n"
     )
     one_core = {**os.environ, "OMP_NUM_THREADS": "1"}

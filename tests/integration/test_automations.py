@@ -73,11 +73,11 @@ def test_a_failed_run_rings(registered: tuple[dict[str, str], Bell]) -> None:
     assert bell.rings("augment-night: Failed: no such bucket"), bell.heard
 
 
-def test_a_refused_release_rings(registered: tuple[dict[str, str], Bell]) -> None:
+@pytest.mark.parametrize("refusal", ["RiskError: membership_auc is 0.71", "FidelityError: fidelity (spectrum) is 0.02"])
+def test_a_refused_release_rings(registered: tuple[dict[str, str], Bell], refusal: str) -> None:
     environment, bell = registered
-    said = "Flow run encountered an exception: RiskError: membership_auc is 0.71"
-    turn(environment, begin(environment), "FAILED", "Failed", said)
-    assert bell.rings("augment-night wasn't published", "0.71"), bell.heard
+    turn(environment, begin(environment), "FAILED", "Failed", f"Flow run encountered an exception: {refusal}")
+    assert bell.rings("augment-night wasn't published", refusal), bell.heard
 
 
 def test_a_late_run_rings(registered: tuple[dict[str, str], Bell]) -> None:

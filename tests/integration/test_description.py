@@ -55,6 +55,7 @@ def published(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFa
         perform("synthesis", config, paths.root, silent, store)
     perform("deduplicate", config, paths.root, silent, store)
     perform("privacy", config, paths.root, silent, store)
+    perform("fidelity", config, paths.root, silent, store)
     first, again = (perform("release", config, paths.root, silent, store) for _ in range(2))
     assert first.dir_md5 == again.dir_md5, "a description that tells the time makes a new version of the same data"
     for entry in json.loads(store.get(content_key(first.dir_md5))):

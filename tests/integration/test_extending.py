@@ -96,7 +96,7 @@ def test_a_filter_is_one_file(copy: Copy) -> None:
     for enabled, run in ((False, "off"), (True, "on")):
         params["quality"]["enabled"] = [*(["brightness"] if enabled else []), "duplicate", "agreement"]
         path.write_text(yaml.safe_dump(params))
-        copy.stages(*(["calibrate"] if enabled else []), "synthesis", "deduplicate", "privacy", "release")
+        copy.stages(*(["calibrate"] if enabled else []), "synthesis", "deduplicate", "privacy", "fidelity", "release")
         shutil.copytree(copy.workspace / "data" / "release", copy.workspace / run)
     off, on = (json.loads((copy.workspace / run / "release.json").read_text()) for run in ("off", "on"))
     assert "brightness" not in off["quality"]
@@ -182,7 +182,7 @@ def test_a_provider_is_one_file(copy: Copy) -> None:
 def test_an_extractor_is_one_file(copy: Copy) -> None:
     copy.add("medsynth_core/evaluation/extractors/grey_histogram.py")
     copy.set(evaluation={"extractors": ["grey-histogram"]})
-    for stage in ("synthesis", "deduplicate", "privacy", "release", "evaluate"):
+    for stage in ("synthesis", "deduplicate", "privacy", "fidelity", "release", "evaluate"):
         copy.medsynth(stage)
     figures = json.loads((copy.workspace / "metrics" / "evaluation.json").read_text())
     assert figures["grey-histogram"]["precision"] < figures["grey-histogram"]["precision_real"]

@@ -47,6 +47,7 @@ def released(trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFac
     perform("synthesis", config, paths.root, silent, store)
     perform("deduplicate", config, paths.root, silent, store)
     perform("privacy", config, paths.root, silent, store)
+    perform("fidelity", config, paths.root, silent, store)
     perform("release", config, paths.root, silent, store)
     return config, paths
 

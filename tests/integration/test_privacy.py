@@ -15,10 +15,10 @@ from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, InputError, RiskError
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.hashing import sha256_file
+from medsynth_core.judging.measured import read_measured
+from medsynth_core.judging.released import Released
 from medsynth_core.models.rendering import rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
-from medsynth_core.privacy.released import Released
-from medsynth_core.privacy.risk import read_risk
 from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
@@ -75,6 +75,7 @@ def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tu
     assert report.n_synthetic == report.n_training > report.n_held_out > 20
     assert report.figures["judge"]["authenticity"] == 0.0
     assert report.figures["pixels"]["membership_auc"] > 0.9
+    perform("fidelity", config, paths.root, silent, store)
     before = {entry.key for entry in store.list("")}
     with pytest.raises(RiskError, match=r"not published: .* above privacy\.limits\."):
         perform("release", config, paths.root, silent, store)
@@ -94,6 +95,7 @@ def test_strangers_may_be_published(workspace: tuple[Config, Paths]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)
     leave_images(paths, store, list(pixels), 20)
     assert perform("privacy", config, paths.root, silent, store).figures["judge"]["authenticity"] == 1.0
+    perform("fidelity", config, paths.root, silent, store)
     perform("release", config, paths.root, silent, store)
     assert open_release(paths.root).info["privacy"]["n_synthetic"] == 40
 
@@ -153,8 +155,9 @@ def test_what_cant_be_measured_says_why_and_may_be_published(workspace: tuple[Co
     with pytest.raises(InputError, match="run `medsynth privacy` first"):
         perform("release", config, paths.root, silent, store)
     perform("privacy", config, paths.root, silent, store)
+    perform("fidelity", config, paths.root, silent, store)
     shards = sha256_file(paths["deduplicate"] / "shards.json")
-    figure = read_risk(paths["privacy"], shards)["figures"][0]
+    figure = read_measured("privacy", paths["privacy"], shards)["figures"][0]
     assert figure["reason"] == "8 synthetic images are fewer than privacy.min_images=10"
     perform("release", config, paths.root, silent, store)
     assert "was not measured: 8 synthetic images are fewer" in open_release(paths.root).read("README.md").decode()

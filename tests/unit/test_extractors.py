@@ -80,6 +80,11 @@ def test_an_unknown_extractor_is_refused() -> None:
 
 
 @torch.inference_mode()
+def test_textures_need_no_weights(tmp_path: Path) -> None:
+    assert features("texture", tmp_path).shape == (3, 96)
+
+
+@torch.inference_mode()
 def test_the_classifiers_last_stage_is_pooled(tmp_path: Path) -> None:
     net = FindingClassifier(ClassifierConfig(channels=(8, 16)), [("nodule", "left")]).eval()
     net.save(tmp_path / "models" / "classifier")

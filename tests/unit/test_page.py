@@ -85,6 +85,22 @@ PRIVATE = {
     "limit": 0.1,
     "reason": None,
 }
+FIDELITY = {
+    "metric": "fidelity",
+    "space": "spectrum",
+    "side": "synthetic",
+    "against": "real",
+    "n": 30,
+    "n_held_out": 25,
+    "value": 0.25,
+    "low": 0.1,
+    "high": 0.4,
+    "real": 0.95,
+    "real_low": 0.9,
+    "real_high": 0.98,
+    "floor": 0.5,
+    "reason": None,
+}
 
 
 class Parsed(HTMLParser):
@@ -252,6 +268,31 @@ def test_privacy_stands_beside_held_out_images_and_its_limit(tmp_path: Path) -> 
     assert "new thing elsewhere, 30 none: no space" in text
     html = (tmp_path / "report.html").read_text()
     assert f'class="held" d="M0.0 {HEIGHT}V0.0H180.0V{HEIGHT}.0H360.0V{HEIGHT}"' in html
+
+
+def test_how_real_it_looks_comes_first(tmp_path: Path) -> None:
+    told = FIDELITY | {"metric": "told_apart", "value": 0.995, "low": 0.98, "high": 1.0, "real": 0.5}
+    told |= {"real_low": None, "real_high": None, "floor": None}
+    spectra = {"frequency": [1, 2, 3], "synthetic": [2.0, 1.0, 0.0], "rendered": [2.0, 1.0, 0.5], "real": [2.0, 1.5, 1]}
+    about = {**ABOUT, "fidelity": {"figures": [told, FIDELITY], "spectra": spectra}}
+    earlier = before({"fidelity": {"figures": [FIDELITY | {"value": 0.5}]}})
+    text = page(tmp_path, about, earlier=[earlier]).text
+    assert text.index("Does it look like a real film?") < text.index("What is in it")
+    assert "The images are told at a glance from phantoms that no model learnt from" in text
+    assert "images told from real films, AUC ↓ spectra, 30 0.995 0.980 to 1.000 – 0.500 –" in text
+    assert (
+        "images within the range of real films ↑ spectra, 30 25.0 % 10.0 to 40.0 % 50.0 % 10.0 to 40.0 % 95.0 %" in text
+    )
+    html = (tmp_path / "report.html").read_text()
+    assert f'class="made" d="M0 {HEIGHT}L0.0 0.0L{WIDTH / 2:.1f} {HEIGHT / 2:.1f}L' in html
+
+
+def test_a_release_that_is_older_than_fidelity_has_a_page(tmp_path: Path) -> None:
+    text = page(tmp_path / "a").text
+    assert "Does it look like a real film? How far the images look like real films was not measured." in text
+    none = FIDELITY | {"value": None, "reason": "3 held-out images are too few"}
+    text = page(tmp_path / "b", {**ABOUT, "fidelity": {"figures": [none], "spectra": {}}}).text
+    assert "was not measured: 3 held-out images are too few." in text
 
 
 def test_privacy_that_was_not_measured_is_told(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medsynth_core.chance import share_with_interval
 from medsynth_core.errors import InputError, RiskError
+from medsynth_core.judging.measured import as_report, read_measured, save_measured
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.privacy.keypatches import Patched, leakage_figure, window_distances
 from medsynth_core.privacy.membership import auc, membership_figures
-from medsynth_core.privacy.risk import RiskFigure, keep_limits, read_risk, risk_report, save_risk, share_with_interval
+from medsynth_core.privacy.risk import RiskFigure, keep_limits
 from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.privacy.space import NEAR, Space, authentic, distance_figures, histogram
 
@@ -192,10 +194,10 @@ def test_every_limit_is_of_a_figure_and_says_what_it_means() -> None:
 
 def test_a_report_is_of_its_shards_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `medsynth privacy` first"):
-        read_risk(tmp_path, "a")
-    save_risk(tmp_path, risk_report(3, 5, 4, [RiskFigure("distance", "judge", 3, 4, 1 / 3)], {}), "a")
-    found = read_risk(tmp_path, "a")
+        read_measured("privacy", tmp_path, "a")
+    save_measured("privacy", tmp_path, as_report(3, 5, 4, [RiskFigure("distance", "judge", 3, 4, 1 / 3)]), "a")
+    found = read_measured("privacy", tmp_path, "a")
     assert (found["n_synthetic"], found["figures"][0]["value"]) == (3, 0.33333)
     assert "NaN" not in json.dumps(found)
     with pytest.raises(InputError, match="of other images"):
-        read_risk(tmp_path, "b")
+        read_measured("privacy", tmp_path, "b")

@@ -408,6 +408,21 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, 
     assert (model.codebook_KD[~used].abs() < 1e2).all()
 
 
+def test_a_tokenizer_that_makes_mush_says_so(
+    trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, corpus = VQGAN.load(trained[1]["vqgan"]), Corpus.open(trained[1]["corpus"])
+    splits = [np.asarray(corpus.views(split).column("row"), dtype=np.int64) for split in ("train", "val")]
+    assert vqgan._fidelity_of_renderings(model, corpus, *splits) == {}, "too few held-out images"
+    monkeypatch.setattr(vqgan, "MIN_IMAGES", 10)
+    assert vqgan._fidelity_of_renderings(model, corpus, *splits)["fidelity"] < 0.1
+    assert "which forbids to publish below release.min_fidelity.tokenizer=0.5" in caplog.text
+    monkeypatch.setattr(vqgan, "as_rendered", lambda _, images_u8: images_u8)
+    caplog.clear()
+    assert vqgan._fidelity_of_renderings(model, corpus, *splits)["fidelity"] > 0.8
+    assert not caplog.text
+
+
 def test_the_adversarial_gradient_is_as_long_as_the_fidelity_gradient() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     fidelity, adversarial = (4.0 * weight).sum(), (0.5 * weight).sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medsynth_core.evaluation.page.earlier import Earlier
@@ -12,7 +12,22 @@ from medsynth_core.evaluation.page.earlier import Earlier
 Row = Mapping[str, Any]
 ALL = "all images"
 _NONE = "–"
-SPACES = {"pixels": "thumbnails", "judge": "the judge's features", "keypatches": "windows around keypatches"}
+SPACES = {
+    "spectrum": "spectra",
+    "network": "a small network",
+    "texture": "textures",
+    "pixels": "thumbnails",
+    "judge": "the judge's features",
+    "keypatches": "windows around keypatches",
+}
+_COMPARED = {
+    ("told_apart", "synthetic", "real"): "images told from real films, AUC",
+    ("told_apart", "rendered", "real"): "films that the tokenizer rendered told from real films, AUC",
+    ("told_apart", "synthetic", "rendered"): "images told from films that the tokenizer rendered, AUC",
+    ("fidelity", "synthetic", "real"): "images within the range of real films",
+    ("fidelity", "rendered", "real"): "films that the tokenizer rendered within the range of real films",
+}
+"""Titles of fidelity figures by metric, side and what it is held against."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,8 @@ _METRICS = {
     "ms_ssim": Metric("MS-SSIM of two images", "", _digits(".2f")),
     "auroc": Metric("AUROC of what was prompted", "↑", _digits(".3f")),
     "balanced_accuracy": Metric("balanced accuracy of what was prompted", "↑", _digits(".3f")),
+    "told_apart": Metric("told apart, AUC", "↓", _digits(".3f")),
+    "fidelity": Metric("within the range of real films", "↑", _SHARE),
     "near_copies": Metric("made images rejected as near-copies of training images", "↓", _SHARE),
     "distance": Metric("distance to the nearest training image, median and 95 % of the images", "", _digits(".3g")),
     "nearer_than_held_out": Metric("nearer to a training image than all but 5 % of held-out images", "↓", _SHARE),
@@ -80,7 +97,7 @@ class FigureLine:
         of: network of the features, or the space of a privacy figure.
         reason: why there is no figure; None where there is one.
         earlier: of each earlier release.
-        limit: above which a privacy figure forbids to publish.
+        limit: above which a privacy figure forbids to publish, or below which a fidelity does.
     """
 
     title: str
@@ -120,14 +137,26 @@ def compared(rows: Sequence[Row], earlier: Sequence[Earlier]) -> list[FigureLine
 
 def privacy_lines(rows: Sequence[Row], earlier: Sequence[Earlier]) -> list[FigureLine]:
     """Returns the privacy figures."""
-    before = [_by_name(((each.metrics or {}).get("privacy") or {}).get("figures", ()), "space") for each in earlier]
+    return _of_stage("privacy", rows, earlier, "space")
+
+
+def fidelity_lines(rows: Sequence[Row], earlier: Sequence[Earlier]) -> list[FigureLine]:
+    """Returns how real the images look, each figure called by what is compared."""
+    lines = _of_stage("fidelity", rows, earlier, "space", "side", "against")
+    titles = [_COMPARED.get(_name(row, "side", "against")) for row in rows]
+    return [replace(line, title=title) if title else line for line, title in zip(lines, titles, strict=True)]
+
+
+def _of_stage(stage: str, rows: Sequence[Row], earlier: Sequence[Earlier], *kinds: str) -> list[FigureLine]:
+    """Returns the figures that a stage before the release measured, beside those of the same metric and ``kinds``."""
+    before = [_by_name(((each.metrics or {}).get(stage) or {}).get("figures", ()), *kinds) for each in earlier]
     return [
-        _line(row, space_in_words(row.get("space")), [of.get(_name(row, "space"), {}) for of in before]) for row in rows
+        _line(row, space_in_words(row.get("space")), [of.get(_name(row, *kinds), {}) for of in before]) for row in rows
     ]
 
 
 def space_in_words(space: str | None) -> str:
-    """Returns where distances of a privacy figure were taken."""
+    """Returns where a privacy or fidelity figure was taken."""
     return SPACES.get(space or "", space or "")
 
 
@@ -151,17 +180,17 @@ def by_label(rows: Sequence[Row]) -> Iterator[LabelTable]:
         yield LabelTable(of, titles, tuple(lines))
 
 
-def _name(row: Row, kind: str) -> tuple[Any, Any]:
-    return row["metric"], row.get(kind)
+def _name(row: Row, *kinds: str) -> tuple[Any, ...]:
+    return row["metric"], *(row.get(kind) for kind in kinds)
 
 
-def _by_name(rows: Sequence[Row], kind: str) -> dict[tuple[Any, Any], Row]:
-    return {_name(row, kind): row for row in rows if row.get("label") is None}
+def _by_name(rows: Sequence[Row], *kinds: str) -> dict[tuple[Any, ...], Row]:
+    return {_name(row, *kinds): row for row in rows if row.get("label") is None}
 
 
 def _line(row: Row, of: str, before: Sequence[Row]) -> FigureLine:
     metric = metric_of(row["metric"])
-    limit = row.get("limit")
+    limit = row.get("limit", row.get("floor"))
     return FigureLine(
         title=metric.title,
         better=metric.better,

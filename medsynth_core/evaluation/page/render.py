@@ -26,7 +26,9 @@ from medsynth_core.evaluation.page.scores import (
     reason_in_words,
     score_lines,
 )
+from medsynth_core.evaluation.page.spectrum import spectrum
 from medsynth_core.release.facts import is_phantom
+from medsynth_core.release.looks import looks
 from medsynth_core.release.reader import Release
 
 KEYPATCHES = 8
@@ -64,7 +66,7 @@ class PageContent:
 def write_page(content: PageContent, path: Path) -> None:
     """Writes the page."""
     about, evaluation = content.release.info, content.evaluation
-    privacy = about.get("privacy") or {}
+    privacy, fidelity = (about.get(stage) or {} for stage in ("privacy", "fidelity"))
     rows = evaluation["figures"] if evaluation else []
     shown = _gallery(content)
     environment = Environment(
@@ -92,6 +94,9 @@ def write_page(content: PageContent, path: Path) -> None:
         compared=figures.compared(rows, content.earlier),
         by_label=list(figures.by_label(rows)),
         scatter=_url(content.scatter) if content.scatter else None,
+        looks=looks(about),
+        fidelity_lines=figures.fidelity_lines(fidelity.get("figures", ()), content.earlier),
+        spectrum=spectrum(fidelity.get("spectra", {})),
         privacy_lines=figures.privacy_lines(privacy.get("figures", ()), content.earlier),
         histograms=histograms(privacy.get("histograms", {}), figures.SPACES),
         histogram_box=(WIDTH, HEIGHT),

@@ -16,13 +16,14 @@ from PIL import Image
 from medsynth_core.errors import CorruptObjectError
 from medsynth_core.filters.thumbnails import Images
 from medsynth_core.manifest import SCHEMA, columns_of, read_rows
+from medsynth_core.progress import Progress
 from medsynth_core.storage.content import content_key, get_content
 from medsynth_core.storage.index import read_entry, read_files
 from medsynth_core.storage.parent import parent_rows
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 
-_COLUMNS = ("image_id", "shard", "offset", "size", "sha256", "pathology", "keypatch_ids")
+_COLUMNS = ("image_id", "shard", "offset", "size", "sha256", "prompt_id", "pathology", "view", "keypatch_ids")
 _AT_ONCE = 8
 
 
@@ -31,7 +32,7 @@ class Released:
     """Some accepted images, the parent's among them.
 
     Attributes:
-        rows: image_id, pathology, keypatch_ids and place of each.
+        rows: image_id, prompt_id, pathology, view, keypatch_ids and place of each.
     """
 
     rows: list[dict[str, Any]]
@@ -66,6 +67,18 @@ class Released:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="read") as pool:
             for start in range(0, len(self.rows), size):
                 yield np.stack(list(pool.map(self._read, self.rows[start : start + size])))
+
+    def read(self, size: int, progress: Progress) -> Images:
+        """Returns all images in order, uint8 [N, H, W], N > 0, read ``size`` at a time.
+
+        Raises:
+            CorruptObjectError: bytes don't match the manifest.
+        """
+        parts: list[Images] = []
+        for batch in self.batches(size):
+            parts.append(batch)
+            progress(sum(map(len, parts)), len(self), "images")
+        return np.concatenate(parts)
 
     def _read(self, row: dict[str, Any]) -> Images:
         data = self._store.get_range(content_key(self._objects[row["shard"]]), row["offset"], row["size"])
