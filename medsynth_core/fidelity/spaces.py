@@ -30,6 +30,8 @@ WITHIN = 0.95
 _LEAST_DB = {"spectrum": 2.0, "texture": 1.0}
 """Least deviation that coordinates are divided by. A corpus that is all alike varies by tenths of a decibel, which no
 eye sees; textures are means over whole images, so they vary half as much as a band's power."""
+_FORGIVEN = {"spectrum": 1.0, "texture": 0.0}
+"""Distance that is always within the range: of spectra, the least deviation along each axis."""
 _NEIGHBOUR = 5
 _AXES = 32
 _BATCH = 64
@@ -62,7 +64,7 @@ def real_ranges(training_u8: Images, others_u8: Images, device: torch.device) ->
     """
     found = _usual_spectrum(training_u8), _usual_texture(training_u8, device)
     return tuple(
-        Range(space, distances, float(np.quantile(distances(others_u8), WITHIN)))
+        Range(space, distances, max(_FORGIVEN[space], float(np.quantile(distances(others_u8), WITHIN))))
         for space, distances in zip(SPACES, found, strict=True)
     )
 

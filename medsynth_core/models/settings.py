@@ -74,9 +74,9 @@ class SegmenterConfig(Section):
 class VQGANConfig(Section):
     """Image tokeniser: a convolutional VQ-GAN."""
 
-    channels: tuple[PositiveInt, ...] = (16, 32, 64, 64)
+    channels: tuple[PositiveInt, ...] = (32, 64, 96)
     """Channels a resolution level; n levels downsample by patch * 2**(n-1)."""
-    patch: Literal[1, 2, 4] = 1
+    patch: Literal[1, 2, 4] = 2
     """Pixels a side that the first layer takes together, and the last one gives. 2 makes room for three times the
     channels in the same time on a CPU; 4 leaves a grid to be seen."""
     layers_per_block: PositiveInt = 1
@@ -95,10 +95,10 @@ class VQGANConfig(Section):
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
     adversarial_start: Count = 320
     """First step of the adversarial term."""
-    grain_channels: Count = 0
+    grain_channels: Count = 16
     """Width of the network that adds what codes can't carry, the detector's noise and the finest texture; 0 leaves it
     out. It learns from the spectral and the adversarial term."""
-    spectral_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    spectral_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the spectral term: the distance of the log power of windows of both images, by frequency, which tells
     blur and noise; 0 leaves it out."""
     jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0

@@ -18,6 +18,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.models import tokenizers
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import as_rendered, rendered
+from medsynth_core.models.settings import VQGANConfig
 from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.synthesis.identity import image_id
@@ -106,3 +107,15 @@ def test_an_unknown_kind_is_an_error_that_names_the_known_ones(kind: object, tmp
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: no image tokenizer there \(config.json is missing\); train it"):
         load_image_tokenizer(tmp_path / "nowhere")
+
+
+def test_a_vqgan_that_was_saved_before_grain_is_read_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, code_dim=4, patch=1, grain_channels=0)).eval()
+    model.save(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    for name in ("patch", "levels", "grain_channels", "spectral_weight", "jitter"):
+        del about["vqgan"][name]
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    codes = torch.randint(0, 16, (2, 16))
+    assert torch.equal(VQGAN.load(tmp_path).decode(codes), model.decode(codes))

@@ -182,7 +182,7 @@ def test_batches_are_whole_epochs() -> None:
 
 def test_the_nearest_code_is_chosen() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, code_dim=4))
+    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, code_dim=4))
     latents = torch.randn(2, 4, 3, 3)
     quantised = model.quantise(latents)
     for image, row, column in np.ndindex(2, 3, 3):
@@ -194,7 +194,7 @@ def test_the_nearest_code_is_chosen() -> None:
 
 def test_each_level_codes_what_those_before_it_leave_over() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, levels=3, code_dim=4))
+    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, levels=3, code_dim=4))
     latents = torch.randn(2, 4, 3, 3)
     quantised = model.quantise(latents)
     left = latents.permute(0, 2, 3, 1)
@@ -208,7 +208,7 @@ def test_each_level_codes_what_those_before_it_leave_over() -> None:
 
 def test_codes_are_ordered_level_by_level_and_decode_to_what_they_were_read_from() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8, 8), codes=16, levels=2, code_dim=4)).eval()
+    model = VQGAN(VQGANConfig(channels=(8, 8, 8), patch=1, codes=16, levels=2, code_dim=4, grain_channels=0)).eval()
     pixels = torch.rand(3, 1, 16, 16) * 2 - 1
     codes = model.encode(pixels)
     assert codes.shape == (3, 2 * 16)
@@ -231,7 +231,7 @@ def test_pixels_are_taken_together_and_given_back() -> None:
 
 def test_grain_follows_from_the_codes_of_the_image_alone() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, code_dim=4, grain_channels=8)).eval()
+    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, code_dim=4, grain_channels=8)).eval()
     codes = torch.randint(0, 16, (3, 16))
     together = model.decode(codes)
     alone = torch.cat([model.decode(each[None]) for each in codes])

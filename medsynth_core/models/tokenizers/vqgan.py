@@ -25,6 +25,9 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from medsynth_core.models.artifact import load_weights, restore, save_weights
 from medsynth_core.models.settings import VQGANConfig
 
+_BEFORE = {"patch": 1, "levels": 1, "grain_channels": 0}
+"""Of models that were saved before there was another choice."""
+
 
 @dataclass(frozen=True)
 class Quantised:
@@ -57,19 +60,22 @@ class Rendering:
 
 
 class Grain(nn.Module):
-    """Adds texture to pixels, whose strength and colour follow what they show."""
+    """Adds texture to pixels: filtered noise, as strong as what they show asks for.
+
+    It is linear in the noise, so that it changes no grey on average: what is shown stays the codes' to say.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2d(2, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU()
+        self.strength = nn.Sequential(
+            nn.Conv2d(1, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
-        self.out = nn.Conv2d(channels, 1, 1)
+        self.texture = nn.Conv2d(1, channels, 7, padding=3, padding_mode="reflect", bias=False)
 
     def forward(self, plain_B1HW: Tensor, noise_B1HW: Tensor) -> Tensor:
         """Returns pixels [B, 1, H, W]; noise is standard normal."""
-        both = self.net(torch.cat([plain_B1HW, noise_B1HW.to(plain_B1HW.dtype)], 1))
-        grained: Tensor = plain_B1HW + self.out(both)
+        textures = self.texture(noise_B1HW.to(plain_B1HW.dtype))
+        grained: Tensor = plain_B1HW + (self.strength(plain_B1HW) * textures).mean(1, keepdim=True)
         return grained
 
 
@@ -196,7 +202,7 @@ class VQGAN(nn.Module):
             InputError: the folder holds no VQ-GAN, or its weights don't fit its config.
         """
         state, saved = load_weights(folder, "vqgan")
-        model = cls(VQGANConfig.model_validate(saved["vqgan"]))
+        model = cls(VQGANConfig.model_validate(_BEFORE | saved["vqgan"]))
         restore(model, state, folder)
         return model.eval()
 
