@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from medsynth_core.config.section import Fraction, Section
-from medsynth_core.filters.spec import Column, Context, Filter, Prompt, Reason, Scores, percent, quantile_of
+from medsynth_core.filters.spec import (
+    OF_ORIGINALS,
+    Column,
+    Context,
+    Filter,
+    Prompt,
+    Reason,
+    Scores,
+    percent,
+    quantile_of,
+)
 from medsynth_core.filters.thumbnails import Images
 
 
@@ -32,13 +42,17 @@ class SharpnessSettings(Section):
 
     quantile: Fraction = 0.005
     """Of the energy of the Laplacian; less is blurred."""
+    floor: Fraction = 0.8
+    """Share of what that quantile of the originals have; less is blurred too, whatever the tokenizer makes of films."""
 
 
 class Sharpness(Filter[SharpnessSettings, None]):
-    """Rejects images that are less sharp than almost all held-out images as the tokenizer renders them."""
+    """Rejects images that are less sharp than almost all held-out images as the tokenizer renders them, or than a share
+    of what almost all originals are."""
 
     name = "sharpness"
-    version = 1
+    version = 2
+    has_floor = True
     cost = 0.05
     settings = SharpnessSettings
     columns = (
@@ -51,14 +65,19 @@ class Sharpness(Filter[SharpnessSettings, None]):
         return {_SCORE: sharpness(images_u8)}
 
     def bounds(self, scores: Scores, settings: SharpnessSettings, margin: float) -> dict[str, float]:
-        return {"sharpness": quantile_of(_SCORE, scores[_SCORE], settings.quantile, 0.0, margin)}
+        bound = quantile_of(_SCORE, scores[_SCORE], settings.quantile, 0.0, margin)
+        if (originals := scores.get(_SCORE + OF_ORIGINALS)) is not None:
+            bound = max(bound, settings.floor * quantile_of(_SCORE, originals, settings.quantile, 0.0))
+        return {"sharpness": bound}
 
     def judge(self, scores: Scores, bounds: Mapping[str, float], settings: SharpnessSettings) -> list[str | None]:
         return [_BLURRED if score < bounds["sharpness"] else None for score in scores[_SCORE]]
 
     def card(self, settings: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         return (
-            f"Blurred images were rejected: softer than all but {percent(settings['quantile'])} of real held-out ones."
+            f"Blurred images were rejected: softer than all but {percent(settings['quantile'])} of real held-out ones "
+            f"as the tokenizer renders them, or with less than {settings.get('floor', 0.0):.0%} of the sharpness that "
+            "these have themselves."
         )
 
 

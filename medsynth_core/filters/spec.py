@@ -28,6 +28,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Scores = Mapping[str, npt.NDArray[Any]]
 """By manifest column, [N]; what isn't a column of the filter is a hint to its own ``judge``."""
 
+OF_ORIGINALS = " of originals"
+"""Behind a column's name: what held-out images score as they are, not as the tokenizer renders them."""
+
 S = TypeVar("S", bound=Section)
 M = TypeVar("M")
 
@@ -164,6 +167,8 @@ class Filter(Generic[S, M]):
             rejects isn't shown to the next.
         on: whether it is enabled by default.
         training_copies: of a filter that keeps copies of training images out.
+        has_floor: whether its bounds also go by what originals score (``OF_ORIGINALS``): what a tokenizer blurs is as
+            usual as it is bad, so a quantile of its renderings can't tell.
         compares: whether it also compares images with each other (``judge_together``, ``copies``).
         settings: its section ``quality.<name>``.
         columns: of the manifest that it fills.
@@ -175,6 +180,7 @@ class Filter(Generic[S, M]):
     cost: ClassVar[float]
     on: ClassVar[bool] = True
     compares: ClassVar[bool] = False
+    has_floor: ClassVar[bool] = False
     training_copies: ClassVar[TrainingCopies | None] = None
     settings: type[S]
     columns: ClassVar[tuple[Column, ...]]
@@ -201,7 +207,8 @@ class Filter(Generic[S, M]):
         return self.measure(images_u8, prompts, context, model)
 
     def bounds(self, scores: Scores, settings: S, margin: float) -> dict[str, float]:
-        """Returns the bounds by name, from the scores of held-out images.
+        """Returns the bounds by name, from the scores of held-out images as the tokenizer renders them; where
+        ``has_floor``, of originals too, if they were measured.
 
         Args:
             margin: ``quality.margin``.

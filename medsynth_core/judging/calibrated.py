@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from medsynth_core.errors import InputError, StateError
 from medsynth_core.filters import FILTERS, QualitySettings
-from medsynth_core.filters.spec import Arrays, Filter, Scores
+from medsynth_core.filters.spec import OF_ORIGINALS, Arrays, Filter, Scores
 from medsynth_core.hashing import DigestCache
 from medsynth_core.judging.networks import Judging
 from medsynth_core.judging.training_set import CALIBRATE, TrainingSet
@@ -43,9 +43,13 @@ def save_filter(folder: Path, each: Filter[Any, Any], fitted: Arrays, scores: Sc
         save_file(dict(fitted), place / _FITTED)
     may_lack = {column.name: column.may_lack for column in each.columns}
     rounded = {
-        name: sorted(round(float(value), 6) for value in values if value == value or not may_lack[name])
+        name: sorted(
+            round(float(value), 6)
+            for value in values
+            if value == value or not may_lack[name.removesuffix(OF_ORIGINALS)]
+        )
         for name, values in scores.items()
-        if name in may_lack
+        if name.removesuffix(OF_ORIGINALS) in may_lack
     }
     (place / _SCORES).write_text(json.dumps(rounded, sort_keys=True) + "\n", "utf-8")
 

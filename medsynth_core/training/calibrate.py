@@ -1,8 +1,9 @@
 """The stage ``calibrate``: what the filters compare with, and what real held-out images score.
 
 Both sides are images as the tokenizer renders them, which is all that a generator can emit: rendered training images
-are what it may have memorised, and the usual anatomy and texture; scores of rendered held-out images become bounds. All
-filters are calibrated, enabled or not, so that to enable one needs no training.
+are what it may have memorised, and the usual anatomy and texture; scores of rendered held-out images become bounds.
+Some filters also have a floor by what held-out originals score. All filters are calibrated, enabled or not, so that to
+enable one needs no training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from medsynth_core.config import Paths
 from medsynth_core.filters import FILTERS
-from medsynth_core.filters.spec import Arrays
+from medsynth_core.filters.spec import OF_ORIGINALS, Arrays
 from medsynth_core.filters.thumbnails import Images, thumbnails
 from medsynth_core.judging.calibrated import JUDGE, save_filter
 from medsynth_core.judging.networks import Judging, glimpses, see
@@ -104,8 +105,13 @@ def _held_out_scores(
     models = {each.name: each.model(fitted[each.name], judging.training) for each in FILTERS}
     parts: dict[str, dict[str, list[npt.NDArray[Any]]]] = {each.name: defaultdict(list) for each in FILTERS}
     images_u8 = np.concatenate(list(rendered(image_tokenizer, image_codes(held_out, image_tokenizer))))
-    for images, prompts, context in glimpses(judging, images_u8, held_out.conditions, _BATCH):
-        for each in FILTERS:
-            for name, values in each.calibrate(images, prompts, context, models[each.name]).items():
-                parts[each.name][name].append(values)
+    originals_u8 = held_out.corpus.images(held_out.rows)
+    for suffix, side_u8, filters in (
+        ("", images_u8, FILTERS),
+        (OF_ORIGINALS, originals_u8, [each for each in FILTERS if each.has_floor]),
+    ):
+        for images, prompts, context in glimpses(judging, side_u8, held_out.conditions, _BATCH):
+            for each in filters:
+                for name, values in each.calibrate(images, prompts, context, models[each.name]).items():
+                    parts[each.name][name + suffix].append(values)
     return {name: {key: np.concatenate(values) for key, values in of.items()} for name, of in parts.items()}

@@ -179,7 +179,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "calibrate",
-        1,
+        2,
         "medsynth_core.training.calibrate:run",
         "fit the filters and find out what real held-out images score",
         CalibrateParams,

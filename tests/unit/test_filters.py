@@ -248,6 +248,10 @@ def test_only_enabled_filters_need_to_be_calibrated(tmp_path: Path) -> None:
         bounds_of(tmp_path, only)
     save_filter(tmp_path, sharpness.FILTER, {}, {"score_sharpness": np.arange(101.0)})
     assert bounds_of(tmp_path, only) == {"sharpness": 0.5 - 0.5 * 49.5}
+    both = {"score_sharpness": np.arange(101.0), "score_sharpness of originals": np.arange(101.0) + 100}
+    save_filter(tmp_path, sharpness.FILTER, {}, both)
+    assert bounds_of(tmp_path, only) == {"sharpness": pytest.approx(0.8 * 100.5)}, "what originals have is a floor"
+    save_filter(tmp_path, sharpness.FILTER, {}, {"score_sharpness": np.arange(101.0)})
     with pytest.raises(InputError, match=r"noise/scores.json"):
         bounds_of(tmp_path, QualityConfig(enabled=("sharpness", "noise")))
 
