@@ -115,7 +115,7 @@ class _Network(nn.Module):
 
 def _trained(images_u8: Images, truth: Bools, seed: int, device: torch.device) -> _Network:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_of(seed, "fidelity.network"))
         net = _Network().to(device).train()
     draw = stream(seed, "fidelity.batches")
     optimiser = torch.optim.AdamW(net.parameters(), lr=_PEAK_RATE, weight_decay=0.01)

@@ -14,9 +14,9 @@ T = L h w tokens. Pixels are float32 in [-1, 1], one channel. Codes are int64 in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import VQModel
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from medsynth_core.models.artifact import load_weights, restore, save_weights
 from medsynth_core.models.settings import VQGANConfig
+from medsynth_core.random import stream
 
 _BEFORE = {"patch": 1, "levels": 1, "grain_channels": 0}
 """Of models that were saved before there was another choice."""
@@ -217,11 +218,12 @@ def nearest(latents_ND: Tensor, codebook_kD: Tensor) -> Tensor:
 
 def _noise_of(codes_BT: Tensor, like_B1HW: Tensor) -> Tensor:
     """Returns standard normal noise [B, 1, H, W] of which each image's follows from its codes alone, on any device."""
-    rows = []
-    for codes in codes_BT.to("cpu", torch.int64).numpy():
-        seed = int.from_bytes(blake2b(codes.tobytes(), digest_size=7).digest())
-        rows.append(torch.randn(like_B1HW.shape[1:], generator=torch.Generator().manual_seed(seed)))
-    return torch.stack(rows).to(like_B1HW.device)
+    shape = like_B1HW.shape[1:]
+    noise = [
+        stream(0, "vqgan.grain", codes.tobytes().hex()).standard_normal(shape, dtype=np.float32)
+        for codes in codes_BT.to("cpu", torch.int64).numpy()
+    ]
+    return torch.from_numpy(np.stack(noise)).to(like_B1HW.device)
 
 
 load = VQGAN.load
