@@ -12,7 +12,7 @@ from medsynth_core.workspace.lock import at_work
 from tasks import metrics
 from tasks.logs import name_runs
 from tasks.prefect_server import server_watched
-from tasks.stopping import in_work
+from tasks.stopping import in_work, tag_run
 
 
 @contextmanager
@@ -24,6 +24,7 @@ def working(workspace: str) -> Iterator[None]:
         BusyError: another process is at work in it.
     """
     with at_work(Path(workspace).expanduser().resolve()), in_work(flow_run.id), server_watched():
+        tag_run(flow_run.id)
         name_runs()
         metrics.start(workspace, flow_run.id)
         yield

@@ -99,9 +99,24 @@ def tagged() -> Iterator[None]:
     """Tags the flow runs that the block makes with host and process, by which they are found when it is stopped."""
     from prefect import tags
 
-    _stop.tag = f"{socket.gethostname()}:{os.getpid()}"
+    _stop.tag = _own_tag()
     with tags(_stop.tag):
         yield
+
+
+def tag_run(run_id: str | None) -> None:
+    """Tags a flow run that another process made for this one, a worker's, as ``tagged`` does."""
+    from prefect.client.orchestration import get_client
+
+    if run_id is None or _stop.tag is not None:
+        return
+    with get_client(sync_client=True) as client:
+        there = client.read_flow_run(run_id).tags  # type: ignore[arg-type]
+        client.update_flow_run(run_id, tags=[*there, _own_tag()])  # type: ignore[arg-type]
+
+
+def _own_tag() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def settle(why: str) -> None:
@@ -236,8 +251,7 @@ def _tell(why: str) -> None:
 
 def settle_dead() -> None:
     """Sets the states of runs of this machine whose process is gone without having told Prefect: killed, or its server
-    was killed with it."""
-    import psutil
+    was killed with it. They would stay *Running* for ever, and keep later runs of their deployment from starting."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
@@ -249,8 +263,19 @@ def settle_dead() -> None:
         for run in client.read_flow_runs(flow_run_filter=wanted):
             for tag in run.tags:
                 host, _, process = tag.rpartition(":")
-                if host == socket.gethostname() and process.isdigit() and not psutil.pid_exists(int(process)):
+                if host == socket.gethostname() and process.isdigit() and not _lives(int(process), run):
                     client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
+
+
+def _lives(process: int, run: Any) -> bool:
+    """Returns whether the process of that number is there and began before the run: numbers are used again."""
+    import psutil
+
+    try:
+        began = psutil.Process(process).create_time()
+    except psutil.Error:
+        return False
+    return bool(began <= (run.start_time or run.created).timestamp())
 
 
 def _stumbled(state: Any) -> bool:

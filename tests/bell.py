@@ -45,11 +45,11 @@ class Bell:
         return False
 
 
-def be_quick_to_miss(environment: Mapping[str, str], within_s: int = 10) -> None:
-    """Makes the automation medsynth-zombie wait for a beat no longer than some seconds."""
+def be_quick_to_miss(environment: Mapping[str, str]) -> None:
+    """Makes the automation medsynth-zombie wait for a beat no longer than ten seconds."""
     automations = ask_prefect(environment, "/automations/filter", {})
     found = next(each for each in automations if each["name"] == "medsynth-zombie")
-    trigger = found["trigger"] | {"within": within_s}
+    trigger = found["trigger"] | {"within": 10}
     shorter = {key: found[key] for key in ("name", "description", "enabled", "actions")} | {"trigger": trigger}
     url = f"{environment['PREFECT_API_URL']}/automations/{found['id']}"
     put = urllib.request.Request(url, json.dumps(shorter).encode(), {"Content-Type": "application/json"}, method="PUT")

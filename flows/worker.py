@@ -1,0 +1,29 @@
+"""Starting a Prefect worker on a machine whose last one may have died with its runs: ``python -m flows.worker``.
+
+Prefect doesn't notice a run that was killed together with its server: it would stay *Running*, and no later run of its
+deployment would start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from flows.launch import set_prefect_defaults
+from tasks.stopping import settle_dead
+
+
+def main() -> None:
+    """Tells Prefect which runs of this machine are dead, and becomes `prefect worker start`."""
+    parser = argparse.ArgumentParser(description="Starts a Prefect worker; runs that died are said to have crashed.")
+    parser.add_argument("--pool", default="medsynth", help="work pool")
+    pool = parser.parse_args().pool
+    set_prefect_defaults()
+    settle_dead()
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    main()
