@@ -13,6 +13,9 @@ import sys
 from flows.launch import set_prefect_defaults
 from tasks.stopping import settle_dead
 
+_PATIENCE_S = 15.0
+"""Server and worker start together after a power cut."""
+
 
 def main() -> None:
     """Tells Prefect which runs of this machine are dead, and becomes `prefect worker start`."""
@@ -20,7 +23,7 @@ def main() -> None:
     parser.add_argument("--pool", default="medsynth", help="work pool")
     pool = parser.parse_args().pool
     set_prefect_defaults()
-    settle_dead()
+    settle_dead(_PATIENCE_S)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
     os.execv(sys.executable, command)
 

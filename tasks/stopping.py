@@ -249,9 +249,13 @@ def _tell(why: str) -> None:
         _set_states(why)
 
 
-def settle_dead() -> None:
+def settle_dead(patience_s: float = 0.0) -> None:
     """Sets the states of runs of this machine whose process is gone without having told Prefect: killed, or its server
-    was killed with it. They would stay *Running* for ever, and keep later runs of their deployment from starting."""
+    was killed with it. They would stay *Running* for ever, and keep later runs of their deployment from starting.
+
+    Args:
+        patience_s: waited before that: a server that has just started answers before its automations hear.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
@@ -260,11 +264,18 @@ def settle_dead() -> None:
     open_ones = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_ones)))
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=wanted):
-            for tag in run.tags:
-                host, _, process = tag.rpartition(":")
-                if host == socket.gethostname() and process.isdigit() and not _lives(int(process), run):
-                    client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
+        dead = [run.id for run in client.read_flow_runs(flow_run_filter=wanted) if _is_dead(run)]
+        if dead:
+            time.sleep(patience_s)
+        for run_id in dead:
+            client.set_flow_run_state(run_id, Crashed(message="Its process is gone."), force=True)
+
+
+def _is_dead(run: Any) -> bool:
+    """Returns whether a run was of a process of this machine that is gone."""
+    tags = [tag.rpartition(":") for tag in run.tags]
+    mine = [int(process) for host, _, process in tags if host == socket.gethostname() and process.isdigit()]
+    return bool(mine) and not any(_lives(process, run) for process in mine)
 
 
 def _lives(process: int, run: Any) -> bool:
