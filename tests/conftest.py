@@ -40,6 +40,7 @@ TINY: dict[str, Any] = {
             "channels": [8, 8, 16],
             "patch": 1,
             "grain_channels": 0,
+            "spectral_weight": 0.0,
             "codes": 32,
             "code_dim": 8,
             "adversarial_start": 3,
