@@ -131,7 +131,7 @@ def ask_prefect(environment: Mapping[str, str], path: str, body: Mapping[str, An
     data = None if body is None else json.dumps(body).encode()
     url = f"{environment['PREFECT_API_URL']}{path}"
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)
 
 
