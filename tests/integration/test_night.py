@@ -207,7 +207,7 @@ def test_a_night_in_which_the_power_fails(house: House) -> None:
     before = tags(house.root)
     due = house.nights[1]
     house.wait(due, lambda runs: bool(runs) and runs[0]["state_type"] == "RUNNING")
-    time.sleep(8)  # it has beaten once
+    time.sleep(4)  # it is at work
     house.fail_of_power()
     time.sleep(TAKEN_UP_AFTER_S)
     house.start_server()
