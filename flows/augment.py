@@ -13,13 +13,14 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 
-from flows.form import AS_IN_PARAMS, Changes, Override, Preset, as_overrides
+from flows.form import AS_IN_PARAMS, Changes, Override, as_overrides
 from flows.prepare import Prepared, prepare
 from flows.runner import run_name, shards_in_flight, task_runner
 from flows.working import working
 from medsynth_core.errors import TransientError
 from medsynth_core.storage.index import newest_release_at
 from medsynth_core.storage.store import open_store
+from medsynth_core.workspace.params import Preset
 from medsynth_core.workspace.stages import STAGES
 from medsynth_core.workspace.tree import Config
 from tasks import metrics

@@ -10,10 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from medsynth_core.config.dotted import flat
 from medsynth_core.prompts.settings import PROVIDERS
-from medsynth_core.workspace.params import Preset
 from medsynth_core.workspace.tree import Config
-
-__all__ = ["AS_IN_PARAMS", "Changes", "Override", "Preset", "as_overrides"]
 
 Override = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[^.=]+)*=[\s\S]*$")]
 """``section.key=value``."""

@@ -6,10 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.form import Override, Preset
+from flows.form import Override
 from flows.prepare import prepare
 from flows.runner import run_name
 from flows.working import working
+from medsynth_core.workspace.params import Preset
 from medsynth_core.workspace.stages import STAGES
 from tasks.stages import run_task
 

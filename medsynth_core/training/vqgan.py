@@ -187,11 +187,11 @@ class _Terms:
         self.corpus = corpus
         self.rows = rows
         self.guides = guides
-        self._fakes: dict[int, Tensor] = {}
+        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def generator(self, module: nn.Module, batch: Batch) -> Losses:
         config = self.config
-        real = self._batch(batch)
+        real = jittered(self._pixels(self.rows[batch.picks]), batch.draws(DRAWS), config.jitter)
         made: Rendering = module(real)
         fidelity, losses = self._fidelity(made.plain_B1HW, real)
         losses["codebook"] = made.codebook_loss
@@ -205,12 +205,12 @@ class _Terms:
             self.discriminator.requires_grad_(True)
             weight = _adaptive_weight(fidelity, losses["adversarial"], self.model.last_layer)
             total = total + config.adversarial_weight * weight * losses["adversarial"]
-            self._fakes[int(batch.places[0])] = made.pixels_B1HW.detach()
+            self._pairs[int(batch.places[0])] = real, made.pixels_B1HW.detach()
         return {"total": total, **losses}
 
     def critic(self, module: nn.Module, batch: Batch) -> Losses:
-        real_logits = module(self._batch(batch)).float()
-        fake_logits = module(self._fakes.pop(int(batch.places[0]))).float()
+        real, fake = self._pairs.pop(int(batch.places[0]))
+        real_logits, fake_logits = module(real).float(), module(fake).float()
         loss = 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
         return {"total": loss, "discriminator": loss}
 
@@ -250,10 +250,6 @@ class _Terms:
             losses[name] = distance(fake, real)
             total = total + weights[name] * losses[name]
         return total, losses
-
-    def _batch(self, batch: Batch) -> Tensor:
-        """Returns the images of a batch as they are trained on, the same whenever it is asked."""
-        return jittered(self._pixels(self.rows[batch.picks]), batch.draws(DRAWS), self.config.jitter)
 
     def _pixels(self, rows: np.ndarray) -> Tensor:
         return to_inputs(self.corpus.images(rows), self.model.device)
