@@ -10,11 +10,12 @@ and in the reverse task ``describe, condition, instruction | Input: codes | Resp
 one marker for each part that is known beside the findings, such as the view.
 
 A token that stands for a place, or from which the code of a place is predicted, is embedded as the sum of its own
-embedding, the place's, and that of the keypatch in its cell, if there is one. So a keypatch is at hand where its cell
-is written; to look it up in the Reference block by relative position would have to be learnt from much more
-data (docs/decisions/0004).
+embedding, the place's, and those of what is known of its cell: the keypatch, if there is one, and the codes of the
+levels below. So they are at hand where a cell is written; to look them up by relative position would have to be learnt
+from much more data (docs/decisions/0004).
 
-Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K image codes, C hidden width.
+Shapes: B sequences, S prefix tokens (left-padded), T image tokens, V ids, K image codes, L codes of a cell, C hidden
+width.
 """
 
 from __future__ import annotations
@@ -206,30 +207,35 @@ class ImageLanguageModel(nn.Module):
         ids, cells, mask = torch.tensor([ids_BS, cells_BS, mask_BS], device=self.device)
         return ids, cells, mask
 
-    def keypatch_codes(self, prefixes: Sequence[Prefix]) -> Tensor:
-        """Returns the code of the keypatch in the cell of every image token, int64 [B, T], -1 where there is none."""
-        cells = range(self.layout.cells)
-        return torch.tensor(
-            [[prefix.keypatch_codes.get(cell, -1) for cell in cells] * self.layout.levels for prefix in prefixes],
-            device=self.device,
-        )
+    def known(self, prefixes: Sequence[Prefix], codes_BT: Tensor | None = None) -> Tensor:
+        """Returns the ids of what is known of the cell of every image token, int64 [B, T, L]: the keypatch, then the
+        codes of the levels below; -1 where there is none.
 
-    def hidden(self, ids: Tensor, cells: Tensor, keypatch_codes: Tensor | None, **inputs: object) -> Tensor:
+        Args:
+            codes_BT: the image's codes; None: none is written yet.
+        """
+        at = self.layout
+        known_BTL = torch.full((len(prefixes), at.tokens, at.levels), -1, device=self.device)
+        for row, prefix in enumerate(prefixes):
+            for cell, code in prefix.keypatch_codes.items():
+                known_BTL[row, cell :: at.cells, 0] = at.first_keypatch + code
+        if codes_BT is not None:
+            for below in range(1, at.levels):
+                known_BTL[:, below * at.cells :, below] = at.first_code + codes_BT[:, : -below * at.cells]
+        return known_BTL
+
+    def hidden(self, ids: Tensor, cells: Tensor, known: Tensor | None, **inputs: object) -> Tensor:
         """Returns the last hidden states [B, S, C] of ids at cells (-1: none), without the output head.
 
         Args:
-            keypatch_codes: int64 [B, n], the keypatch code (-1: none) in the cells of the last n ids.
+            known: int64 [B, n, L], ids of what is known (-1: nothing) of the cells of the last n ids.
             inputs: attention_mask, position_ids and cache, as the transformer's own forward takes them.
         """
         embed = self.lm.get_input_embeddings()
         inputs_BSC = embed(ids) + embed(self.layout.first_cell + cells.clamp(min=0)) * (cells >= 0)[..., None]
-        if keypatch_codes is not None:
-            keypatches_BnC = (
-                embed(self.layout.first_keypatch + keypatch_codes.clamp(min=0)) * (keypatch_codes >= 0)[..., None]
-            )
-            inputs_BSC = inputs_BSC + nn.functional.pad(
-                keypatches_BnC, (0, 0, ids.shape[1] - keypatch_codes.shape[1], 0)
-            )
+        if known is not None:
+            known_BnC = (embed(known.clamp(min=0)) * (known >= 0)[..., None]).sum(-2)
+            inputs_BSC = inputs_BSC + nn.functional.pad(known_BnC, (0, 0, ids.shape[1] - known.shape[1], 0))
         states: Tensor = self.lm.base_model(inputs_embeds=inputs_BSC, **inputs).last_hidden_state
         return states
 
@@ -264,7 +270,7 @@ class ImageLanguageModel(nn.Module):
             following_T = torch.arange(1, codes_BT.shape[1], device=self.device)
             cells = torch.cat([cells_BS, following_T.expand_as(before_BT)], 1)
             mask = torch.cat([mask_BS, torch.ones_like(before_BT)], 1)
-            states = self._states(ids, cells, mask, self.keypatch_codes(prefixes))
+            states = self._states(ids, cells, mask, self.known(prefixes, codes_BT))
             logits_BTK = self.image_logits(states[:, ids_BS.shape[1] - 1 :])
             nats_BT = cross_entropy(logits_BTK.transpose(1, 2), codes_BT, reduction="none")
             losses["image"] = nats_BT.mean(1) if each else nats_BT.mean()
@@ -290,9 +296,9 @@ class ImageLanguageModel(nn.Module):
         """Returns the mean cross-entropy of the image tokens in nats a token."""
         return self(prefixes, codes_BT)["image"]  # type: ignore[no-any-return]
 
-    def _states(self, ids: Tensor, cells: Tensor, mask: Tensor, keypatch_codes: Tensor | None = None) -> Tensor:
+    def _states(self, ids: Tensor, cells: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return self.hidden(ids, cells, keypatch_codes, attention_mask=mask, position_ids=positions, use_cache=False)
+        return self.hidden(ids, cells, known, attention_mask=mask, position_ids=positions, use_cache=False)
 
     def _text_loss(self, states: Tensor, following: Tensor) -> Tensor:
         """Returns the mean cross-entropy where a text token or the end marker follows, over those ids; 0 where none

@@ -1,7 +1,8 @@
 """Decoding on a GPU: one step is compiled and captured as a CUDA graph once, and replayed for every token of every
 batch.
 
-Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes, T image tokens, C hidden width.
+Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes, T image tokens, L codes of a cell, C
+hidden width.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class StaticWriter(Writer):
         place_R = torch.tensor(places, device=self.model.device)
         ends_U1 = torch.tensor([[len(prefix.ids)] for prefix in distinct], device=self.model.device)
         self._ends_R1.copy_(ends_U1[place_R])
-        self._keypatch_codes_RT.copy_(self.model.keypatch_codes(distinct)[place_R])
+        known_RTL = self.model.known(distinct)[place_R]
+        self._known_RTL[:, : known_RTL.shape[1]].copy_(known_RTL)
         self.first_states_RC = torch.cat(states)[place_R]
         return moved
 

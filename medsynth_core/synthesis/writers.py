@@ -1,7 +1,7 @@
 """Writers: sequences after their prefixes, in which one token at a time is written.
 
 Shapes: B images, R sequences (B, or 2 B with guidance), U distinct prefixes of S tokens (left-padded), T image tokens,
-C hidden width.
+L codes of a cell, C hidden width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ class Writer:
         self.model = model
         lengths = [[len(prefix.ids)] for prefix in prefixes]
         self._ends_R1 = torch.tensor(lengths, device=model.device)
-        self._keypatch_codes_RT = model.keypatch_codes(prefixes)
+        at = model.layout
+        self._above = torch.arange(1, at.levels, device=model.device)
+        # with room for the levels above the last one, so that each code can be noted alike
+        room = at.cells * (at.levels - 1)
+        self._known_RTL = torch.nn.functional.pad(model.known(prefixes), (0, 0, 0, room), value=-1)
         self._token = torch.zeros(1, dtype=torch.int64, device=model.device)
 
     def open(self, token: int) -> None:
@@ -45,10 +49,12 @@ class Writer:
     def states(self, codes_R: Tensor) -> Tensor:
         """Returns the last hidden states [R, C] from which the open token is predicted, given the codes before it."""
         ids_R1 = codes_R[:, None] + self.model.layout.first_code
+        places = self._token - 1 + self._above * self.model.layout.cells
+        self._known_RTL[:, places, self._above] = ids_R1
         states_R1C = self.model.hidden(
             ids_R1,
             self._token.expand_as(ids_R1),
-            self._keypatch_codes_RT.index_select(1, self._token),
+            self._known_RTL.index_select(1, self._token),
             position_ids=self._ends_R1 + self._token - 1,
             use_cache=True,
             **self._attention(),
@@ -170,8 +176,7 @@ def encode(model: ImageLanguageModel, prefixes: Sequence[Prefix]) -> tuple[Dynam
         cache.batch_repeat_interleave(len(prefixes))
     ids, cells, mask = model.pad([Prefix(prefix.ids[head:], prefix.cells[head:]) for prefix in prefixes])
     mask = torch.nn.functional.pad(mask, (head, 0), value=1)
-    keypatch_codes_U1 = model.keypatch_codes(prefixes)[:, :1]
-    return cache, mask, _fill(model, cache, ids, cells, keypatch_codes_U1, mask)[:, -1]
+    return cache, mask, _fill(model, cache, ids, cells, model.known(prefixes)[:, :1], mask)[:, -1]
 
 
 def _common_head(prefixes: Sequence[Prefix]) -> int:
@@ -185,10 +190,10 @@ def _fill(
     cache: DynamicCache,
     ids: Tensor,
     cells: Tensor,
-    keypatch_codes: Tensor | None,
+    known: Tensor | None,
     mask: Tensor,
 ) -> Tensor:
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     return model.hidden(
-        ids, cells, keypatch_codes, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ids, cells, known, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     )

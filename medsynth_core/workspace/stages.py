@@ -172,7 +172,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "llm",
         "train the language model over text, keypatch and image tokens",
-        7,
+        8,
         LLMParams,
         ("corpus", "vocabulary", "vqgan", "alignment"),
         "image",

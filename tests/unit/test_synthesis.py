@@ -46,7 +46,7 @@ from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.settings import SynthesisConfig, SynthesisParams
 from medsynth_core.synthesis.stage import identify, open_worker, rounds
 from medsynth_core.synthesis.synthesiser import Synthesiser
-from medsynth_core.synthesis.writers import SharingWriter, Writer
+from medsynth_core.synthesis.writers import CopyingWriter, SharingWriter, Writer
 from medsynth_core.training.llm import add_adapters
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.workspace.check import check
@@ -91,8 +91,11 @@ def plain_inputs(model: ImageLanguageModel, prefix: Prefix, codes: list[int]) ->
         vector = table[i]
         if cell >= 0:
             vector = vector + table[at.first_cell + cell]
-        if place >= len(prefix.ids) - 1 and cell in prefix.keypatch_codes:
-            vector = vector + table[at.first_keypatch + prefix.keypatch_codes[cell]]
+        if place >= len(prefix.ids) - 1:
+            if cell % at.cells in prefix.keypatch_codes:
+                vector = vector + table[at.first_keypatch + prefix.keypatch_codes[cell % at.cells]]
+            for below in range(cell % at.cells, cell, at.cells):
+                vector = vector + table[at.first_code + codes[below]]
         vectors.append(vector)
     return torch.stack(vectors)
 
@@ -146,17 +149,41 @@ def test_the_reference_block_is_the_keypatches_in_their_order(trained: tuple[Con
     assert not bare.keypatch_codes
 
 
-def test_a_keypatch_is_at_hand_at_each_level_of_its_cell(trained: tuple[Config, Paths]) -> None:
+def with_levels(trained: tuple[Config, Paths]) -> ImageLanguageModel:
+    """Returns a model that writes three codes in each of four cells."""
     tokenizer = load_tokenizer(trained[1]["alignment"] / "tokenizer")
-    model = ImageLanguageModel.fresh(LLMConfig(hidden=16, layers=1, heads=2, keypatches=4), 4, 32, tokenizer, levels=3)
+    settings = LLMConfig(hidden=16, layers=1, heads=2, keypatches=4)
+    return ImageLanguageModel.fresh(settings, 4, 32, tokenizer, levels=3).eval()
+
+
+def test_what_is_known_of_a_cell_is_at_hand_at_each_level(trained: tuple[Config, Paths]) -> None:
+    model = with_levels(trained)
     at = model.layout
     assert (at.tokens, at.first_code - at.first_cell, at.size - at.first_keypatch) == (12, 12, 32)
     prefix = model.prefix(FRONTAL, "Clear.", [Keypatch(0, 2, 5, 0.9, "a")])
-    assert model.keypatch_codes([prefix]).tolist() == [[-1, -1, 5, -1] * 3]
-    codes = torch.arange(12).view(1, 12) % 32
-    assert float(model.image_loss([prefix], codes).detach()) > 0
-    uniforms = torch.full((1, 12), 0.5)
-    assert Engine(model.eval()).decode([prefix], [prefix], uniforms, SynthesisConfig(guidance=1.0)).shape == (1, 12)
+    keypatch, below, two_below = model.known([prefix], torch.arange(20, 32).view(1, 12))[0].T.tolist()
+    assert keypatch == [-1, -1, at.first_keypatch + 5, -1] * 3
+    assert below == [-1] * 4 + [at.first_code + code for code in range(20, 28)]
+    assert two_below == [-1] * 8 + [at.first_code + code for code in range(20, 24)]
+    assert bool((model.known([prefix])[..., 1:] == -1).all())
+
+
+@pytest.mark.parametrize("writer", ["shared", "copied", "static"])
+def test_levels_are_written_as_they_are_learnt(writer: str, trained: tuple[Config, Paths]) -> None:
+    model = with_levels(trained)
+    prefixes = two_prefixes(model)
+    codes = torch.tensor([[3, 1, 2, 0, 12, 14, 11, 13, 25, 30, 22, 21], [0, 1, 0, 7, 15, 10, 11, 16, 30, 22, 28, 21]])
+    engine = Engine(model, capture=writer == "static")
+    assert engine.shares_prefixes
+    with torch.inference_mode():
+        rows = [plain_inputs(model, prefix, row[:-1]) for prefix, row in zip(prefixes, codes.tolist(), strict=True)]
+        want = [model.lm.base_model(inputs_embeds=row[None]).last_hidden_state[0, -12:] for row in rows]
+        if writer == "copied":
+            model.lm.set_attn_implementation("sdpa")
+            found = CopyingWriter(model, prefixes, 12).follow(codes)
+        else:
+            found = engine.states(prefixes, codes)
+    torch.testing.assert_close(found, torch.stack(want), atol=1e-5, rtol=1e-4)
 
 
 def test_adapters_are_merged_into_the_weights(trained: tuple[Config, Paths], tmp_path: Path) -> None:
@@ -274,14 +301,15 @@ def test_each_prefix_is_encoded_once_and_their_common_head_once_for_all(
 
 
 @pytest.mark.parametrize(
-    ("name", "guidance", "compiled"), [("gpt-neox", 1.0, True), ("llama", 2.5, False), ("qwen", 1.0, False)]
+    ("name", "guidance", "compiled"),
+    [("gpt-neox", 1.0, True), ("llama", 2.5, False), ("qwen", 1.0, False), ("levels", 2.5, True)],
 )
 def test_a_gpus_step_gives_the_same_tokens(
     name: str, guidance: float, compiled: bool, trained: tuple[Config, Paths], tmp_path: Path
 ) -> None:
     """Its kernels, interpreted where there is no GPU; batches of another size and with other prefixes follow."""
-    model = language_model(name, trained, tmp_path)
-    prefixes, draws = a_batch(model), torch.rand(9, 5)
+    model = with_levels(trained) if name == "levels" else language_model(name, trained, tmp_path)
+    prefixes, draws = a_batch(model), torch.rand(9, 12 if name == "levels" else 5)
     bare = [model.empty_prefix(FRONTAL)] * 9
     sampling = SynthesisConfig(top_p=0.9, guidance=guidance)
     want = Engine(model).decode(prefixes, bare, draws, sampling)
