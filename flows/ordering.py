@@ -2,8 +2,7 @@
 
 An event may name one that it follows, and waits until that one was heard: for fifteen minutes, if that was never sent
 (the first of a run whose schedule is younger than five minutes) or was sent while the server started. An alarm that
-rings after fifteen minutes isn't one. ``PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=flows.ordering`` makes the server take this
-module.
+rings after fifteen minutes isn't one. PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=flows.ordering makes the server take this.
 """
 
 from __future__ import annotations
