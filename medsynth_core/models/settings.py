@@ -89,7 +89,10 @@ class VQGANConfig(Section):
     """Codes of a latent cell: each level codes what those before it leave over. An image has cells x levels tokens."""
     code_dim: PositiveInt = 16
     """Width of a codebook entry."""
-    commitment_weight: PositiveFloat = 0.25
+    linear: bool = True
+    """Begin as the best linear code of a cell's pixels, principal components and k-means, fitted to training images
+    before the first step: what the network would need thousands of steps for it has from the start."""
+    commitment_weight: PositiveFloat = 1.0
     """Weight of the commitment term."""
     adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
@@ -113,7 +116,7 @@ class VQGANConfig(Section):
     """Weight of a perceptual term on the features of perceptual_model."""
     perceptual_model: str | None = None
     """Name or folder of a transformers image encoder; null: the early stages of the clinical term stand in."""
-    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=3e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=1e-3)
 
     @property
     def downsampling(self) -> int:
@@ -125,6 +128,11 @@ class VQGANConfig(Section):
         bad = [c for c in self.channels if c % self.norm_groups]
         if bad:
             raise ValueError(f"channels {bad} aren't multiples of norm_groups={self.norm_groups}")
+        if self.linear and self.code_dim > self.downsampling**2:
+            raise ValueError(
+                f"code_dim={self.code_dim} is more than a cell's {self.downsampling**2} pixels, which the linear part "
+                f"codes: lower it, or set linear to false"
+            )
         if self.perceptual_weight > 0 and self.perceptual_model is None:
             raise ValueError("perceptual_weight needs perceptual_model: name an image encoder, or set the weight to 0")
         return self

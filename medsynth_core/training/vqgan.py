@@ -1,4 +1,4 @@
-"""Training of the VQ-GAN: reconstruction, clinical, perceptual, codebook, spectral and patch-adversarial terms.
+"""Training of the VQ-GAN: reconstruction, clinical, perceptual, commitment, spectral and patch-adversarial terms.
 
 What codes carry is held to the image itself by the first three, before grain is added; what is seen in the end, by
 the last two.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from PIL import Image
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import TruncatedSVD
 from torch import Tensor, nn
 
 from medsynth_core.config import Paths
@@ -46,6 +50,8 @@ _SHOWN = 8
 """Held-out images whose renderings are drawn at each checkpoint."""
 _JUDGED = 256
 """Held-out images that judge a checkpoint."""
+_FITTED_IMAGES, _FITTED_CELLS = 2000, 50_000
+"""Training images, and cells of them, at most that the linear part is fitted to."""
 _COMPARED = 1000
 """Training and held-out images at most whose range renderings are held against."""
 
@@ -68,9 +74,16 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
     held_out = np.asarray(corpus.views("val").column("row"), dtype=np.int64)
     accelerator = make_accelerator(params)
     torch.manual_seed(seed_of(params.seed, "vqgan"))
-    model = VQGAN(settings).to(accelerator.device)
+    model = VQGAN(settings)
+    if settings.linear:
+        fit_linear(
+            model,
+            corpus.images(np.sort(stream(params.seed, "vqgan.fitted").permutation(rows)[:_FITTED_IMAGES])),
+            params.seed,
+        )
+    model.to(accelerator.device)
     discriminator = PatchDiscriminator().to(accelerator.device)
-    terms = _Terms(model, discriminator, settings, corpus, rows, _guides(settings, paths))
+    terms = _Terms(model, discriminator, settings, corpus, rows, _guides(settings, paths), accelerator)
     terms.guides.to(accelerator.device)
     objectives = [Objective("vqgan", model, terms.generator, betas=(0.9, 0.95))]
     if settings.adversarial_weight > 0:
@@ -101,6 +114,26 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
         draw_renderings(model, corpus.images(shown), folder / "renderings.png")
 
     return finish("vqgan", save, paths, trained, metrics, accelerator)
+
+
+@torch.no_grad()
+def fit_linear(model: VQGAN, images_u8: Images, seed: int) -> None:
+    """Makes an untrained VQ-GAN the best linear code of images uint8 [N, H, W] that few minutes can find: its basis are
+    the principal components of their cells, its codebooks centres of k-means, level after level."""
+    draw = stream(seed, "vqgan.linear")
+    pixels_N1HW = to_inputs(images_u8, model.device)
+    side = model.downsampling
+    patches_NP = F.unfold(pixels_N1HW, side, stride=side).transpose(1, 2).flatten(0, 1)
+    patches_NP = patches_NP[draw.permutation(len(patches_NP))[:_FITTED_CELLS]]
+    components = min(model.config.code_dim, len(patches_NP))
+    found = TruncatedSVD(components, random_state=int(draw.integers(2**31))).fit(patches_NP.numpy())
+    model.basis_D1ff[:components] = torch.from_numpy(found.components_).view(components, 1, side, side)
+    left_ND = patches_NP @ model.basis_D1ff.flatten(1).T
+    for codebook_kD in model.codebook_KD.chunk(model.levels):
+        means = MiniBatchKMeans(min(len(codebook_kD), len(left_ND)), n_init=1, random_state=int(draw.integers(2**31)))
+        centres = torch.from_numpy(means.fit(left_ND.numpy()).cluster_centers_)
+        codebook_kD[: len(centres)] = centres
+        left_ND = left_ND - codebook_kD[nearest(left_ND, codebook_kD)]
 
 
 @torch.no_grad()
@@ -180,6 +213,7 @@ class _Terms:
         corpus: Corpus,
         rows: np.ndarray,
         guides: nn.ModuleDict,
+        accelerator: Accelerator,
     ) -> None:
         self.model = model
         self.discriminator = discriminator
@@ -187,6 +221,7 @@ class _Terms:
         self.corpus = corpus
         self.rows = rows
         self.guides = guides
+        self._total = partial(accelerator.reduce, reduction="sum")
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def generator(self, module: nn.Module, batch: Batch) -> Losses:
@@ -194,8 +229,9 @@ class _Terms:
         real = jittered(self._pixels(self.rows[batch.picks]), batch.draws(DRAWS), config.jitter)
         made: Rendering = module(real)
         fidelity, losses = self._fidelity(made.plain_B1HW, real)
-        losses["codebook"] = made.codebook_loss
-        total = fidelity + made.codebook_loss
+        losses["commitment"] = made.commitment
+        total = fidelity + config.commitment_weight * made.commitment
+        self.model.follow(made.latents_BDhw, self._total)
         if config.spectral_weight > 0:
             losses["spectral"] = spectral_distance(made.pixels_B1HW, real)
             total = total + config.spectral_weight * losses["spectral"]

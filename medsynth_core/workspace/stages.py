@@ -156,7 +156,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "vqgan",
         "train the image tokeniser",
-        4,
+        5,
         VQGANParams,
         ("corpus", "classifier"),
         "reconstruction",

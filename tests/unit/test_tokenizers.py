@@ -111,10 +111,10 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_a_vqgan_that_was_saved_before_grain_is_read_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, code_dim=4, patch=1, grain_channels=0)).eval()
+    model = VQGAN(VQGANConfig(channels=(8, 8), codes=16, code_dim=4, patch=1, linear=False, grain_channels=0)).eval()
     model.save(tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())
-    for name in ("patch", "levels", "grain_channels", "spectral_weight", "jitter"):
+    for name in ("patch", "levels", "linear", "grain_channels", "spectral_weight", "jitter"):
         del about["vqgan"][name]
     (tmp_path / "config.json").write_text(json.dumps(about))
     codes = torch.randint(0, 16, (2, 16))

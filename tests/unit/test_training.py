@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, Vi
 from medsynth_core.config import Paths
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
+from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.models.alignment import AlignmentModel, Patches, Words, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
@@ -21,6 +22,7 @@ from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import ContrastConfig, OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN
@@ -182,19 +184,19 @@ def test_batches_are_whole_epochs() -> None:
 
 def test_the_nearest_code_is_chosen() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, code_dim=4))
+    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, code_dim=4, linear=False))
     latents = torch.randn(2, 4, 3, 3)
     quantised = model.quantise(latents)
     for image, row, column in np.ndindex(2, 3, 3):
         distance = (model.codebook_KD - latents[image, :, row, column]).square().sum(1)
         assert quantised.codes_BLhw[image, 0, row, column] == distance.argmin()
     exact = model.codebook_KD.detach()[None, :9].permute(0, 2, 1).reshape(1, 4, 3, 3)
-    assert float(model.quantise(exact).codebook_loss.detach()) == pytest.approx(0.0, abs=1e-10)
+    assert float(model.quantise(exact).commitment.detach()) == pytest.approx(0.0, abs=1e-10)
 
 
 def test_each_level_codes_what_those_before_it_leave_over() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, levels=3, code_dim=4))
+    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, levels=3, code_dim=4, linear=False))
     latents = torch.randn(2, 4, 3, 3)
     quantised = model.quantise(latents)
     left = latents.permute(0, 2, 3, 1)
@@ -208,7 +210,8 @@ def test_each_level_codes_what_those_before_it_leave_over() -> None:
 
 def test_codes_are_ordered_level_by_level_and_decode_to_what_they_were_read_from() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8, 8), patch=1, codes=16, levels=2, code_dim=4, grain_channels=0)).eval()
+    settings = VQGANConfig(channels=(8, 8, 8), patch=1, codes=16, levels=2, code_dim=4, grain_channels=0, linear=False)
+    model = VQGAN(settings).eval()
     pixels = torch.rand(3, 1, 16, 16) * 2 - 1
     codes = model.encode(pixels)
     assert codes.shape == (3, 2 * 16)
@@ -220,7 +223,7 @@ def test_codes_are_ordered_level_by_level_and_decode_to_what_they_were_read_from
 
 def test_pixels_are_taken_together_and_given_back() -> None:
     torch.manual_seed(0)
-    config = VQGANConfig(channels=(8, 8), patch=2, codes=16, code_dim=4)
+    config = VQGANConfig(channels=(8, 8), patch=2, codes=16, code_dim=4, linear=False)
     model = VQGAN(config).eval()
     assert config.downsampling == model.downsampling == 4
     pixels = torch.rand(2, 1, 16, 16) * 2 - 1
@@ -229,9 +232,51 @@ def test_pixels_are_taken_together_and_given_back() -> None:
     assert model.decode(codes).shape == pixels.shape
 
 
+def test_codes_follow_what_they_stand_for() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=4, levels=2, code_dim=4, linear=False))
+    assert not model.codebook_KD.requires_grad
+    model.codebook_KD[:4] = torch.eye(4) * 3
+    model.codebook_KD[4:] = torch.eye(4) * 0.1
+    around = torch.eye(4)[:3] * 2.5 + 0.2
+    latents = (around.repeat(12, 1) + 0.02 * torch.randn(36, 4)).view(1, 6, 6, 4).permute(0, 3, 1, 2)
+    before = model.codebook_KD.clone()
+    for _ in range(300):
+        model.follow(latents, lambda tensor: tensor)
+    torch.testing.assert_close(model.codebook_KD[:3], around, atol=0.02, rtol=0)
+    assert torch.equal(model.codebook_KD[3], before[3]), "what stands for nothing stays"
+    assert float(model.quantise(latents).commitment) < 1e-3
+
+
+def test_a_linear_part_is_the_best_linear_code_before_the_first_step() -> None:
+    phantoms = np.stack([phantom_study(0, index, 32).views[0].load() for index in range(60)])
+    torch.manual_seed(0)
+    settings = VQGANConfig(channels=(8, 8), codes=64, levels=2, code_dim=6, grain_channels=0)
+    model, again = VQGAN(settings).eval(), VQGAN(settings).eval()
+    for each in (model, again):
+        vqgan.fit_linear(each, phantoms[:40], seed=3)
+    assert torch.equal(model.codebook_KD, again.codebook_KD)
+    basis = model.basis_D1ff.flatten(1)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(6), atol=1e-4, rtol=0)
+
+    held_out = to_inputs(phantoms[40:], torch.device("cpu"))
+    cells = torch.nn.functional.unfold(held_out, 4, stride=4).transpose(1, 2)
+    kept = (cells @ basis.T @ basis).transpose(1, 2)
+    want = torch.nn.functional.fold(kept, 32, 4, stride=4)
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode_latents(model.encode_to_latents(held_out)), want, atol=1e-4, rtol=0)
+        quantised = model.quantise(model.encode_to_latents(held_out)).latents_BDhw
+        left = (model.decode_latents(quantised) - want).square().mean()
+    assert float(left) < 0.02 * float(want.var())
+    few = VQGAN(settings)
+    vqgan.fit_linear(few, phantoms[:1, :8, :8], seed=3)  # less than there are codes and components
+    assert bool(few.codebook_KD.isfinite().all())
+
+
 def test_grain_follows_from_the_codes_of_the_image_alone() -> None:
     torch.manual_seed(0)
-    model = VQGAN(VQGANConfig(channels=(8, 8), patch=1, codes=16, code_dim=4, grain_channels=8)).eval()
+    settings = VQGANConfig(channels=(8, 8), patch=1, codes=16, code_dim=4, grain_channels=8, linear=False)
+    model = VQGAN(settings).eval()
     codes = torch.randint(0, 16, (3, 16))
     together = model.decode(codes)
     alone = torch.cat([model.decode(each[None]) for each in codes])
@@ -401,7 +446,8 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, 
     with torch.no_grad():
         model.codebook_KD[5:] = 1e3
     before = model.codebook_KD.detach().clone()
-    terms = vqgan._Terms(model, vqgan.PatchDiscriminator(), settings, corpus, rows, torch.nn.ModuleDict())
+    accelerator = make_accelerator(TrainingParams(0, "auto", "cpu"))
+    terms = vqgan._Terms(model, vqgan.PatchDiscriminator(), settings, corpus, rows, torch.nn.ModuleDict(), accelerator)
     used = torch.bincount(model.encode(terms._pixels(rows)).flatten(), minlength=settings.codes) > 0
     terms.revive(0, 0)
     assert torch.equal(model.codebook_KD[used], before[used])
@@ -411,7 +457,8 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, 
 def test_a_tokenizer_that_makes_mush_says_so(
     trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, corpus = VQGAN.load(trained[1]["vqgan"]), Corpus.open(trained[1]["corpus"])
+    settings = VQGAN.load(trained[1]["vqgan"]).config.model_copy(update={"linear": False})
+    model, corpus = VQGAN(settings).eval(), Corpus.open(trained[1]["corpus"])
     splits = [np.asarray(corpus.views(split).column("row"), dtype=np.int64) for split in ("train", "val")]
     assert vqgan._fidelity_of_renderings(model, corpus, *splits) == {}, "too few held-out images"
     monkeypatch.setattr(vqgan, "MIN_IMAGES", 10)

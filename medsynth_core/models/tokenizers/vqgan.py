@@ -4,6 +4,10 @@ With several levels, each codebook but the first codes what those before it leav
 al., *Autoregressive image generation using residual quantization*, CVPR 2022, eq. 2), so that a cell says more without
 more cells. Codes are ordered level by level: the first ones settle the anatomy, the later ones refine it.
 
+With a linear part, latents begin as the coordinates of each cell's pixels in a basis of principal components, which
+both ways of the network only correct: trained from scratch for as long as a CPU can, it keeps less of a film than the
+basis does.
+
 Grain is what codes can't carry: noise of a detector, texture finer than a cell. A small network adds it to the decoded
 pixels, from noise that the codes themselves are the seed of.
 
@@ -13,6 +17,7 @@ T = L h w tokens. Pixels are float32 in [-1, 1], one channel. Codes are int64 in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +25,15 @@ import numpy as np
 import torch
 from diffusers import VQModel
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle
 
 from medsynth_core.models.artifact import load_weights, restore, save_weights
 from medsynth_core.models.settings import VQGANConfig
 from medsynth_core.random import stream
 
-_BEFORE = {"patch": 1, "levels": 1, "grain_channels": 0}
+_FOLLOWED = 0.02
+"""Share of its way to their mean that a code moves in a step, if it stands for as many latents as the average one."""
+_BEFORE = {"patch": 1, "levels": 1, "linear": False, "grain_channels": 0}
 """Of models that were saved before there was another choice."""
 
 
@@ -37,12 +44,13 @@ class Quantised:
     Attributes:
         latents_BDhw: straight-through quantised latents, float32.
         codes_BLhw: nearest entries of each level, int64.
-        codebook_loss: codebook plus commitment terms, summed over levels, scalar (VQ-VAE eq. 3).
+        commitment: squared distance of latents to what stands for them, summed over levels, scalar (the last term of
+            VQ-VAE eq. 3; the codebooks follow by themselves, see ``follow``).
     """
 
     latents_BDhw: Tensor
     codes_BLhw: Tensor
-    codebook_loss: Tensor
+    commitment: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,14 @@ class Rendering:
     Attributes:
         pixels_B1HW: as seen, with grain.
         plain_B1HW: without grain; the same tensor where there is none.
-        codebook_loss: scalar.
+        latents_BDhw: before the codebooks.
+        commitment: scalar.
     """
 
     pixels_B1HW: Tensor
     plain_B1HW: Tensor
-    codebook_loss: Tensor
+    latents_BDhw: Tensor
+    commitment: Tensor
 
 
 class Grain(nn.Module):
@@ -81,7 +91,13 @@ class Grain(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """Convolutional encoder, codebook and decoder for grayscale images."""
+    """Convolutional encoder, codebook and decoder for grayscale images.
+
+    Attributes:
+        basis_D1ff: of the linear part: orthonormal patterns of a cell's f x f pixels; zero until they are fitted.
+    """
+
+    basis_D1ff: Tensor
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -100,7 +116,14 @@ class VQGAN(nn.Module):
             norm_num_groups=config.norm_groups,
             mid_block_add_attention=False,
         )
+        self.net.quantize.requires_grad_(False)
         self.grain = Grain(config.grain_channels) if config.grain_channels else None
+        if config.linear:
+            side = config.downsampling
+            self.register_buffer("basis_D1ff", torch.zeros(config.code_dim, 1, side, side))
+            for correction in (self.net.quant_conv, self.net.decoder.conv_out):
+                nn.init.zeros_(correction.weight)
+                nn.init.zeros_(correction.bias)
 
     @property
     def codes(self) -> int:
@@ -130,14 +153,17 @@ class VQGAN(nn.Module):
 
     def forward(self, pixels_B1HW: Tensor) -> Rendering:
         """Returns what pixels [B, 1, H, W] are rendered to, with grain from the global random stream."""
-        quantised = self.quantise(self.encode_to_latents(pixels_B1HW))
+        latents = self.encode_to_latents(pixels_B1HW)
+        quantised = self.quantise(latents)
         plain = self.decode_latents(quantised.latents_BDhw).float()
         seen = plain if self.grain is None else self.grain(plain, torch.randn_like(plain)).float()
-        return Rendering(seen, plain, quantised.codebook_loss)
+        return Rendering(seen, plain, latents, quantised.commitment)
 
     def encode_to_latents(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns latents before the codebooks, float32 [B, D, h, w]."""
         latents: Tensor = self.net.encode(pixel_unshuffle(pixels_B1HW, self.config.patch)).latents
+        if self.config.linear:
+            latents = latents + conv2d(pixels_B1HW, self.basis_D1ff, stride=self.downsampling)
         return latents
 
     def quantise(self, latents_BDhw: Tensor) -> Quantised:
@@ -145,24 +171,44 @@ class VQGAN(nn.Module):
         through."""
         batch, _, height, width = latents_BDhw.shape
         flat_ND = latents_BDhw.float().permute(0, 2, 3, 1).flatten(0, 2)
-        left_ND, loss = flat_ND, flat_ND.new_zeros(())
+        left_ND, commitment = flat_ND, flat_ND.new_zeros(())
         levels = []
         for level, codebook_kD in enumerate(self.codebook_KD.chunk(self.levels)):
             codes_N = nearest(left_ND, codebook_kD)
             chosen_ND = codebook_kD[codes_N]
-            loss = loss + (chosen_ND - left_ND.detach()).square().mean()
-            loss = loss + self.config.commitment_weight * (chosen_ND.detach() - left_ND).square().mean()
-            left_ND = left_ND - chosen_ND.detach()
+            commitment = commitment + (chosen_ND - left_ND).square().mean()
+            left_ND = left_ND - chosen_ND
             levels.append(codes_N.view(batch, height, width) + level * self.config.codes)
         codes_BLhw = torch.stack(levels, 1)
         straight_BDhw = latents_BDhw.float() + (self._summed(codes_BLhw) - latents_BDhw.float()).detach()
-        return Quantised(straight_BDhw, codes_BLhw, loss)
+        return Quantised(straight_BDhw, codes_BLhw, commitment)
+
+    @torch.no_grad()
+    def follow(self, latents_BDhw: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Moves codes towards the mean of what they stand for, as k-means does online (VQ-VAE, appendix A.1, without
+        its running means). By gradients they would fall behind an encoder that learns quickly.
+
+        Args:
+            latents_BDhw: a batch before the codebooks.
+            total: sums a tensor over all processes.
+        """
+        left_ND = latents_BDhw.float().permute(0, 2, 3, 1).flatten(0, 2)
+        n = float(total(left_ND.new_tensor([len(left_ND)])))
+        for codebook_kD in self.codebook_KD.chunk(self.levels):
+            codes_N = nearest(left_ND, codebook_kD)
+            left_ND = left_ND - codebook_kD[codes_N]
+            off_kD = total(torch.zeros_like(codebook_kD).index_add_(0, codes_N, left_ND))
+            uses_k = total(torch.bincount(codes_N, minlength=len(codebook_kD)).float())
+            each = min(0.5, _FOLLOWED * len(codebook_kD) / n)
+            codebook_kD += (1 - (1 - each) ** uses_k)[:, None] * off_kD / uses_k.clamp(min=1)[:, None]
 
     def decode_latents(self, latents_BDhw: Tensor) -> Tensor:
         """Returns pixels [B, 1, H, W] of quantised latents, without grain; not clamped, so that losses see the
         excess."""
-        patches: Tensor = self.net.decoder(self.net.post_quant_conv(latents_BDhw))
-        return pixel_shuffle(patches, self.config.patch)
+        pixels = pixel_shuffle(self.net.decoder(self.net.post_quant_conv(latents_BDhw)), self.config.patch)
+        if self.config.linear:
+            pixels = pixels + conv_transpose2d(latents_BDhw, self.basis_D1ff, stride=self.downsampling)
+        return pixels
 
     @torch.no_grad()
     def encode(self, pixels_B1HW: Tensor) -> Tensor:
