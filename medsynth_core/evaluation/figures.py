@@ -15,9 +15,9 @@ import numpy.typing as npt
 from medsynth_core.evaluation.image_sets import ImageSet
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.metrics.kernel import kernel_distance
-from medsynth_core.evaluation.metrics.neighbours import neighbourhoods
 from medsynth_core.evaluation.metrics.similarity import similarities
 from medsynth_core.evaluation.settings import EvaluationConfig
+from medsynth_core.fidelity.neighbours import neighbourhoods
 from medsynth_core.random import stream
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from medsynth_core.judging.measured import MeasuredFigure
 
 TOLD_APART, FIDELITY = "told_apart", "fidelity"
+RECALL, COVERAGE = "recall", "coverage"
 
 
 @dataclass(frozen=True)
 class FidelityFigure(MeasuredFigure):
-    """One figure: told_apart, an AUC by spectrum or network, or fidelity, a share by spectrum or texture.
+    """One figure: told_apart, an AUC by spectrum or network; fidelity, a share by spectrum or texture; recall or
+    coverage, shares by layout or texture, of which ``real`` is what as many training originals get.
 
     Attributes:
         side: synthetic or rendered.

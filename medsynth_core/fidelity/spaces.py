@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from medsynth_core.fidelity.spectrum import fidelity_coordinates
-from medsynth_core.filters.thumbnails import Images
+from medsynth_core.filters.thumbnails import Images, thumbnails
 from medsynth_core.models.texture import TextureEncoder
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -93,23 +93,36 @@ def _usual_spectrum(training_u8: Images) -> Callable[[Images], Floats]:
 
 
 def _usual_texture(training_u8: Images, device: torch.device) -> Callable[[Images], Floats]:
-    """Returns distances to the 5th nearest training original on the principal axes of standardised textures."""
+    """Returns distances to the 5th nearest training original in ``texture_places``."""
+    places = texture_places(training_u8, device)
+    known = NearestNeighbors(n_neighbors=_NEIGHBOUR, algorithm="brute").fit(places(training_u8))
+
+    def distances(images_u8: Images) -> Floats:
+        far_N: Floats = known.kneighbors(places(images_u8))[0][:, -1]
+        return far_N
+
+    return distances
+
+
+def texture_places(training_u8: Images, device: torch.device) -> Callable[[Images], Floats]:
+    """Returns what places images on the principal axes of the training originals' standardised textures, [N, P]."""
     net = TextureEncoder().to(device)
     known_MF = _textures(net, training_u8)
     mean_F, deviation_F = known_MF.mean(0), known_MF.std(0).clip(min=_LEAST_DB["texture"])
     axes = PCA(min(_AXES, *known_MF.shape), svd_solver="full").fit((known_MF - mean_F) / deviation_F)
 
-    def places(textures_NF: Floats) -> Floats:
-        placed_NP: Floats = axes.transform((textures_NF - mean_F) / deviation_F)
+    def places(images_u8: Images) -> Floats:
+        placed_NP: Floats = axes.transform((_textures(net, images_u8) - mean_F) / deviation_F)
         return placed_NP
 
-    known = NearestNeighbors(n_neighbors=_NEIGHBOUR, algorithm="brute").fit(places(known_MF))
+    return places
 
-    def distances(images_u8: Images) -> Floats:
-        far_N: Floats = known.kneighbors(places(_textures(net, images_u8)))[0][:, -1]
-        return far_N
 
-    return distances
+def layout_places(images_u8: Images) -> Floats:
+    """Returns thumbnails without their mean, float64 [N, 256]: where a chest's parts lie, and how large they are."""
+    thumbs = thumbnails(images_u8).astype(np.float64)
+    placed_NF: Floats = thumbs - thumbs.mean(1, keepdims=True)
+    return placed_NF
 
 
 @torch.inference_mode()

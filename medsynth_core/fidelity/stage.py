@@ -15,7 +15,8 @@ import numpy as np
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.fidelity.compared import Side, fidelity_figures, told_apart_figures
-from medsynth_core.fidelity.figures import FIDELITY, FidelityFigure
+from medsynth_core.fidelity.diversity import diversity_figures
+from medsynth_core.fidelity.figures import COVERAGE, FIDELITY, RECALL, FidelityFigure
 from medsynth_core.fidelity.settings import FidelityParams
 from medsynth_core.fidelity.spaces import real_ranges
 from medsynth_core.fidelity.spectrum import radial_profile
@@ -30,7 +31,7 @@ from medsynth_core.random import stream
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
 
-_MEASURED_AS = 1
+_MEASURED_AS = 2
 """Raised when the same images would get other figures."""
 _BATCH = 32
 _SIDES = ("synthetic", "rendered", "real")
@@ -79,8 +80,9 @@ def _measure(
     }
     progress(0, 1, "telling apart")
     figures = list(told_apart_figures(sides, settings.told_apart_images, seed, device))
-    ranges = real_ranges(films.side("train").images_u8, films.side("val").images_u8, device)
-    figures += fidelity_figures(sides, ranges)
+    training = films.side("train")
+    figures += fidelity_figures(sides, real_ranges(training.images_u8, films.side("val").images_u8, device))
+    figures += diversity_figures(sides["synthetic"], training, real, seed, device)
     return as_report(*n, figures, spectra=_spectra(sides))
 
 
@@ -127,6 +129,9 @@ def _flat(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         if row["metric"] == FIDELITY:
             of_side |= {f"fidelity_{row['space']}": row["value"], f"fidelity_{row['space']}_real": row["real"]}
             of_side[FIDELITY] = min(of_side.get(FIDELITY, 1.0), row["value"])
+        elif row["metric"] in (RECALL, COVERAGE):
+            name = f"{row['metric']}_{row['space']}"
+            of_side |= {name: row["value"], f"{name}_real": row["real"]}
         else:
             of_side[f"told_from_{row['against']}_{row['space']}"] = row["value"]
     return flat

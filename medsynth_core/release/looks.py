@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medsynth_core.fidelity.figures import FIDELITY, TOLD_APART
+from medsynth_core.fidelity.figures import COVERAGE, FIDELITY, RECALL, TOLD_APART
 from medsynth_core.fidelity.floors import whose_fault
 from medsynth_core.release.facts import About
 
 Row = Mapping[str, Any]
 _TELLERS = {"spectrum": "a linear test on spectra", "network": "a small network on the pixels"}
-_SPACES = {"spectrum": "frequencies and edges", "texture": "texture"}
+_SPACES = {"spectrum": "frequencies and edges", "texture": "texture", "layout": "layout"}
 _TOLD = (
     (0.9, "are told at a glance from"),
     (0.7, "are often told from"),
@@ -35,7 +35,8 @@ def looks(about: About) -> list[str]:
     within = {(row["side"], row["space"]): row for row in rows if row["metric"] == FIDELITY}
     films = "phantoms" if about["corpus"]["kind"] == "phantom" else "real films"
     sentences = _told_apart(told, films) + _within(within, films)
-    return sentences + _faults(rows, told, {space for _, space in within}, films)
+    sentences += _faults(rows, told, {space for _, space in within}, films)
+    return sentences + _diversity(rows, found.get("low_diversity"), films)
 
 
 def _told_apart(told: Mapping[tuple[str, str, str], Row], films: str) -> list[str]:
@@ -84,3 +85,19 @@ def _faults(
         said += f", and the images from them with {added['value']:.2f}"
     faults = {fault for space in sorted(spaces) if (fault := whose_fault(space, rows)) is not None}
     return [f"{said}."] + ([f"What is short is mostly the fault of {' and '.join(sorted(faults))}."] if faults else [])
+
+
+def _diversity(rows: Sequence[Row], low: float | None, films: str) -> list[str]:
+    """How much of what real films vary by the images reach, where they reach least of it; whether that is little."""
+    found = [row for row in rows if row["metric"] in (RECALL, COVERAGE) and row["real"]]
+    if not found:
+        return []
+    row = min(found, key=lambda each: each["value"] / each["real"])
+    share = row["value"] / row["real"]
+    said = (
+        f"Diversity: {row['metric']} of {films} in {_SPACES[row['space']]} is {row['value']:.2f}, where as many "
+        f"training images get {row['real']:.2f}"
+    )
+    if low is None or share >= low:
+        return [f"{said}."]
+    return [f"{said}: {share:.0%} of it, below release.low_diversity={low:g}. The images are too much alike."]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from medsynth_core.config.parameters import Param, Params
-from medsynth_core.config.section import Precision, Section, View
+from medsynth_core.config.section import Fraction, Precision, Section, View
 from medsynth_core.fidelity.settings import FidelityFloors
 from medsynth_core.privacy.settings import RiskLimits
 
@@ -28,6 +28,9 @@ class ReleaseConfig(Section):
     max_attempts: PositiveInt = 4
     """A quota that isn't met with this many made images for each one that it wants is an error."""
     min_fidelity: FidelityFloors = FidelityFloors()
+    low_diversity: Fraction = 0.7
+    """Share of what as many training originals reach of the recall or the coverage of real films, below which card and
+    page say that the images are too much alike."""
     license: str = Field(default="other", pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
     """Licence that you release under, as SPDX or Hugging Face call it; other: one of your own, or none yet. The
     corpus' licence may forbid to choose: the dataset card states both."""

@@ -99,7 +99,9 @@ def _within_limits(params: ReleaseParams, paths: Paths) -> dict[str, dict[str, A
         "privacy": keep_limits(found["privacy"]["figures"], params.limits),
         "fidelity": keep_floors(found["fidelity"]["figures"], params.release.min_fidelity),
     }
-    return {stage: {**about, "figures": kept[stage]} for stage, about in found.items()}
+    measured = {stage: {**about, "figures": kept[stage]} for stage, about in found.items()}
+    measured["fidelity"]["low_diversity"] = params.release.low_diversity
+    return measured
 
 
 def _listed_objects(judged: ShardList, parent: Parent | None) -> tuple[list[ObjectRef | KeptObject], list[ObjectRef]]:

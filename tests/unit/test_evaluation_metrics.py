@@ -23,9 +23,9 @@ from medsynth_core.evaluation.figures import (
 from medsynth_core.evaluation.image_sets import ImageSet
 from medsynth_core.evaluation.metrics.frechet import Moments, frechet_distance
 from medsynth_core.evaluation.metrics.kernel import kernel_distance, squared_discrepancy
-from medsynth_core.evaluation.metrics.neighbours import neighbourhoods
 from medsynth_core.evaluation.metrics.similarity import similarities
 from medsynth_core.evaluation.settings import EvaluationConfig
+from medsynth_core.fidelity.neighbours import neighbourhoods
 
 
 def normal(seed: int, n: int, width: int = 8, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:

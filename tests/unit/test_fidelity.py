@@ -13,6 +13,7 @@ from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.errors import FidelityError
 from medsynth_core.fidelity import compared
 from medsynth_core.fidelity.compared import Side, fidelity_figures, told_apart_figures
+from medsynth_core.fidelity.diversity import diversity_figures
 from medsynth_core.fidelity.figures import FidelityFigure
 from medsynth_core.fidelity.floors import keep_floors, whose_fault
 from medsynth_core.fidelity.settings import FidelityFloors
@@ -242,6 +243,33 @@ def test_the_card_says_first_that_images_are_told_at_a_glance() -> None:
     assert "Fidelity: 2% of the images" in said[1]
     assert said[-1] == "What is short is mostly the fault of the image tokenizer."
     assert "hardly told from" in looks(about([told | {"value": 0.52}]))[0]
+
+
+def test_images_that_are_all_alike_lack_diversity(films: Side) -> None:
+    training, real = part(films, 0, 260), part(films, 260, 520)
+    alike = Side(np.concatenate([part(films, 0, 6).images_u8] * 20), ["p"] * 120)
+    strangers = part(films, 140, 260)
+    for synthetic, low, high in ((strangers, 0.85, 1.1), (alike, 0.0, 0.5)):
+        found = list(diversity_figures(synthetic, training, real, 0, CPU))
+        assert [(each.metric, each.space) for each in found] == [
+            (metric, space) for space in ("layout", "texture") for metric in ("recall", "coverage")
+        ]
+        assert all(each.n == 120 and each.n_held_out == 260 for each in found)
+        assert all(low <= each.value / each.real <= high for each in found), found
+
+
+def test_the_card_says_that_images_are_too_much_alike() -> None:
+    told = row("synthetic", 0.9, 0.95)
+    rows = [told, *(told | {"metric": "recall", "space": space, "real": 0.9} for space in ("layout", "texture"))]
+    rows[1] |= {"value": 0.3}
+    found = about(rows)
+    assert looks(found)[-1] == (
+        "Diversity: recall of real films in layout is 0.30, where as many training images get 0.90."
+    )
+    found["fidelity"]["low_diversity"] = 0.5
+    assert looks(found)[-1].endswith("0.90: 33% of it, below release.low_diversity=0.5. The images are too much alike.")
+    found["fidelity"]["low_diversity"] = 0.3
+    assert looks(found)[-1].endswith("training images get 0.90.")
 
 
 def test_the_card_of_a_release_that_wasnt_measured_says_so() -> None:

@@ -16,6 +16,7 @@ SPACES = {
     "spectrum": "spectra",
     "network": "a small network",
     "texture": "textures",
+    "layout": "thumbnails without their mean",
     "pixels": "thumbnails",
     "judge": "the judge's features",
     "keypatches": "windows around keypatches",
@@ -26,6 +27,8 @@ _COMPARED = {
     ("told_apart", "synthetic", "rendered"): "images told from films that the tokenizer rendered, AUC",
     ("fidelity", "synthetic", "real"): "images within the range of real films",
     ("fidelity", "rendered", "real"): "films that the tokenizer rendered within the range of real films",
+    ("recall", "synthetic", "real"): "real films within the range of the images (recall)",
+    ("coverage", "synthetic", "real"): "real films with an image in their range (coverage)",
 }
 """Titles of fidelity figures by metric, side and what it is held against."""
 
