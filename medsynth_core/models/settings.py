@@ -83,7 +83,7 @@ class VQGANConfig(Section):
     """Residual blocks a level."""
     norm_groups: PositiveInt = 8
     """Groups of the group norms; must divide every channel count."""
-    codes: PositiveInt = 256
+    codes: PositiveInt = 1024
     """Codebook entries of a level."""
     levels: PositiveInt = 1
     """Codes of a latent cell: each level codes what those before it leave over. An image has cells x levels tokens."""
@@ -96,7 +96,7 @@ class VQGANConfig(Section):
     """Weight of the commitment term."""
     adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
-    adversarial_start: Count = 320
+    adversarial_start: Count = 240
     """First step of the adversarial term."""
     grain_channels: Count = 16
     """Width of the network that adds what codes can't carry, the detector's noise and the finest texture; 0 leaves it
@@ -116,7 +116,7 @@ class VQGANConfig(Section):
     """Weight of a perceptual term on the features of perceptual_model."""
     perceptual_model: str | None = None
     """Name or folder of a transformers image encoder; null: the early stages of the clinical term stand in."""
-    train: OptimiserConfig = OptimiserConfig(steps=400, batch_size=8, learning_rate=1e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=300, batch_size=8, learning_rate=1e-3)
 
     @property
     def downsampling(self) -> int:
