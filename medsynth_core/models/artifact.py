@@ -22,7 +22,7 @@ _CONFIG = "config.json"
 _CARD = "card.json"
 MODEL_NAMES = ("vqgan", "alignment", "llm")
 """What synthesis needs, in this order."""
-_ABOUT = frozenset([_CARD, "metrics.jsonl", "words.png"])
+_ABOUT = frozenset([_CARD, "metrics.jsonl", "words.png", "renderings.png", "samples.png"])
 
 
 def save_weights(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -295,6 +296,31 @@ class ImageLanguageModel(nn.Module):
     def image_loss(self, prefixes: Sequence[Prefix], codes_BT: Tensor) -> Tensor:
         """Returns the mean cross-entropy of the image tokens in nats a token."""
         return self(prefixes, codes_BT)["image"]  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def draw(self, prefixes: Sequence[Prefix], uniforms_BT: Tensor) -> Tensor:
+        """Returns codes, int64 [B, T], by a draw in [0, 1) each, as likely as the model says they are: for a look at a
+        model in training. To make images there is ``synthesis.engine``."""
+        ids, cells, mask = self.pad(prefixes)
+        cache = DynamicCache(config=self.lm.config)
+        codes_BT = torch.zeros(uniforms_BT.shape, dtype=torch.int64, device=self.device)
+        for place, uniforms_B in enumerate(uniforms_BT.to(self.device).T):
+            states = self.hidden(
+                ids,
+                cells,
+                self.known(prefixes, codes_BT)[:, place : place + 1],
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            reached_BK = self.image_logits(states[:, -1]).softmax(-1).cumsum(-1)
+            drawn_B1 = torch.searchsorted(reached_BK, uniforms_B[:, None] * reached_BK[:, -1:], right=True)
+            codes_BT[:, place] = drawn_B1[:, 0].clamp(max=self.layout.codes - 1)
+            ids = codes_BT[:, place : place + 1] + self.layout.first_code
+            cells = torch.full_like(ids, place + 1)
+            mask = nn.functional.pad(mask, (0, 1), value=1)
+        return codes_BT
 
     def _states(self, ids: Tensor, cells: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)

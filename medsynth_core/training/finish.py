@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
+from PIL import Image
 
 from medsynth_core.config import Paths
 from medsynth_core.models.artifact import model_digest, write_card
@@ -45,6 +47,12 @@ def checkpoint_path(paths: Paths, model: str) -> Path:
 def picture_path(checkpoint: Path) -> Path:
     """Returns where an unfinished training draws what it makes of held-out images."""
     return checkpoint.with_suffix(".png")
+
+
+def draw_rows(images_u8: np.ndarray, path: Path) -> None:
+    """Writes a PNG of images uint8 [rows, N, H, W]."""
+    rows, n, height, width = images_u8.shape
+    Image.fromarray(images_u8.transpose(0, 2, 1, 3).reshape(rows * height, n * width)).save(path)
 
 
 def drop_checkpoint(checkpoint: Path) -> None:

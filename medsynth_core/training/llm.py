@@ -18,15 +18,23 @@ from medsynth_core.config import Paths
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.rendering import rendered
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.tokenizers import load_image_tokenizer
+from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
-from medsynth_core.random import seed_of
+from medsynth_core.random import seed_of, stream
 from medsynth_core.training.contrast import contrast
 from medsynth_core.training.curve import Row, forecast
 from medsynth_core.training.examples import Examples
-from medsynth_core.training.finish import TrainingReport, checkpoint_path, drop_checkpoint, finish
+from medsynth_core.training.finish import (
+    TrainingReport,
+    checkpoint_path,
+    draw_rows,
+    drop_checkpoint,
+    finish,
+    picture_path,
+)
 from medsynth_core.training.jitter import DRAWS
 from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import read_pairs
@@ -38,6 +46,8 @@ _HARDLY_LEARNT = 0.8
 """Share of a blind guess's loss above which samples show no anatomy."""
 _JUDGED = 64
 """Held-out pairs that judge a checkpoint."""
+_SHOWN, _DRAWN = 8, 2
+"""Held-out pairs whose conditions images are drawn under at each checkpoint, and images of each."""
 
 
 def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
@@ -69,6 +79,14 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         model.lm.gradient_checkpointing_enable()
     examples = Examples(pairs, image_tokenizer, alignment, codebook, settings)
     held_out = Examples(held_out_pairs, image_tokenizer, alignment, codebook, settings)
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    foreboding = _Foreboding(settings.train.steps, image_tokenizer.codes // image_tokenizer.levels, len(pairs))
+
+    def look(curve: Sequence[Row]) -> None:
+        foreboding(curve)
+        if not sharded:
+            draw_samples(model, held_out, image_tokenizer, picture_path(checkpoint_path(paths, "llm")))
+
     trained = train(
         [Objective("llm", model, lambda module, batch: _loss(module, model, batch, examples), betas=(0.9, 0.95))],
         len(pairs),
@@ -79,9 +97,9 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         checkpoint=checkpoint_path(paths, "llm"),
         progress=progress,
         validate=lambda: image_loss(model, held_out, lambda i: held_out.prefix(model, i), _JUDGED),
-        at_checkpoint=_Foreboding(settings.train.steps, image_tokenizer.codes // image_tokenizer.levels, len(pairs)),
+        at_checkpoint=look,
     )
-    if accelerator.distributed_type == DistributedType.FSDP:
+    if sharded:
         model, merge_adapters = fresh()
         _load_whole(model, trained.weights)
         model.eval()
@@ -104,7 +122,27 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         drop_checkpoint(checkpoint_path(paths, "llm-contrast"))
     metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], image_tokenizer.codes // image_tokenizer.levels, len(pairs))
-    return finish("llm", model.save, paths, trained, metrics, accelerator)
+
+    def save(folder: Path) -> None:
+        model.save(folder)
+        draw_samples(model, held_out, image_tokenizer, folder / "samples.png")
+
+    return finish("llm", save, paths, trained, metrics, accelerator)
+
+
+def draw_samples(model: ImageLanguageModel, examples: Examples, image_tokenizer: ImageTokenizer, path: Path) -> None:
+    """Writes a PNG: some images as the tokenizer renders them, and below each two that are drawn under its conditions,
+    always by the same numbers."""
+    picks = np.unique(np.linspace(0, len(examples) - 1, _SHOWN).astype(np.int64)).tolist()
+    if not picks:
+        return
+    was_training = model.training
+    prefixes = [examples.prefix(model, pick) for pick in picks]
+    draws = stream(0, "llm.samples").random((_DRAWN, len(picks), model.layout.tokens), dtype=np.float32)
+    model.eval()
+    rows = [examples.codes_NT[picks], *(model.draw(prefixes, torch.from_numpy(row)) for row in draws)]
+    model.train(was_training)
+    draw_rows(np.stack([np.concatenate(list(rendered(image_tokenizer, codes))) for codes in rows]), path)
 
 
 def _followed_by(first: Trained, second: Trained) -> Trained:

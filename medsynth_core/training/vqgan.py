@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ from medsynth_core.models.tokenizers.vqgan import VQGAN, Rendering, nearest
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
-from medsynth_core.training.finish import TrainingReport, checkpoint_path, finish, picture_path
+from medsynth_core.training.finish import TrainingReport, checkpoint_path, draw_rows, finish, picture_path
 from medsynth_core.training.jitter import DRAWS, jittered
 from medsynth_core.training.loop import Batch, Losses, Objective, make_accelerator, train
 from medsynth_core.training.settings import VQGANParams
@@ -142,8 +141,7 @@ def draw_renderings(model: VQGAN, images_u8: Images, path: Path) -> None:
     was_training = model.training
     rows = np.stack([images_u8, as_rendered(model.eval(), images_u8)])
     model.train(was_training)
-    two, n, height, width = rows.shape
-    Image.fromarray(rows.transpose(0, 2, 1, 3).reshape(two * height, n * width)).save(path)
+    draw_rows(rows, path)
 
 
 @torch.inference_mode()

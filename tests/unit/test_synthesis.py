@@ -186,6 +186,16 @@ def test_levels_are_written_as_they_are_learnt(writer: str, trained: tuple[Confi
     torch.testing.assert_close(found, torch.stack(want), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt-neox", "levels"])
+def test_a_look_at_a_training_draws_as_the_engine_does(
+    name: str, trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    model = with_levels(trained) if name == "levels" else language_model(name, trained, tmp_path)
+    prefixes, draws = two_prefixes(model), torch.rand(2, model.layout.tokens)
+    plainly = SynthesisConfig(guidance=1.0, top_p=1.0)
+    assert torch.equal(model.draw(prefixes, draws), Engine(model).decode(prefixes, [], draws, plainly))
+
+
 def test_adapters_are_merged_into_the_weights(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     model = language_model("llama", trained, tmp_path)
     names = set(model.state_dict())
