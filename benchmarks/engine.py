@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,24 +42,30 @@ HEAD_TOKENS = 32
 """Tokens that all prompts begin with: markers and the instruction, as a pretrained model is given."""
 CACHES = ("dynamic", "static")
 """Of ``generate``; on a GPU it compiles with the static one."""
-TABLES = ("generate", "alone", "growth", "batches")
+TABLES = ("generate", "alone", "growth", "batches", "guidance", "grouped")
 OURS = "medsynth"
 SETTINGS = SynthesisConfig(top_p=0.92, guidance=1.0)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Shape of a language model."""
+    """Shape of a language model.
+
+    Attributes:
+        groups: key-value heads; None: as many as heads.
+    """
 
     hidden: int
     layers: int
     heads: int
     intermediate: int
     family: str = "llama"
+    groups: int | None = None
 
     def config(self) -> LlamaConfig | GPTNeoXConfig:
         kind = {"llama": LlamaConfig, "neox": GPTNeoXConfig}[self.family]
         return kind(
+            **({} if self.groups is None else {"num_key_value_heads": self.groups}),
             vocab_size=VOCABULARY,
             hidden_size=self.hidden,
             num_hidden_layers=self.layers,
@@ -75,6 +82,7 @@ class Size:
 SIZES = {
     "small": Size(256, 6, 4, 688),
     "large": Size(768, 12, 12, 2048),
+    "smollm2": Size(576, 30, 9, 1536, groups=3),
     "dolly-3b": Size(2560, 32, 32, 10240, "neox"),
 }
 
@@ -120,6 +128,11 @@ def main() -> None:
         console.print(growth_table(machine))
     if "batches" in tables:
         console.print(batch_table(machine))
+    if "guidance" in tables:
+        for name in arguments.sizes:
+            console.print(guidance_table(name, work, machine, arguments.rounds))
+    if "grouped" in tables:
+        console.print(grouped_table(work, machine, arguments.rounds))
 
 
 # --- the machine
@@ -329,6 +342,52 @@ def batch_table(machine: Machine) -> Table:
         same = codes == together
         deviation = float((moved - states).abs().max() / states.abs().max())
         table.add_row(str(size), f"{same.all(1).float().mean():.0%}", f"{same.float().mean():.2%}", f"{deviation:.1e}")
+    return table
+
+
+def guidance_table(name: str, work: Work, machine: Machine, rounds: int) -> Table:
+    """Returns table 5: what guidance costs, which a model that was aligned with its conditions does without."""
+    sides = {
+        f"guidance {guidance:g}": (SIZES[name], SETTINGS.model_copy(update={"guidance": guidance}))
+        for guidance in (3.0, 1.0)
+    }
+    return _in_turns(f"{name}, with guidance and without", sides, work, machine, rounds)
+
+
+def grouped_table(work: Work, machine: Machine, rounds: int) -> Table:
+    """Returns table 6: heads that share keys and values, beside as many with keys and values of their own."""
+    grouped = SIZES["smollm2"]
+    sides = {f"{grouped.heads} heads over {groups}": (replace(grouped, groups=groups), SETTINGS) for groups in (9, 3)}
+    return _in_turns("SmolLM2's shape", sides, work, machine, rounds)
+
+
+def _in_turns(
+    title: str, sides: dict[str, tuple[Size, SynthesisConfig]], work: Work, machine: Machine, rounds: int
+) -> Table:
+    """Returns how quick the engine is with one shape and setting and another, the first being what others are held
+    against."""
+    calls, spent, memory = {}, {side: list[float]() for side in sides}, dict.fromkeys(sides, 0.0)
+    for side, (size, settings) in sides.items():
+        model = language_model(size, machine, work.tokens)
+        pack(model)
+        engine = Engine(model, capture=machine.device.type == "cuda")
+        asked, uniforms = prefixes(work, model.layout), torch.rand(work.images, work.tokens)
+        bare = [Prefix([*range(6)], [*[-1] * 5, 0])] * work.images  # markers alone
+        calls[side] = partial(engine.decode, asked, bare, uniforms, settings)
+        calls[side]()
+    for _ in range(rounds):
+        for side, call in calls.items():
+            with peak_memory(machine.device) as peak:
+                spent[side].append(seconds(call, machine.device))
+            memory[side] = max(memory[side], peak())
+    base = next(iter(sides))
+    table = Table(title=f"{title}: {work}, {rounds} rounds in turn")
+    for column in ("", "images/s", "times as quick", "peak, MiB"):
+        table.add_column(column, justify="left" if not column else "right")
+    for side, times in spent.items():
+        ratio = statistics.median(other / mine for other, mine in zip(spent[base], times, strict=True))
+        rate = work.images / statistics.median(times)
+        table.add_row(side, f"{rate:.2f}", f"{ratio:.2f}", f"{memory[side]:.0f}")
     return table
 
 

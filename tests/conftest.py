@@ -24,6 +24,7 @@ TINY: dict[str, Any] = {
     "vocabulary": {"min_studies": 3},
     "prompts": {"n": 6},
     "models": {
+        "precision": "float32",
         "classifier": {
             "channels": [8, 8],
             "train": {"steps": 6, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},

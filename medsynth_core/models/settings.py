@@ -230,7 +230,8 @@ class ModelsConfig(Section):
     path: str | None = None
     """Folder with trained models (vqgan/, alignment/, llm/) to be used as they are; null trains them."""
     precision: Precision = "auto"
-    """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, else float32."""
+    """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, and on a CPU that multiplies it by
+    itself (AVX512-BF16, AMX), else float32."""
     classifier: ClassifierConfig = ClassifierConfig()
     judge: ClassifierConfig = ClassifierConfig()
     segmenter: SegmenterConfig = SegmenterConfig()

@@ -91,17 +91,24 @@ class Trained:
 
 
 def make_accelerator(params: TrainingParams) -> Accelerator:
-    """Returns the accelerator for ``device`` and ``models.precision``; under ``accelerate launch``, this process' part.
+    """Returns the accelerator for ``device`` and ``models.precision``, of which ``auto`` is bf16 on a CPU too where it
+    multiplies bf16 itself: trainings take about half the time. Under ``accelerate launch``, this process' part.
 
     Raises:
         InputError: cuda is asked for and there is none.
     """
     device = pick_device(params.device)
-    wanted = "bf16" if pick_dtype(params.precision, device) == torch.bfloat16 else "no"
+    quick = params.precision == "auto" and device.type == "cpu" and _multiplies_bf16()
+    wanted = "bf16" if quick or pick_dtype(params.precision, device) == torch.bfloat16 else "no"
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted and not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=wanted)
+
+
+def _multiplies_bf16() -> bool:
+    can: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones lack it
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def best_path(checkpoint: Path) -> Path:
