@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--extend", action="store_true", help="add to the newest release")
+    parser.add_argument("--resume", action="store_true", help="go on from what the last trainings left")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, exits)
     try:
@@ -77,7 +78,8 @@ def _run(arguments: argparse.Namespace) -> None:
         given: dict[str, Any] = {"preset": arguments.preset, "overrides": arguments.overrides}
         settle_dead()
         with tagged():
-            tag = flow(str(root), **given, **({"extend": True} if arguments.extend else {}))
+            given |= {name: True for name in ("extend", "resume") if getattr(arguments, name)}
+            tag = flow(str(root), **given)
     if isinstance(tag, str):
         _say_where(root, prepared.config, tag)
 

@@ -32,22 +32,26 @@ from tasks.retry import RETRIES
 from tasks.stopping import publishing
 
 
-def stage_task(stage: Stage) -> Task[[str, Config], dict[str, Any]]:
+def stage_task(stage: Stage) -> Task[[str, Config, bool], dict[str, Any]]:
     """Returns the task of a stage; what a server refused for a while is tried again."""
 
-    def run(root: str, config: Config) -> dict[str, Any]:
-        return _run(stage.name, root, config)
+    def run(root: str, config: Config, resume: bool = False) -> dict[str, Any]:
+        return _run(stage.name, root, config, resume)
 
     made = Task(run, name=stage.name, description=f"{stage.help[0].upper()}{stage.help[1:]}.")
     return made.with_options(**RETRIES) if stage.store or stage.calls else made
 
 
-def run_task(name: str, root: str, config: Config) -> dict[str, Any]:
-    """Runs the task of a stage and returns the stage's report."""
-    return stage_task(find_stage(name))(root, config)
+def run_task(name: str, root: str, config: Config, resume: bool = False) -> dict[str, Any]:
+    """Runs the task of a stage and returns the stage's report.
+
+    Args:
+        resume: a training goes on from what the last one of the model left.
+    """
+    return stage_task(find_stage(name))(root, config, resume)
 
 
-def _run(name: str, root: str, config: Config) -> dict[str, Any]:
+def _run(name: str, root: str, config: Config, resume: bool) -> dict[str, Any]:
     """Runs a stage unless it is fresh and returns its report."""
     log = get_run_logger()
     workspace = Path(root)
@@ -55,7 +59,7 @@ def _run(name: str, root: str, config: Config) -> dict[str, Any]:
         log.info("%s: up to date, skipped", name)
         return last_report(name, workspace)
     with shown(root, name, log) as progress:
-        report = run_stage(name, config, workspace, progress)
+        report = run_stage(name, config, workspace, progress, resume)
     table = [{"what": key, "value": str(value)} for key, value in flat(report).items()]
     show_table(root, f"report-{name}", table, f"what stage {name} reports")
     log.info("%s: %s", name, ", ".join(f"{k} {v}" for k, v in report.items() if not isinstance(v, dict | list)))

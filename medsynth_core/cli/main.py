@@ -62,13 +62,21 @@ def run(
     ] = False,
 ) -> None:
     """Run the whole flow: reports in, versioned dataset out. Run again after a kill: it goes on."""
-    _flow("augment", workspace, overrides, preset, extend)
+    _flow("augment", workspace, overrides, preset, *(["--extend"] if extend else []))
 
 
 @app.command()
-def train(workspace: Workspace = Path(), overrides: Overrides = None, preset: Preset = None) -> None:
+def train(
+    workspace: Workspace = Path(),
+    overrides: Overrides = None,
+    preset: Preset = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from what the last trainings left, though settings or data have changed."),
+    ] = False,
+) -> None:
     """Run the flow that trains the models."""
-    _flow("train", workspace, overrides, preset)
+    _flow("train", workspace, overrides, preset, *(["--resume"] if resume else []))
 
 
 def add_stages(to: typer.Typer) -> None:
@@ -348,15 +356,14 @@ def _stage(name: str, workspace: Path, overrides: Iterable[str] = ()) -> None:
         print(f"{key}: {value}")
 
 
-def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, extend: bool = False) -> None:
+def _flow(name: str, workspace: Path, overrides: list[str] | None, preset: str | None, *more: str) -> None:
     """Becomes the process of a flow: the core doesn't know its orchestrator, and signals reach the run itself."""
     command = [sys.executable, *ISOLATED, "-m", "flows.launch", name]
     for override in overrides or ():
         command += ["--set", override]
     if preset is not None:
         command += ["--preset", preset]
-    if extend:
-        command.append("--extend")
+    command += more
     if not workspace.is_dir():
         raise InputError(f"{workspace}: not a folder; make a workspace with `medsynth init {workspace}`")
     os.chdir(workspace)

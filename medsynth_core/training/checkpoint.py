@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -25,10 +25,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from medsynth_core.errors import StateError
+from medsynth_core.errors import ConfigError, StateError
 from medsynth_core.storage.atomic import write_bytes_atomically
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_SAVED_WITHOUT = {"llm": "lm."}
+"""What the names of a finished model's weights lack of those in its training, by model."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,15 @@ def load_checkpoint(
     except (SafetensorError, KeyError, TypeError) as error:
         raise StateError(f"{path}: damaged checkpoint ({error}); delete it to train from the start") from error
     for name, module in modules.items():
-        set_model_state_dict(module, _below(tensors, ("module", name)), options=_WHOLE)
+        if not (weights := _below(tensors, ("module", name))):
+            continue  # a finished model has no discriminator
+        try:
+            set_model_state_dict(module, weights, options=_WHOLE)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise StateError(
+                f"{path}: its weights don't fit models.{name} ({first}); delete it to train from the start"
+            ) from error
     for name, optimiser in optimisers.items():
         state: dict[str, dict[str, Tensor]] = {}
         for entry, value in _below(tensors, ("optimiser", name)).items():
@@ -105,6 +115,50 @@ def load_checkpoint(
         if state:
             set_optimizer_state_dict(modules[name], optimiser, {"state": state, "param_groups": groups}, options=_WHOLE)
     return Progressed(int(metadata["step"]), curve)
+
+
+def adopt(path: Path, key: str, model: Path, steps: int) -> None:
+    """Makes what an earlier training left, if anything, the beginning of the one that ``key`` identifies: its
+    unfinished checkpoint, or else the weights of its finished model, without the state of their optimiser. Held-out
+    losses of other data or settings are forgotten.
+
+    Args:
+        path: of the checkpoint.
+        model: folder of the finished model, whose training had the same name.
+        steps: that are wanted.
+
+    Raises:
+        ConfigError: as many were taken already.
+        StateError: checkpoint or model is damaged.
+    """
+    weights = model / "model.safetensors"
+    try:
+        if path.is_file():
+            with safe_open(path, framework="pt") as stream:
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+                metadata = stream.metadata()
+            if metadata["key"] == key:
+                return
+            step, curve = int(metadata["step"]), json.loads(metadata["curve"])
+        elif weights.is_file():
+            name, prefix = model.name, _SAVED_WITHOUT.get(model.name, "")
+            tensors = {f"module/{name}/{prefix}{entry}": value for entry, value in load_file(weights).items()}
+            lines = (model / "metrics.jsonl").read_text("utf-8").splitlines()
+            curve = [json.loads(line) for line in lines]
+            step = int(max(row["step"] for row in curve)) + 1
+        else:
+            return
+    except (SafetensorError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise StateError(f"{path if path.is_file() else model}: damaged ({error}); train without --resume") from error
+    curve = [row for row in curve if "held_out" not in row]
+    if step >= steps:
+        what = path if path.is_file() else model
+        raise ConfigError(
+            f"models.{model.name}.train.steps={steps}, and {step} steps are behind {what}: raise it to go on from there, "
+            f"or train anew without --resume"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomically(path, save(tensors, metadata={"key": key, "step": str(step), "curve": json.dumps(curve)}))
 
 
 def _below(tensors: Mapping[str, Tensor], path: Sequence[str]) -> dict[str, Any]:

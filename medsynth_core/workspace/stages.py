@@ -312,11 +312,14 @@ def workspace_paths(root: Path, config: Config | None = None) -> Paths:
     return Paths(root, places)
 
 
-def perform(name: str, config: Config, root: Path, progress: Progress, store: ObjectStore | None = None) -> Any:
+def perform(
+    name: str, config: Config, root: Path, progress: Progress, store: ObjectStore | None = None, resume: bool = False
+) -> Any:
     """Runs a stage in a workspace and returns its report; what was up to date before isn't looked at.
 
     Args:
         store: what ``store`` names when None.
+        resume: a training goes on from what the last one of the model left, though settings or data have changed.
 
     Raises:
         MedsynthError: as the stage's ``run`` says.
@@ -325,19 +328,29 @@ def perform(name: str, config: Config, root: Path, progress: Progress, store: Ob
     module, _, function = stage.function.partition(":")
     stores = (store or open_store(config.store, root),) if stage.store else ()
     keyed = {"key": freshness_key(stage, config, paths)} if stage.trains else {}
+    if resume and stage.trains:
+        _go_on(name, config, paths, keyed["key"])
     with full_disk(root / stage.out):
         return getattr(import_module(module), function)(stage.params.of(config), paths, *stores, progress, **keyed)
 
 
-def run_stage(name: str, config: Config, root: Path, progress: Progress) -> dict[str, Any]:
-    """Runs a stage in a workspace, notes it as up to date and returns its report as plain values.
+def _go_on(name: str, config: Config, paths: Paths, key: str) -> None:
+    """Makes what the last training of a model left the beginning of the next."""
+    from medsynth_core.training.checkpoint import adopt
+    from medsynth_core.training.finish import checkpoint_path
+
+    adopt(checkpoint_path(paths, name), key, paths[name], getattr(config.models, name).train.steps)
+
+
+def run_stage(name: str, config: Config, root: Path, progress: Progress, resume: bool = False) -> dict[str, Any]:
+    """Runs a stage in a workspace, as ``perform`` does, notes it as up to date and returns its report as plain values.
 
     Under ``accelerate launch`` every process runs it, and the first one notes.
 
     Raises:
         MedsynthError: as the stage's ``run`` says.
     """
-    report = plain(perform(name, config, root, progress))
+    report = plain(perform(name, config, root, progress, resume=resume))
     if os.environ.get("RANK", "0") == "0":
         mark_fresh(name, config, root, report)
     return report

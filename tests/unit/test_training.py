@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +17,7 @@ from medsynth_core.config import Paths
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
-from medsynth_core.errors import ConfigError, InputError
+from medsynth_core.errors import ConfigError, InputError, StateError
 from medsynth_core.models.alignment import AlignmentModel, Patches, Words, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
@@ -86,6 +88,48 @@ def test_a_resumed_training_ends_in_the_same_weights(
     report = perform(name, config, again.root, silent)
     assert report.resumed_from == step - 1
     assert report.digest == model_digest(paths[name])
+
+
+@pytest.mark.parametrize("name", ["classifier", "judge", "vqgan", "alignment", "llm"])
+def test_a_finished_training_goes_on_with_other_settings(
+    trained: tuple[Config, Paths], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained[1].root, tmp_path, dirs_exist_ok=True)
+    steps = getattr(trained[0].models, name).train.steps
+
+    def wanting(more: int, **others: Any) -> Config:
+        setting = getattr(trained[0].models, name)
+        longer = setting.model_copy(
+            update={"train": setting.train.model_copy(update={"steps": steps + more}), **others}
+        )
+        return trained[0].model_copy(update={"models": trained[0].models.model_copy(update={name: longer})})
+
+    with pytest.raises(ConfigError, match=rf"models\.{name}\.train\.steps={steps}, and {steps} steps are behind"):
+        perform(name, wanting(0), tmp_path, silent, resume=True)
+    report = perform(name, wanting(2), tmp_path, silent, resume=True)
+    assert (report.resumed_from, report.steps) == (steps, steps + 2)
+    kept = [json.loads(line) for line in (tmp_path / "models" / name / "metrics.jsonl").read_text().splitlines()]
+    assert kept[0]["step"] == 0
+    assert perform(name, wanting(2), tmp_path, silent).resumed_from == 0, "anew, without being asked to go on"
+
+    _killed_at(steps + 4, monkeypatch)
+    with pytest.raises(KilledError):
+        perform(name, wanting(9), tmp_path, silent, resume=True)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=rf"{steps + 4} steps are behind .*{name}\.safetensors"):
+        perform(name, wanting(4), tmp_path, silent, resume=True)
+    report = perform(name, wanting(6), tmp_path, silent, resume=True)
+    assert report.resumed_from == steps + 4, "of the unfinished one"
+
+
+def test_a_training_does_not_go_on_with_weights_of_another_shape(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    shutil.copytree(trained[1].root, tmp_path, dirs_exist_ok=True)
+    settings = trained[0].models.llm.model_copy(
+        update={"hidden": 24, "train": OptimiserConfig(steps=9, batch_size=4, learning_rate=1e-3)}
+    )
+    config = trained[0].model_copy(update={"models": trained[0].models.model_copy(update={"llm": settings})})
+    with pytest.raises(StateError, match=r"llm\.safetensors: its weights don't fit models\.llm .* delete it to train"):
+        perform("llm", config, tmp_path, silent, resume=True)
 
 
 class Line(torch.nn.Linear):
