@@ -154,8 +154,8 @@ def adopt(path: Path, key: str, model: Path, steps: int) -> None:
     if step >= steps:
         what = path if path.is_file() else model
         raise ConfigError(
-            f"models.{model.name}.train.steps={steps}, and {step} steps are behind {what}: raise it to go on from there, "
-            f"or train anew without --resume"
+            f"models.{model.name}.train.steps={steps}, and {step} steps are behind {what}: raise it to go on from "
+            f"there, or train anew without --resume"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, save(tensors, metadata={"key": key, "step": str(step), "curve": json.dumps(curve)}))
