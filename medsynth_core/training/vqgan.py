@@ -290,20 +290,25 @@ class _Terms:
 
 
 def spectral_distance(fake_B1HW: Tensor, real_B1HW: Tensor) -> Tensor:
-    """Returns the mean distance of the log power of two batches of images by frequency, a scalar in nats.
+    """Returns the mean distance of the log power of two batches of images, window by window and band by band, a scalar
+    in nats.
 
-    An image's spectrum is the geometric mean over overlapping windows: in the arithmetic one, a few bright specks would
-    stand for the grain of the whole.
+    Windows are held against those in the same place: in a mean over all, sharp edges would be paid by grain, and grain
+    by a few specks.
     """
     return (_log_power(fake_B1HW) - _log_power(real_B1HW)).abs().mean()
 
 
 def _log_power(pixels_B1HW: Tensor) -> Tensor:
-    """Returns the log power of an image's windows by frequency, float32 [B, f, f / 2 + 1]."""
-    taper = torch.hann_window(_WINDOW, device=pixels_B1HW.device)
+    """Returns the log power of an image's overlapping windows in bands of frequency, float32 [B, y, x, bands]."""
+    device = pixels_B1HW.device
+    taper = torch.hann_window(_WINDOW, device=device)
     windows = pixels_B1HW[:, 0].float().unfold(1, _WINDOW, _WINDOW // 2).unfold(2, _WINDOW, _WINDOW // 2)
     windows = (windows - windows.mean((-1, -2), keepdim=True)) * taper[:, None] * taper
-    return (torch.fft.rfft2(windows).abs().square() + _LOWEST_POWER).log().mean((1, 2))
+    power = torch.fft.rfft2(windows).abs().square().flatten(-2)
+    frequency = torch.hypot(torch.fft.fftfreq(_WINDOW)[:, None], torch.fft.rfftfreq(_WINDOW)[None]).flatten()
+    bands = torch.arange(_WINDOW // 2) == (frequency * _WINDOW).round().sub(1)[:, None]
+    return (power @ (bands / bands.sum(0)).to(device) + _LOWEST_POWER).log()
 
 
 def _adaptive_weight(fidelity: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:

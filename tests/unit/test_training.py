@@ -337,10 +337,17 @@ def test_the_spectral_term_tells_blur_and_specks_from_grain() -> None:
     blurred = torch.nn.functional.avg_pool2d(film, 3, 1, 1)
     specks = blurred.clone()
     specks[:, :, ::16, ::16] += 2.0
+    edge = film.clone()
+    edge[..., 32:] += 1.0
+    soft = torch.nn.functional.avg_pool2d(edge, (1, 5), 1, (0, 2)) + (
+        film - torch.nn.functional.avg_pool2d(film, 3, 1, 1)
+    )
     same = float(vqgan.spectral_distance(other, film))
-    assert same < 0.3
-    assert float(vqgan.spectral_distance(blurred, film)) > 5 * same
-    assert float(vqgan.spectral_distance(specks, film)) > 5 * same
+    assert same < 0.6
+    assert float(vqgan.spectral_distance(blurred, film)) > 3 * same
+    assert float(vqgan.spectral_distance(specks, film)) > 3 * same
+    where = (vqgan._log_power(soft) - vqgan._log_power(edge)).abs().mean((0, 1, 3))
+    assert where[3] > 2 * where[0], "grain elsewhere doesn't pay for an edge"
 
 
 def test_jitter_moves_images_by_their_own_draws_alone() -> None:
