@@ -145,7 +145,7 @@ def _fit(checkpoint: Path, settings: OptimiserConfig, module: torch.nn.Module, l
         [Objective("line", module, loss)],
         32,
         settings,
-        accelerator=make_accelerator(TrainingParams(0, "auto", "cpu")),
+        accelerator=make_accelerator(TrainingParams(0, "float32", "cpu")),
         key="key",
         seed=0,
         checkpoint=checkpoint,
@@ -497,7 +497,7 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, 
     with torch.no_grad():
         model.codebook_KD[5:] = 1e3
     before = model.codebook_KD.detach().clone()
-    accelerator = make_accelerator(TrainingParams(0, "auto", "cpu"))
+    accelerator = make_accelerator(TrainingParams(0, "float32", "cpu"))
     terms = vqgan._Terms(model, vqgan.PatchDiscriminator(), settings, corpus, rows, torch.nn.ModuleDict(), accelerator)
     used = torch.bincount(model.encode(terms._pixels(rows)).flatten(), minlength=settings.codes) > 0
     terms.revive(0, 0)
