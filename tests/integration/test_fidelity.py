@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.made_release import leave_shards, upload_shard
 from medsynth_core.config import Paths
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import FidelityError, InputError
 from medsynth_core.fidelity.settings import FidelityFloors
+from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.progress import silent
 from medsynth_core.release import open_release
 from medsynth_core.storage.stores.local import LocalStore
@@ -65,6 +68,13 @@ def films(paths: Paths, split: str) -> np.ndarray:
 def test_mush_isnt_published_and_the_tokenizer_is_blamed(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
+    models = paths.root / "models"
+    trained_ones = models.resolve()
+    models.unlink()
+    shutil.copytree(trained_ones, models)
+    settings = VQGAN.load(paths["vqgan"]).config.model_copy(update={"linear": False})
+    torch.manual_seed(0)
+    VQGAN(settings).save(paths["vqgan"])  # not trained at all
     flat = np.full((40, 32, 32), 90, dtype=np.uint8)
     flat[:, 8:24, 8:24] = np.arange(40)[:, None, None] + 100
     leave_images(paths, store, flat)
