@@ -86,9 +86,13 @@ def _median_and_range(values: Floats) -> tuple[float, float, float]:
 
 def authentic(space: Space, rows_N: Ints, distances_N: Floats) -> npt.NDArray[np.bool_]:
     """Returns of each image whether its nearest training image has another training image nearer to it than the image
-    itself is (A. Alaa et al., *How faithful is your synthetic data?*, ICML 2022, section 3.3), bool [N]."""
+    itself is (A. Alaa et al., *How faithful is your synthetic data?*, ICML 2022, section 3.3), bool [N]. A training
+    image that looks exactly the same is no other: beside one, even a copy would pass."""
     wanted, places_N = np.unique(rows_N, return_inverse=True)
-    neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute", metric=space.metric).fit(space.training)
+    others = np.unique(space.training, axis=0)
+    if len(others) == 1:
+        return np.zeros(len(rows_N), dtype=np.bool_)
+    neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute", metric=space.metric).fit(others)
     second = neighbours.kneighbors(space.training[wanted])[0][:, 1]
     own: npt.NDArray[np.bool_] = distances_N >= second[places_N]
     return own

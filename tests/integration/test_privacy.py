@@ -73,7 +73,7 @@ def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tu
     leave_images(paths, store, list(training_images(paths)), 50)
     report = perform("privacy", config, paths.root, silent, store)
     assert report.n_synthetic == report.n_training > report.n_held_out > 20
-    assert report.figures["judge"]["authenticity"] < 0.03, "twins in an untrained judge"
+    assert report.figures["judge"]["authenticity"] == 0.0
     assert report.figures["pixels"]["membership_auc"] > 0.9
     perform("fidelity", config, paths.root, silent, store)
     before = {entry.key for entry in store.list("")}
@@ -92,9 +92,10 @@ def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tu
 def test_strangers_may_be_published(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 20, (40, 32, 32), dtype=np.uint8)
+    pixels[:, :, 16:] += 235  # black beside white: no film is like that
     leave_images(paths, store, list(pixels), 20)
-    assert perform("privacy", config, paths.root, silent, store).figures["judge"]["authenticity"] > 0.9
+    assert perform("privacy", config, paths.root, silent, store).figures["judge"]["authenticity"] == 1.0
     perform("fidelity", config, paths.root, silent, store)
     perform("release", config, paths.root, silent, store)
     assert open_release(paths.root).info["privacy"]["n_synthetic"] == 40

@@ -86,6 +86,16 @@ def test_an_image_is_authentic_when_its_training_image_has_a_nearer_neighbour() 
     assert authentic(line, *line.nearest(synthetic, training)).tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize(("training", "authentic_ones"), [([0.0, 0.0, 10.0], [False, True]), ([0.0, 0.0], [False] * 2)])
+def test_a_twin_in_the_training_images_makes_no_copy_authentic(
+    training: list[float], authentic_ones: list[bool]
+) -> None:
+    known = np.array(training, dtype=np.float32)[:, None]
+    line = Space("judge", "euclidean", known, known, known, known)
+    synthetic = np.array([[0.0], [-12.0]], dtype=np.float32)
+    assert authentic(line, *line.nearest(synthetic, known)).tolist() == authentic_ones
+
+
 def test_figures_follow_from_the_seed_and_a_histogram_sums_to_one() -> None:
     made = space(cloud(10))
     assert figures(made, 3) == figures(made, 3)
