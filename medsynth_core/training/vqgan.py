@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +117,8 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
 
 @torch.no_grad()
 def fit_linear(model: VQGAN, images_u8: Images, seed: int) -> None:
-    """Makes an untrained VQ-GAN the best linear code of images uint8 [N, H, W] that few minutes can find: its basis are
-    the principal components of their cells, its codebooks centres of k-means, level after level."""
+    """Makes an untrained VQ-GAN the best linear code of images uint8 [N, H, W] that seconds can find: its basis are the
+    principal components of their cells, its codebooks centres of k-means, level after level."""
     draw = stream(seed, "vqgan.linear")
     pixels_N1HW = to_inputs(images_u8, model.device)
     side = model.downsampling
@@ -301,14 +301,19 @@ def spectral_distance(fake_B1HW: Tensor, real_B1HW: Tensor) -> Tensor:
 
 def _log_power(pixels_B1HW: Tensor) -> Tensor:
     """Returns the log power of an image's overlapping windows in bands of frequency, float32 [B, y, x, bands]."""
-    device = pixels_B1HW.device
-    taper = torch.hann_window(_WINDOW, device=device)
+    taper, bands = _taper_and_bands(pixels_B1HW.device)
     windows = pixels_B1HW[:, 0].float().unfold(1, _WINDOW, _WINDOW // 2).unfold(2, _WINDOW, _WINDOW // 2)
     windows = (windows - windows.mean((-1, -2), keepdim=True)) * taper[:, None] * taper
     power = torch.fft.rfft2(windows).abs().square().flatten(-2)
+    return (power @ bands + _LOWEST_POWER).log()
+
+
+@cache
+def _taper_and_bands(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the taper of a window, [side], and the mean over each band of its frequencies, [frequencies, bands]."""
     frequency = torch.hypot(torch.fft.fftfreq(_WINDOW)[:, None], torch.fft.rfftfreq(_WINDOW)[None]).flatten()
     bands = torch.arange(_WINDOW // 2) == (frequency * _WINDOW).round().sub(1)[:, None]
-    return (power @ (bands / bands.sum(0)).to(device) + _LOWEST_POWER).log()
+    return torch.hann_window(_WINDOW, device=device), (bands / bands.sum(0)).to(device)
 
 
 def _adaptive_weight(fidelity: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:

@@ -334,7 +334,7 @@ def test_the_spectral_term_tells_blur_and_specks_from_grain() -> None:
     torch.manual_seed(0)
     film = torch.rand(8, 1, 64, 64) * 0.2 - 0.1
     other = torch.rand(8, 1, 64, 64) * 0.2 - 0.1
-    blurred = torch.nn.functional.avg_pool2d(film, 3, 1, 1)
+    blurred = torch.nn.functional.avg_pool2d(film, 5, 1, 2)
     specks = blurred.clone()
     specks[:, :, ::16, ::16] += 2.0
     edge = film.clone()
@@ -344,8 +344,8 @@ def test_the_spectral_term_tells_blur_and_specks_from_grain() -> None:
     )
     same = float(vqgan.spectral_distance(other, film))
     assert same < 0.6
-    assert float(vqgan.spectral_distance(blurred, film)) > 3 * same
-    assert float(vqgan.spectral_distance(specks, film)) > 3 * same
+    assert float(vqgan.spectral_distance(blurred, film)) > 5 * same
+    assert float(vqgan.spectral_distance(specks, film)) > 5 * same
     where = (vqgan._log_power(soft) - vqgan._log_power(edge)).abs().mean((0, 1, 3))
     assert where[3] > 2 * where[0], "grain elsewhere doesn't pay for an edge"
 
