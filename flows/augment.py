@@ -114,6 +114,7 @@ def synthesise(root: str, config: Config, todo: Todo) -> int:
     pace = Pace()
     failures: list[BaseException] = []
     in_a_row = 0
+    metrics.shards_left(len(waiting), 0)
     with in_work(flow_run.id), shown(root, "synthesis", log) as progress:
         while waiting or in_flight:
             while waiting and len(in_flight) < at_once:

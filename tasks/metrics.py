@@ -47,6 +47,13 @@ _COUNTED = {
 }
 """By the names that the core counts under."""
 
+# What rises from nothing is seen as no rise: these are 0 from the start.
+_IMAGES.labels("accepted", "")
+for _outcome in ("made", "failed"):
+    _SHARDS.labels(_outcome)
+for _of in ("store", "llm"):
+    _COUNTED["retries"].labels(_of)
+
 _NEAR = 0.9
 
 
