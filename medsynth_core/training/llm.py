@@ -71,6 +71,8 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         model = ImageLanguageModel.fresh(
             settings, alignment.side**2, image_tokenizer.codes, tokenizer, image_tokenizer.levels
         )
+        if device.type == "cpu":
+            model.lm.set_attn_implementation("eager")  # the fused one's way back takes a third of a step in bf16
         merge = add_adapters(model, settings)
         return model.to(device), merge
 

@@ -29,7 +29,7 @@ from medsynth_core.models.discriminator import PatchDiscriminator
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import Images, as_rendered
 from medsynth_core.models.settings import VQGANConfig
-from medsynth_core.models.tokenizers.vqgan import VQGAN, Rendering, nearest
+from medsynth_core.models.tokenizers.vqgan import VQGAN, Rendering, lapped, nearest
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
@@ -122,12 +122,12 @@ def fit_linear(model: VQGAN, images_u8: Images, seed: int) -> None:
     draw = stream(seed, "vqgan.linear")
     pixels_N1HW = to_inputs(images_u8, model.device)
     side = model.downsampling
-    patches_NP = F.unfold(pixels_N1HW, side, stride=side).transpose(1, 2).flatten(0, 1)
+    patches_NP = F.unfold(lapped(pixels_N1HW, side), side, stride=side).transpose(1, 2).flatten(0, 1)
     patches_NP = patches_NP[draw.permutation(len(patches_NP))[:_FITTED_CELLS]]
     components = min(model.config.code_dim, len(patches_NP))
     found = TruncatedSVD(components, random_state=int(draw.integers(2**31))).fit(patches_NP.numpy())
-    model.basis_D1ff[:components] = torch.from_numpy(found.components_).view(components, 1, side, side)
-    left_ND = patches_NP @ model.basis_D1ff.flatten(1).T
+    model.lapped_basis_D1ff[:components] = torch.from_numpy(found.components_).view(components, 1, side, side)
+    left_ND = patches_NP @ model.lapped_basis_D1ff.flatten(1).T
     for codebook_kD in model.codebook_KD.chunk(model.levels):
         means = MiniBatchKMeans(min(len(codebook_kD), len(left_ND)), n_init=1, random_state=int(draw.integers(2**31)))
         centres = torch.from_numpy(means.fit(left_ND.numpy()).cluster_centers_)

@@ -156,7 +156,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "vqgan",
         "train the image tokeniser",
-        5,
+        6,
         VQGANParams,
         ("corpus", "classifier"),
         "reconstruction",
@@ -172,7 +172,7 @@ STAGES: tuple[Stage, ...] = (
     _training(
         "llm",
         "train the language model over text, keypatch and image tokens",
-        8,
+        9,
         LLMParams,
         ("corpus", "vocabulary", "vqgan", "alignment"),
         "image",

@@ -27,7 +27,7 @@ from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import ContrastConfig, OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
-from medsynth_core.models.tokenizers.vqgan import VQGAN
+from medsynth_core.models.tokenizers.vqgan import VQGAN, lapped
 from medsynth_core.progress import silent
 from medsynth_core.training import alignment, classifier, contrast, judge, llm, loop, vqgan
 from medsynth_core.training.curve import forecast
@@ -300,13 +300,13 @@ def test_a_linear_part_is_the_best_linear_code_before_the_first_step() -> None:
     for each in (model, again):
         vqgan.fit_linear(each, phantoms[:40], seed=3)
     assert torch.equal(model.codebook_KD, again.codebook_KD)
-    basis = model.basis_D1ff.flatten(1)
+    basis = model.lapped_basis_D1ff.flatten(1)
     torch.testing.assert_close(basis @ basis.T, torch.eye(6), atol=1e-4, rtol=0)
 
     held_out = to_inputs(phantoms[40:], torch.device("cpu"))
-    cells = torch.nn.functional.unfold(held_out, 4, stride=4).transpose(1, 2)
+    cells = torch.nn.functional.unfold(lapped(held_out, 4), 4, stride=4).transpose(1, 2)
     kept = (cells @ basis.T @ basis).transpose(1, 2)
-    want = torch.nn.functional.fold(kept, 32, 4, stride=4)
+    want = lapped(torch.nn.functional.fold(kept, 32, 4, stride=4), 4, back=True)
     with torch.no_grad():
         torch.testing.assert_close(model.decode_latents(model.encode_to_latents(held_out)), want, atol=1e-4, rtol=0)
         quantised = model.quantise(model.encode_to_latents(held_out)).latents_BDhw
@@ -315,6 +315,19 @@ def test_a_linear_part_is_the_best_linear_code_before_the_first_step() -> None:
     few = VQGAN(settings)
     vqgan.fit_linear(few, phantoms[:1, :8, :8], seed=3)  # less than there are codes and components
     assert bool(few.codebook_KD.isfinite().all())
+
+
+def test_a_code_that_does_not_fit_fades_out_over_the_edges_of_its_cell() -> None:
+    pixels = torch.rand(2, 1, 32, 24, generator=torch.Generator().manual_seed(0))
+    turned = lapped(pixels, 8)
+    torch.testing.assert_close(lapped(turned, 8, back=True), pixels, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned.square().sum(), pixels.square().sum())
+
+    cell = torch.zeros(1, 1, 32, 32)
+    cell[..., 8:16, 8:16] = 1.0
+    faded = lapped(cell, 8, back=True)[0, 0]
+    assert float(faded[:4].abs().max() + faded[20:].abs().max()) == 0, "it reaches half a cell, no further"
+    assert float(faded.diff(dim=0).abs().max()) < 0.4, "where a sharp edge has 1"
 
 
 def test_grain_follows_from_the_codes_of_the_image_alone() -> None:

@@ -4,9 +4,10 @@ With several levels, each codebook but the first codes what those before it leav
 al., *Autoregressive image generation using residual quantization*, CVPR 2022, eq. 2), so that a cell says more without
 more cells. Codes are ordered level by level: the first ones settle the anatomy, the later ones refine it.
 
-With a linear part, latents begin as the coordinates of each cell's pixels in a basis of principal components, which
-both ways of the network only correct: trained from scratch for as long as a CPU can, it keeps less of a film than the
-basis does.
+With a linear part, latents begin as the coordinates of each cell in a basis of principal components, which both ways
+of the network only correct: trained from scratch for as long as a CPU can, it keeps less of a film than the basis does.
+The patterns of the basis reach half a cell over their cell's edges and fade out there, a lapped transform: with sharp
+edges, each code that doesn't fit its neighbours would be seen as a square.
 
 Grain is what codes can't carry: noise of a detector, texture finer than a cell. A small network adds it to the decoded
 pixels, from noise that the codes themselves are the seed of.
@@ -19,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import VQModel
+from scipy.fft import dct
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle
 
@@ -94,10 +97,11 @@ class VQGAN(nn.Module):
     """Convolutional encoder, codebook and decoder for grayscale images.
 
     Attributes:
-        basis_D1ff: of the linear part: orthonormal patterns of a cell's f x f pixels; zero until they are fitted.
+        lapped_basis_D1ff: of the linear part: orthonormal patterns of a cell's f x f pixels after ``lapped``; zero
+            until they are fitted.
     """
 
-    basis_D1ff: Tensor
+    lapped_basis_D1ff: Tensor
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -120,7 +124,7 @@ class VQGAN(nn.Module):
         self.grain = Grain(config.grain_channels) if config.grain_channels else None
         if config.linear:
             side = config.downsampling
-            self.register_buffer("basis_D1ff", torch.zeros(config.code_dim, 1, side, side))
+            self.register_buffer("lapped_basis_D1ff", torch.zeros(config.code_dim, 1, side, side))
             for correction in (self.net.quant_conv, self.net.decoder.conv_out):
                 nn.init.zeros_(correction.weight)
                 nn.init.zeros_(correction.bias)
@@ -162,8 +166,9 @@ class VQGAN(nn.Module):
     def encode_to_latents(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns latents before the codebooks, float32 [B, D, h, w]."""
         latents: Tensor = self.net.encode(pixel_unshuffle(pixels_B1HW, self.config.patch)).latents
+        side = self.downsampling
         if self.config.linear:
-            latents = latents + conv2d(pixels_B1HW, self.basis_D1ff, stride=self.downsampling)
+            latents = latents + conv2d(lapped(pixels_B1HW, side), self.lapped_basis_D1ff, stride=side)
         return latents
 
     def quantise(self, latents_BDhw: Tensor) -> Quantised:
@@ -207,7 +212,9 @@ class VQGAN(nn.Module):
         excess."""
         pixels = pixel_shuffle(self.net.decoder(self.net.post_quant_conv(latents_BDhw)), self.config.patch)
         if self.config.linear:
-            pixels = pixels + conv_transpose2d(latents_BDhw, self.basis_D1ff, stride=self.downsampling)
+            side = self.downsampling
+            cells = conv_transpose2d(latents_BDhw, self.lapped_basis_D1ff, stride=side)
+            pixels = pixels + lapped(cells, side, back=True)
         return pixels
 
     @torch.no_grad()
@@ -252,6 +259,35 @@ class VQGAN(nn.Module):
         model = cls(VQGANConfig.model_validate(_BEFORE | saved["vqgan"]))
         restore(model, state, folder)
         return model.eval()
+
+
+def lapped(pixels_B1HW: Tensor, side: int, *, back: bool = False) -> Tensor:
+    """Turns pixels so that a cell's ``side`` x ``side`` of them are the coordinates of patterns that reach half a cell
+    over its edges, or ``back``.
+
+    Orthogonal: the pre- and post-filter of T. Tran, J. Liang, C. Tu, *Lapped transform via time-domain pre- and
+    post-processing*, IEEE Trans. Signal Processing 2003, with the angles of H. Malvar's lapped orthogonal transform.
+    The image's own borders stay as they are.
+    """
+    turn_HH, turn_WW = (_turn(length, side, pixels_B1HW.device) for length in pixels_B1HW.shape[-2:])
+    if back:
+        turn_HH, turn_WW = turn_HH.T, turn_WW.T
+    return turn_HH @ pixels_B1HW @ turn_WW.T
+
+
+@cache
+def _turn(length: int, side: int, device: torch.device) -> Tensor:
+    half = side // 2
+    flip = np.eye(half)[::-1]
+    fold = np.block([[np.eye(half), flip], [flip, -np.eye(half)]])
+    angles = flip @ dct(np.eye(half), type=2, norm="ortho", axis=0).T
+    angles = angles @ dct(np.eye(half), type=4, norm="ortho", axis=0) @ flip
+    across = np.eye(side)
+    across[half:, half:] = angles
+    turn = np.eye(length)
+    for edge in range(side, length, side):
+        turn[edge - half : edge + half, edge - half : edge + half] = fold @ across @ fold / 2
+    return torch.from_numpy(turn).float().to(device)
 
 
 def nearest(latents_ND: Tensor, codebook_kD: Tensor) -> Tensor:
