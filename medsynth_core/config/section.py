@@ -15,6 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bf16"]
 View = Literal["frontal", "lateral"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "dvclive"]
 
 
 class Section(BaseModel):

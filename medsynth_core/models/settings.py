@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from medsynth_core.config.section import Count, Fraction, Precision, Section
+from medsynth_core.config.section import Count, Fraction, Precision, Section, Tracker
 
 
 class OptimiserConfig(Section):
@@ -232,6 +232,9 @@ class ModelsConfig(Section):
     precision: Precision = "auto"
     """Arithmetic of training; weights stay float32. auto: bf16 on a GPU that has it, and on a CPU that multiplies it by
     itself (AVX512-BF16, AMX), else float32."""
+    tracker: Tracker | None = None
+    """Also tell this program, whose package must be installed, how a training goes; its files lie in
+    .medsynth/tracking."""
     classifier: ClassifierConfig = ClassifierConfig()
     judge: ClassifierConfig = ClassifierConfig()
     segmenter: SegmenterConfig = SegmenterConfig()

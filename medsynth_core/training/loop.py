@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
 from medsynth_core.errors import ConfigError, StateError
@@ -96,6 +97,7 @@ def make_accelerator(params: TrainingParams) -> Accelerator:
 
     Raises:
         InputError: cuda is asked for and there is none.
+        ConfigError: the tracker isn't installed.
     """
     device = pick_device(params.device)
     quick = params.precision == "auto" and device.type == "cpu" and _multiplies_bf16()
@@ -103,7 +105,18 @@ def make_accelerator(params: TrainingParams) -> Accelerator:
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted and not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=wanted)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=wanted,
+        log_with=params.tracker,
+        project_config=ProjectConfiguration(logging_dir="."),  # set anew when a training begins
+    )
+    if params.tracker and not accelerator.log_with:
+        raise ConfigError(
+            f"models.tracker={params.tracker}: its package isn't installed; install it beside medsynth "
+            f"(pip install {params.tracker}), or set models.tracker to null"
+        )
+    return accelerator
 
 
 def _multiplies_bf16() -> bool:
@@ -180,6 +193,9 @@ def train(
         ConfigError: the batch can't be dealt out evenly to the processes.
         StateError: a loss isn't finite, or the checkpoint is damaged.
     """
+    if accelerator.log_with:
+        accelerator.project_configuration.logging_dir = str(checkpoint.parents[1] / "tracking")
+        accelerator.init_trackers(checkpoint.stem)
     modules = {objective.name: objective.module.train() for objective in objectives}
     wrapped = {name: accelerator.prepare(module) for name, module in modules.items()}
     optimisers = {
@@ -217,6 +233,7 @@ def train(
                 )
             rate = learning_rate(config, step - 1)
             curve.append({"step": step - 1, "rate": rate, **{name: round(value, 6) for name, value in row.items()}})
+            accelerator.log(curve[-1], step - 1)
             progress(step, config.steps, ", ".join(f"{name} {value:.3f}" for name, value in row.items()))
         if step == config.steps or step % config.checkpoint_every == 0:
             if validate is not None and step > validate_from:
@@ -224,11 +241,15 @@ def train(
                 if held_out < best_of(curve)[0]:
                     save_checkpoint(best, key, Progressed(step, []), wrapped, {}, writes=main)
                 curve.append({"step": step - 1, "held_out": held_out})
+                accelerator.log(curve[-1], step - 1)
             save_checkpoint(checkpoint, key, Progressed(step, curve), wrapped, optimisers, writes=main)
             if main:
                 write_curve(curve_path(checkpoint), curve)
                 if at_checkpoint is not None:
                     at_checkpoint(curve)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
     accelerator.wait_for_everyone()
     for name, module in wrapped.items():
         accelerator.unwrap_model(module, keep_fp32_wrapper=False)

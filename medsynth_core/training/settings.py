@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from medsynth_core.config.parameters import Param, Params
-from medsynth_core.config.section import Device, Precision
+from medsynth_core.config.section import Device, Precision, Tracker
 from medsynth_core.models.settings import AlignmentConfig, ClassifierConfig, LLMConfig, SegmenterConfig, VQGANConfig
 
 
@@ -17,6 +17,7 @@ class TrainingParams(Params):
     seed: int
     precision: Annotated[Precision, Param("models.precision")]
     device: Annotated[Device, Param(changes_output=False)]
+    tracker: Annotated[Tracker | None, Param("models.tracker", changes_output=False)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTImageProcessor, ViTModel
 
 from medsynth_core.config import Paths
+from medsynth_core.config.section import Tracker
 from medsynth_core.corpus.images import to_pixels
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
@@ -140,12 +141,19 @@ class Line(torch.nn.Linear):
         torch.nn.init.zeros_(self.weight)
 
 
-def _fit(checkpoint: Path, settings: OptimiserConfig, module: torch.nn.Module, loss: Loss, **options: Any) -> Trained:
+def _fit(
+    checkpoint: Path,
+    settings: OptimiserConfig,
+    module: torch.nn.Module,
+    loss: Loss,
+    tracker: Tracker | None = None,
+    **options: Any,
+) -> Trained:
     return train(
         [Objective("line", module, loss)],
         32,
         settings,
-        accelerator=make_accelerator(TrainingParams(0, "float32", "cpu")),
+        accelerator=make_accelerator(TrainingParams(0, "float32", "cpu", tracker)),
         key="key",
         seed=0,
         checkpoint=checkpoint,
@@ -156,6 +164,23 @@ def _fit(checkpoint: Path, settings: OptimiserConfig, module: torch.nn.Module, l
 
 def _upwards(module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     return {"total": -module(torch.ones(1, 1)).sum()}
+
+
+def test_a_training_can_be_followed_in_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = OptimiserConfig(steps=41, batch_size=1, learning_rate=1.0, checkpoint_every=20)
+    losses = iter([0.9, 0.5, 0.7])
+    checkpoint = tmp_path / "checkpoints" / "line.safetensors"
+    _fit(checkpoint, settings, Line(), _upwards, "tensorboard", validate=lambda: next(losses))
+    seen = EventAccumulator(str(tmp_path / "tracking" / "line")).Reload()
+    assert [(each.step, round(each.value, 3)) for each in seen.Scalars("held_out")] == [(19, 0.9), (39, 0.5), (40, 0.7)]
+    assert [each.step for each in seen.Scalars("rate")] == [0, 20, 40]
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"models\.tracker=wandb: its package isn't installed"):
+        make_accelerator(TrainingParams(0, "float32", "cpu", "wandb"))
 
 
 @pytest.mark.parametrize("killed_at", [None, 5])
@@ -510,7 +535,7 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(trained: tuple[Config, 
     with torch.no_grad():
         model.codebook_KD[5:] = 1e3
     before = model.codebook_KD.detach().clone()
-    accelerator = make_accelerator(TrainingParams(0, "float32", "cpu"))
+    accelerator = make_accelerator(TrainingParams(0, "float32", "cpu", None))
     terms = vqgan._Terms(model, vqgan.PatchDiscriminator(), settings, corpus, rows, torch.nn.ModuleDict(), accelerator)
     used = torch.bincount(model.encode(terms._pixels(rows)).flatten(), minlength=settings.codes) > 0
     terms.revive(0, 0)
@@ -668,7 +693,7 @@ def test_contrast_moves_images_towards_their_own_conditions(trained: tuple[Confi
     still = contrast.contrastive_terms(model, model, codes, sides, settings)
     assert float(still["own"].detach()) == pytest.approx(np.log(2), abs=1e-5)
     before = gap()
-    params = TrainingParams(0, "float32", "cpu")
+    params = TrainingParams(0, "float32", "cpu", None)
     trained_more = contrast.contrast(
         model,
         examples,
