@@ -253,28 +253,24 @@ class ImageLanguageModel(nn.Module):
         codes_BT: Tensor,
         reverse_prefixes: Sequence[Prefix] = (),
         reports: Sequence[str] = (),
-        each: bool = False,
+        wanted_BTK: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Returns the loss terms in nats a token, each a scalar; a task without samples has none. With ``each`` the
-        first term is that of every image, [B].
+        """Returns the loss terms in nats a token, each a scalar; a task without samples has none.
 
         ``image``: of the image tokens after their prefix. Only image codes can follow the response marker, so the
         softmax runs over them alone, as in decoding. ``text``: of the text tokens inside the prefixes, when
         ``text_weight`` isn't 0. ``report``: of the reports after ``reverse_prefixes``.
+
+        Args:
+            wanted_BTK: how likely each code should be, in place of the image's own as the only one.
         """
         losses: dict[str, Tensor] = {}
         if prefixes:
             codes_BT = codes_BT.to(self.device)
-            ids_BS, cells_BS, mask_BS = self.pad(prefixes)
-            before_BT = codes_BT[:, :-1]
-            ids = torch.cat([ids_BS, before_BT + self.layout.first_code], 1)
-            following_T = torch.arange(1, codes_BT.shape[1], device=self.device)
-            cells = torch.cat([cells_BS, following_T.expand_as(before_BT)], 1)
-            mask = torch.cat([mask_BS, torch.ones_like(before_BT)], 1)
-            states = self._states(ids, cells, mask, self.known(prefixes, codes_BT))
-            logits_BTK = self.image_logits(states[:, ids_BS.shape[1] - 1 :])
-            nats_BT = cross_entropy(logits_BTK.transpose(1, 2), codes_BT, reduction="none")
-            losses["image"] = nats_BT.mean(1) if each else nats_BT.mean()
+            states, ids = self._written(prefixes, codes_BT)
+            logits_BTK = self.image_logits(states[:, -codes_BT.shape[1] :])
+            wanted = codes_BT if wanted_BTK is None else wanted_BTK.transpose(1, 2)
+            losses["image"] = cross_entropy(logits_BTK.transpose(1, 2), wanted)
             if self.config.text_weight > 0:
                 losses["text"] = self._text_loss(states[:, :-1], ids[:, 1:])
         if reverse_prefixes:
@@ -292,6 +288,22 @@ class ImageLanguageModel(nn.Module):
             following = ids[:, -longest:].masked_fill(~is_answer, self.layout.marker("pad"))
             losses["report"] = self._text_loss(self._states(ids, cells, mask)[:, -longest - 1 : -1], following)
         return losses
+
+    def token_logits(self, prefixes: Sequence[Prefix], codes_BT: Tensor) -> Tensor:
+        """Returns the logits of each image token, float32 [B, T, K], after its prefix and the tokens before it."""
+        codes_BT = codes_BT.to(self.device)
+        states, _ = self._written(prefixes, codes_BT)
+        return self.image_logits(states[:, -codes_BT.shape[1] :])
+
+    def _written(self, prefixes: Sequence[Prefix], codes_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the hidden states of prefixes and image tokens but the last, and their ids, int64 [B, S + T - 1]."""
+        ids_BS, cells_BS, mask_BS = self.pad(prefixes)
+        before_BT = codes_BT[:, :-1]
+        ids = torch.cat([ids_BS, before_BT + self.layout.first_code], 1)
+        following_T = torch.arange(1, codes_BT.shape[1], device=self.device)
+        cells = torch.cat([cells_BS, following_T.expand_as(before_BT)], 1)
+        mask = torch.cat([mask_BS, torch.ones_like(before_BT)], 1)
+        return self._states(ids, cells, mask, self.known(prefixes, codes_BT)), ids
 
     def image_loss(self, prefixes: Sequence[Prefix], codes_BT: Tensor) -> Tensor:
         """Returns the mean cross-entropy of the image tokens in nats a token."""
@@ -374,6 +386,7 @@ class ImageLanguageModel(nn.Module):
             raise InputError(
                 f"{folder}: no llm model there; train it, or set models.path to a folder that has one"
             ) from error
+        known = LLMConfig.model_fields  # settings that are gone told how it was trained, not what it is
         lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "lm"), dtype=torch.float32)
         missing, unexpected = lm.load_state_dict(state, strict=False)
         tied = set(getattr(lm, "_tied_weights_keys", None) or ()) if lm.config.tie_word_embeddings else set()
@@ -381,12 +394,17 @@ class ImageLanguageModel(nn.Module):
             raise InputError(f"{folder}: weights don't fit config.json: {[*missing, *unexpected][:3]}")
         lm.tie_weights()
         model = cls(
-            LLMConfig.model_validate(about["llm"]),
+            LLMConfig.model_validate({name: about["llm"][name] for name in about["llm"] if name in known}),
             TokenLayout(**about["layout"]),
             load_tokenizer(folder / "tokenizer"),
             lm,
         )
         return model.eval()
+
+
+def guided(logits_with: Tensor, logits_without: Tensor, scale: float) -> Tensor:
+    """Returns classifier-free guided logits [..., K] (Ho & Salimans 2022, eq. 6, with w = scale - 1)."""
+    return logits_without + scale * (logits_with - logits_without)
 
 
 def _small_llama(config: LLMConfig, layout: TokenLayout) -> LlamaConfig:

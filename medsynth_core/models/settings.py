@@ -172,21 +172,18 @@ class LoRAConfig(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
 
 
-class ContrastConfig(Section):
-    """Condition contrastive alignment (arXiv:2410.09347): after training, images are made likelier under their own
-    conditions and less likely under another study's, so that they need no guidance, which costs a second sequence each.
-    """
+class DistilConfig(Section):
+    """Guidance distillation: after training, the model learns to write without guidance what it wrote with it, so that
+    images don't cost a second sequence each. Then set synthesis.guidance to 1."""
 
     steps: Count = 0
     """Optimiser steps; 0 leaves it out."""
+    guidance: Annotated[float, Field(gt=1.0)] = 3.0
+    """The guidance that is learnt, as synthesis.guidance."""
     batch_size: PositiveInt = 16
-    """Pairs a step; each is seen with two conditions."""
-    learning_rate: PositiveFloat = 3e-4
+    """Pairs a step."""
+    learning_rate: PositiveFloat = 1e-3
     """Peak rate."""
-    sharpness: PositiveFloat = 0.02
-    """What a nat of likelihood counts (beta)."""
-    strength: PositiveFloat = 1000.0
-    """Weight of the other study's conditions (lambda): the higher, the more as with higher guidance."""
 
 
 class LLMConfig(Section):
@@ -217,7 +214,7 @@ class LLMConfig(Section):
     """As models.vqgan.jitter; images are then encoded anew in every step. For corpora of few films."""
     reverse_fraction: Fraction = 0.0
     """Share of training samples that write the report from the image tokens instead (LLM-CXR's other direction)."""
-    contrast: ContrastConfig = ContrastConfig()
+    distil: DistilConfig = DistilConfig()
     lora: LoRAConfig = LoRAConfig()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""

@@ -12,11 +12,6 @@ from torch import Tensor
 from medsynth_core.synthesis.settings import SynthesisConfig
 
 
-def guided(logits_with: Tensor, logits_without: Tensor, scale: float) -> Tensor:
-    """Returns classifier-free guided logits [B, K] (Ho & Salimans 2022, eq. 6, with w = scale - 1)."""
-    return logits_without + scale * (logits_with - logits_without)
-
-
 def sample(logits_BK: Tensor, uniform_B: Tensor, settings: SynthesisConfig) -> Tensor:
     """Returns one code a row, int64 [B], by inverting the cumulative distribution at ``uniform_B`` in [0, 1).
 

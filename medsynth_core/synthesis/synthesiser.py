@@ -102,6 +102,14 @@ class Synthesiser:
                 f"{layout.cells} cells, but the image tokenizer has {wanted[1]} codes in {wanted[2]} levels and the "
                 f"alignment {wanted[0]} cells; retrain the llm"
             )
+        if llm.config.distil.steps and params.synthesis.guidance > 1:
+            log.warning(
+                "%s: the llm has learnt guidance %g already (models.llm.distil); with synthesis.guidance=%g too, "
+                "images are guided twice: set it to 1",
+                paths["llm"],
+                llm.config.distil.guidance,
+                params.synthesis.guidance,
+            )
         return cls(params.synthesis, image_tokenizer, alignment, codebook, llm)
 
     def keypatches(self, prompts: Sequence[PromptRow]) -> list[list[Keypatch]]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from medsynth_core.models.llm import ImageLanguageModel, Prefix
+from medsynth_core.models.llm import ImageLanguageModel, Prefix, guided
 from medsynth_core.synthesis.attention import Buffers, PrefixBlock, SharedPrefixCache
-from medsynth_core.synthesis.sampling import guided, sample
+from medsynth_core.synthesis.sampling import sample
 from medsynth_core.synthesis.settings import SynthesisConfig
 
 _SHORTEST_SHARED_HEAD = 8

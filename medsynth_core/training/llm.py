@@ -24,8 +24,8 @@ from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
-from medsynth_core.training.contrast import contrast
 from medsynth_core.training.curve import Row, forecast
+from medsynth_core.training.distil import distil
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.finish import (
     TrainingReport,
@@ -106,22 +106,22 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
         _load_whole(model, trained.weights)
         model.eval()
     merge_adapters()
-    if settings.contrast.steps:
+    if settings.distil.steps:
         trained = _followed_by(
             trained,
-            contrast(
+            distil(
                 model,
                 examples,
                 held_out,
-                settings.contrast,
+                settings.distil,
                 accelerator=accelerator,
-                key=f"{key} contrast",
+                key=f"{key} distil",
                 seed=params.seed,
-                checkpoint=checkpoint_path(paths, "llm-contrast"),
+                checkpoint=checkpoint_path(paths, "llm-distil"),
                 progress=progress,
             ),
         )
-        drop_checkpoint(checkpoint_path(paths, "llm-contrast"))
+        drop_checkpoint(checkpoint_path(paths, "llm-distil"))
     metrics = evaluate(model, held_out)
     _warn_of_noise(metrics["loss"], image_tokenizer.codes // image_tokenizer.levels, len(pairs))
 

@@ -26,11 +26,11 @@ from medsynth_core.models.codebook import VisualCodebook
 from medsynth_core.models.condition import Condition
 from medsynth_core.models.llm import ImageLanguageModel
 from medsynth_core.models.pixels import to_inputs
-from medsynth_core.models.settings import ContrastConfig, OptimiserConfig, VQGANConfig
+from medsynth_core.models.settings import DistilConfig, OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN, lapped
 from medsynth_core.progress import silent
-from medsynth_core.training import alignment, classifier, contrast, judge, llm, loop, vqgan
+from medsynth_core.training import alignment, classifier, distil, judge, llm, loop, vqgan
 from medsynth_core.training.curve import forecast
 from medsynth_core.training.examples import Examples
 from medsynth_core.training.features import FeatureDistance, ImageEncoder
@@ -674,7 +674,9 @@ def test_a_model_that_hardly_learnt_is_named(caplog: pytest.LogCaptureFixture) -
     assert not caplog.text
 
 
-def test_contrast_moves_images_towards_their_own_conditions(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+def test_a_distilled_model_writes_without_guidance_what_it_wrote_with_it(
+    trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
     paths = trained[1]
     model, tokenizer = ImageLanguageModel.load(paths["llm"]), VQGAN.load(paths["vqgan"])
     alignment_model, codebook = (
@@ -682,31 +684,36 @@ def test_contrast_moves_images_towards_their_own_conditions(trained: tuple[Confi
         VisualCodebook.load(paths["alignment"] / "codebook"),
     )
     examples = Examples(read_pairs(paths, "train"), tokenizer, alignment_model, codebook, model.config)
-    settings = ContrastConfig(steps=60, batch_size=16, learning_rate=1e-2, strength=1.0, sharpness=0.5)
-    sides = contrast._sides(model, examples, list(range(16)), contrast._others(examples, 0))
-    codes = examples.codes_NT[list(range(16))]
+    picks = list(range(16))
+    own = [examples.prefix(model, pick) for pick in picks]
+    none = [model.empty_prefix(examples.pairs.conditions[pick]) for pick in picks]
+    codes = examples.codes_NT[picks]
+    unguided = distil.guided_shares(model, own, none, codes, 1.0)
+    torch.testing.assert_close(unguided, model.token_logits(own, codes).detach().softmax(-1))
+    wanted = distil.guided_shares(model, own, none, codes, 4.0)
 
-    def gap() -> float:
-        own, other = (model.image_loss(list(prefixes), codes) for prefixes in sides)
-        return float((other - own).detach())
+    def off() -> float:
+        with torch.no_grad():
+            written = model.token_logits(own, codes).log_softmax(-1)
+            assert float(model(own, codes, wanted_BTK=wanted)["image"]) == pytest.approx(
+                -float((wanted * written).sum(-1).mean()), rel=1e-4
+            )
+        return float((wanted * (wanted.log() - written)).sum(-1).mean())
 
-    still = contrast.contrastive_terms(model, model, codes, sides, settings)
-    assert float(still["own"].detach()) == pytest.approx(np.log(2), abs=1e-5)
-    before = gap()
-    params = TrainingParams(0, "float32", "cpu", None)
-    trained_more = contrast.contrast(
+    before = off()
+    trained_more = distil.distil(
         model,
         examples,
         examples,
-        settings,
-        accelerator=loop.make_accelerator(params),
+        DistilConfig(steps=60, guidance=4.0, learning_rate=1e-2),
+        accelerator=loop.make_accelerator(TrainingParams(0, "float32", "cpu", None)),
         key="",
         seed=0,
-        checkpoint=tmp_path / "contrast.safetensors",
+        checkpoint=tmp_path / "distil.safetensors",
         progress=silent,
     )
     assert (trained_more.steps, model.training) == (60, False)
-    assert gap() > before + 0.01
+    assert off() < 0.5 * before
 
 
 def test_a_training_is_forecast_from_its_held_out_losses() -> None:
