@@ -96,7 +96,7 @@ class VQGANConfig(Section):
     """Weight of the commitment term."""
     adversarial_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the patch discriminator, scaled adaptively; 0 leaves it out."""
-    adversarial_start: Count = 240
+    adversarial_start: Count = 400
     """First step of the adversarial term."""
     grain_channels: Count = 16
     """Width of the network that adds what codes can't carry, the detector's noise and the finest texture; 0 leaves it
@@ -116,7 +116,7 @@ class VQGANConfig(Section):
     """Weight of a perceptual term on the features of perceptual_model."""
     perceptual_model: str | None = None
     """Name or folder of a transformers image encoder; null: the early stages of the clinical term stand in."""
-    train: OptimiserConfig = OptimiserConfig(steps=300, batch_size=8, learning_rate=1e-3)
+    train: OptimiserConfig = OptimiserConfig(steps=500, batch_size=8, learning_rate=1e-3)
 
     @property
     def downsampling(self) -> int:
@@ -218,7 +218,7 @@ class LLMConfig(Section):
     lora: LoRAConfig = LoRAConfig()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    train: OptimiserConfig = OptimiserConfig(steps=850, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
+    train: OptimiserConfig = OptimiserConfig(steps=1300, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
 
 
 class ModelsConfig(Section):

@@ -28,11 +28,11 @@ class SynthesisConfig(Section):
     itself (AVX512-BF16, AMX) decodes a large model some 1.5 times as fast with it."""
     temperature: PositiveFloat = 1.0
     """Of sampling: below 1 images are more alike, above 1 they vary more and break more often."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """Tokens are drawn from the most probable ones that make up this share."""
     top_k: Count = 0
     """0: no top-k."""
-    guidance: Annotated[float, Field(ge=1.0)] = 3.0
+    guidance: Annotated[float, Field(ge=1.0)] = 1.5
     """Classifier-free guidance scale on the logits; 1 is none."""
     view: View = "frontal"
     """Projection that is asked for."""
