@@ -218,7 +218,7 @@ class LLMConfig(Section):
     lora: LoRAConfig = LoRAConfig()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    train: OptimiserConfig = OptimiserConfig(steps=1300, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
+    train: OptimiserConfig = OptimiserConfig(steps=1000, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
 
 
 class ModelsConfig(Section):
