@@ -287,7 +287,8 @@ def _turn(length: int, side: int, device: torch.device) -> Tensor:
     turn = np.eye(length)
     for edge in range(side, length, side):
         turn[edge - half : edge + half, edge - half : edge + half] = fold @ across @ fold / 2
-    return torch.from_numpy(turn).float().to(device)
+    with torch.inference_mode(False):  # whoever asks first, a training may ask next
+        return torch.from_numpy(turn).float().to(device)
 
 
 def nearest(latents_ND: Tensor, codebook_kD: Tensor) -> Tensor:
