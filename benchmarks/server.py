@@ -135,8 +135,10 @@ def ask_prefect(environment: Mapping[str, str], path: str, body: Mapping[str, An
         return json.load(answer)
 
 
-def kill_listener(port: int) -> None:
-    """Kills the processes that listen on a port, as a power cut would."""
-    for connection in psutil.net_connections("tcp"):
-        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-            psutil.Process(connection.pid).kill()
+def listeners(port: int) -> list[psutil.Process]:
+    """Returns the processes that listen on a port: killed, a power cut; suspended, a server that is busy."""
+    return [
+        psutil.Process(connection.pid)
+        for connection in psutil.net_connections("tcp")
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+    ]

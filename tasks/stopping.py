@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 
 GRACE_S = 6.0
 """From a signal to the end of the process, whatever it is doing."""
-_REPORT_S = 4.0
-"""For telling Prefect of it."""
+_REPORT_S = 8.0
+"""For telling Prefect of it, whose server may be busy: one that is gone costs as much."""
 _AGAIN_S = 0.1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,7 +43,7 @@ class _Stop:
         tag: of the flow runs that this process makes, by which one is found that hasn't begun; None: there is none.
         publishing: whether the one step that can't be taken back is under way.
         published: whether it was taken.
-        told: whether Prefect was told of the stop.
+        telling: the thread that tells Prefect of the stop, once there is one.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,12 @@ class _Stop:
         self.tag: str | None = None
         self.publishing = False
         self.published = False
-        self.told = False
+        self.telling: threading.Thread | None = None
         self.active = False
 
 
 _stop = _Stop()
+_asking = threading.Lock()
 
 
 @contextmanager
@@ -120,12 +121,18 @@ def _own_tag() -> str:
 
 
 def settle(why: str) -> None:
-    """Sets the states of runs that Prefect takes for running or waiting, though this process won't go on."""
-    if (_stop.runs or _stop.tag) and not _stop.told:
-        _stop.told = True
-        telling = threading.Thread(target=_tell, args=(why,), daemon=True)
-        telling.start()
-        telling.join(_REPORT_S)
+    """Sets the states of runs that Prefect takes for running or waiting, though this process won't go on.
+
+    Two threads may ask for it, the main one and the one that ends a process which doesn't end by itself; the second
+    waits for what the first began, since the process is gone once either of them returns.
+    """
+    if not (_stop.runs or _stop.tag):
+        return
+    with _asking:
+        if _stop.telling is None:
+            _stop.telling = threading.Thread(target=_tell, args=(why,), daemon=True)
+            _stop.telling.start()
+    _stop.telling.join(_REPORT_S)
 
 
 def _last_word() -> None:
@@ -188,13 +195,16 @@ def _sends_again(hook: Callable[[Any], object]) -> Callable[[Any], object]:
 
 def stopped(error: BaseException) -> int | None:
     """Returns the signal that stopped the process: the one that an exception was raised for, or that led to it, since
-    Prefect's engine may stumble over it; None where there was none."""
+    Prefect's engine may stumble over it; None where there was none. A library written in another language may say in
+    words alone what it was interrupted by: whatever fails once a signal came counts as stopped by it."""
     chain: BaseException | None = error
     while chain is not None:
         if (number := _signal_of(chain)) is not None:
             return number
         chain = chain.__context__
-    return None
+    if _stop.active and _stop.asked is None:
+        time.sleep(_AGAIN_S)  # for the thread that hears of a signal
+    return _stop.asked
 
 
 def _signal_of(error: BaseException | None) -> int | None:
@@ -305,13 +315,17 @@ def _set_states(why: str) -> None:
         if _stop.tag is not None:
             mine = FlowRunFilter(tags=FlowRunFilterTags(all_=[_stop.tag]))
             made = [str(run.id) for run in client.read_flow_runs(flow_run_filter=mine)]
+        ended = []
         for run_id in dict.fromkeys([*reversed(_stop.runs), *made]):
             state = client.read_flow_run(run_id).state  # type: ignore[arg-type]
             if state is not None and state.is_final() and not _stumbled(state):
                 continue
             told = Cancelled if state is not None and state.is_cancelling() else Crashed
             client.set_flow_run_state(run_id, told(message=f"{why}."), force=True)
-            those = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))  # type: ignore[list-item]
-            for task_run in client.read_task_runs(flow_run_filter=those):
-                if task_run.state is not None and not task_run.state.is_final():
-                    client.set_task_run_state(task_run.id, Crashed(message=f"{why}."), force=True)
+            ended.append(run_id)
+        if not ended:
+            return
+        those = FlowRunFilter(id=FlowRunFilterId(any_=ended))
+        for task_run in client.read_task_runs(flow_run_filter=those):
+            if task_run.state is not None and not task_run.state.is_final():
+                client.set_task_run_state(task_run.id, Crashed(message=f"{why}."), force=True)

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.server import ask_prefect, free_port, kill_listener, serving, serving_postgres, serving_prefect
+from benchmarks.server import ask_prefect, free_port, listeners, serving, serving_postgres, serving_prefect
 from medsynth_core.config import Paths
 from medsynth_core.release import open_release
 from medsynth_core.workspace.init import init_workspace
@@ -111,7 +111,8 @@ class House:
 
     def fail_of_power(self) -> None:
         self.kill_worker()
-        kill_listener(self._port)
+        for server in listeners(self._port):
+            server.kill()
 
     def schedule(self, first: datetime) -> list[str]:
         """Makes the three runs of a night due, the first when it is said, and returns when each is."""

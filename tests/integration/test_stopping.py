@@ -17,11 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.server import ask_prefect, kill_listener, serving_prefect
+from benchmarks.server import ask_prefect, listeners, serving_prefect
 from medsynth_core.config import Paths
 from medsynth_core.errors import TransientError
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
+from tasks.stopping import GRACE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -61,9 +62,11 @@ def length(workspace: Path, prefect_environment: dict[str, str]) -> float:
     return time.monotonic() - began
 
 
-def start(root: Path, environment: dict[str, str], seed: int) -> subprocess.Popen[bytes]:
+def start(root: Path, environment: dict[str, str], seed: int, *settings: str) -> subprocess.Popen[bytes]:
     """Starts a run of other images than every seed's before it."""
     command = [sys.executable, "-m", "medsynth_core.cli.main", "run", "-w", str(root), "-s", f"synthesis.seed={seed}"]
+    for setting in settings:
+        command += ["-s", setting]
     with (root.parent / f"{seed}.log").open("w") as log:
         return subprocess.Popen(
             command,
@@ -115,33 +118,31 @@ def test_the_next_run_goes_on(workspace: Path, prefect_environment: dict[str, st
     assert process.wait(300) == 0, (workspace.parent / "1.log").read_text()[-3000:]
 
 
+def test_a_run_stops_while_prefect_is_busy(workspace: Path, tmp_path: Path) -> None:
+    """Its server answers only after the process is to be ended, and is told all the same."""
+    with serving_prefect(tmp_path) as environment:
+        process, log = at_its_report(workspace, environment)
+        for server in listeners(port_of(environment)):
+            server.suspend()
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(GRACE_S + 1)
+        for server in listeners(port_of(environment)):
+            server.resume()
+        code = process.wait(60)
+        assert time.monotonic() - told < STOPPED_WITHIN_S, log.read_text()[-3000:]
+        assert code in {128 + signal.SIGTERM, -signal.SIGTERM}, log.read_text()[-3000:]
+        assert set(states(environment).values()) == {"CRASHED", "COMPLETED"}, log.read_text()[-3000:]
+
+
 def test_a_run_ends_within_a_minute_when_prefect_is_gone(workspace: Path, tmp_path: Path) -> None:
     """In one line, instead of minutes of attempts; what is made is kept."""
-    log, there = workspace.parent / "gone.log", published(workspace)
+    there = published(workspace)
     with serving_prefect(tmp_path) as environment:
-        command = [
-            sys.executable,
-            "-m",
-            "medsynth_core.cli.main",
-            "run",
-            "-w",
-            str(workspace),
-            "-s",
-            "synthesis.seed=99",
-        ]
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [*command, "-s", "synthesis.seed=99", "-s", "report.oracle_phantoms=60000"],
-                env=environment,
-                stdout=output,
-                stderr=output,
-            )
-        deadline = time.monotonic() + 200
-        while "report: 1 of 15 oracle" not in log.read_text() and time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()[-3000:]
-            time.sleep(0.2)
+        process, log = at_its_report(workspace, environment)
         before = len(log.read_text().splitlines())
-        kill_listener(int(environment["PREFECT_API_URL"].split(":")[2].partition("/")[0]))
+        for server in listeners(port_of(environment)):
+            server.kill()
         killed = time.monotonic()
         assert process.wait(90) == TransientError.exit_code, log.read_text()[-3000:]
         took = time.monotonic() - killed
@@ -150,6 +151,20 @@ def test_a_run_ends_within_a_minute_when_prefect_is_gone(workspace: Path, tmp_pa
     assert after[-1].startswith(f"error: Prefect's server at {environment['PREFECT_API_URL']}"), after[-5:]
     assert len(after) < 30, "\n".join(after)
     assert published(workspace) == there
+
+
+def at_its_report(root: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
+    """Starts a run whose report takes minutes; returns it once it is there, and its log."""
+    process, log = start(root, environment, 9999, "report.oracle_phantoms=60000"), root.parent / "9999.log"
+    deadline = time.monotonic() + 200
+    while "report: 1 of 15 oracle" not in log.read_text() and time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.2)
+    return process, log
+
+
+def port_of(environment: dict[str, str]) -> int:
+    return int(environment["PREFECT_API_URL"].split(":")[2].partition("/")[0])
 
 
 def _of_group(process: psutil.Process, group: int) -> bool:
