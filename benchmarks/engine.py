@@ -42,7 +42,7 @@ HEAD_TOKENS = 32
 """Tokens that all prompts begin with: markers and the instruction, as a pretrained model is given."""
 CACHES = ("dynamic", "static")
 """Of ``generate``; on a GPU it compiles with the static one."""
-TABLES = ("generate", "alone", "growth", "batches", "guidance", "grouped")
+TABLES = ("generate", "alone", "growth", "batches", "guidance", "grouped", "lengths")
 OURS = "medsynth"
 SETTINGS = SynthesisConfig(top_p=0.92, guidance=1.0)
 
@@ -133,6 +133,9 @@ def main() -> None:
             console.print(guidance_table(name, work, machine, arguments.rounds))
     if "grouped" in tables:
         console.print(grouped_table(work, machine, arguments.rounds))
+    if "lengths" in tables:
+        for name in arguments.sizes:
+            console.print(lengths_table(name, work, machine, arguments.rounds))
 
 
 # --- the machine
@@ -348,26 +351,35 @@ def batch_table(machine: Machine) -> Table:
 def guidance_table(name: str, work: Work, machine: Machine, rounds: int) -> Table:
     """Returns table 5: what guidance costs, which a model that was aligned with its conditions does without."""
     sides = {
-        f"guidance {guidance:g}": (SIZES[name], SETTINGS.model_copy(update={"guidance": guidance}))
+        f"guidance {guidance:g}": (SIZES[name], SETTINGS.model_copy(update={"guidance": guidance}), work)
         for guidance in (3.0, 1.0)
     }
-    return _in_turns(f"{name}, with guidance and without", sides, work, machine, rounds)
+    return _in_turns(f"{name}, with guidance and without", sides, machine, rounds)
 
 
 def grouped_table(work: Work, machine: Machine, rounds: int) -> Table:
     """Returns table 6: heads that share keys and values, beside as many with keys and values of their own."""
     grouped = SIZES["smollm2"]
-    sides = {f"{grouped.heads} heads over {groups}": (replace(grouped, groups=groups), SETTINGS) for groups in (9, 3)}
-    return _in_turns("SmolLM2's shape", sides, work, machine, rounds)
+    sides = {
+        f"{grouped.heads} heads over {groups}": (replace(grouped, groups=groups), SETTINGS, work) for groups in (9, 3)
+    }
+    return _in_turns("SmolLM2's shape", sides, machine, rounds)
 
 
-def _in_turns(
-    title: str, sides: dict[str, tuple[Size, SynthesisConfig]], work: Work, machine: Machine, rounds: int
-) -> Table:
-    """Returns how quick the engine is with one shape and setting and another, the first being what others are held
-    against."""
+def lengths_table(name: str, work: Work, machine: Machine, rounds: int) -> Table:
+    """Returns table 7: what larger images cost; in cells of 16 x 16 pixels one of 256 has 256 tokens, one of 512 has
+    1,024."""
+    sides = {
+        f"{tokens:,} tokens": (SIZES[name], SETTINGS, replace(work, tokens=tokens)) for tokens in (CELLS, 4 * CELLS)
+    }
+    return _in_turns(f"{name}, larger images", sides, machine, rounds)
+
+
+def _in_turns(title: str, sides: dict[str, tuple[Size, SynthesisConfig, Work]], machine: Machine, rounds: int) -> Table:
+    """Returns how quick the engine is with one shape, setting and work and another, the first being what others are
+    held against."""
     calls, spent, memory = {}, {side: list[float]() for side in sides}, dict.fromkeys(sides, 0.0)
-    for side, (size, settings) in sides.items():
+    for side, (size, settings, work) in sides.items():
         model = language_model(size, machine, work.tokens)
         pack(model)
         engine = Engine(model, capture=machine.device.type == "cuda")
@@ -381,12 +393,12 @@ def _in_turns(
                 spent[side].append(seconds(call, machine.device))
             memory[side] = max(memory[side], peak())
     base = next(iter(sides))
-    table = Table(title=f"{title}: {work}, {rounds} rounds in turn")
+    table = Table(title=f"{title}: {sides[base][2]}, {rounds} rounds in turn")
     for column in ("", "images/s", "times as quick", "peak, MiB"):
         table.add_column(column, justify="left" if not column else "right")
     for side, times in spent.items():
         ratio = statistics.median(other / mine for other, mine in zip(spent[base], times, strict=True))
-        rate = work.images / statistics.median(times)
+        rate = sides[side][2].images / statistics.median(times)
         table.add_row(side, f"{rate:.2f}", f"{ratio:.2f}", f"{memory[side]:.0f}")
     return table
 

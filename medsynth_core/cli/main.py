@@ -36,7 +36,7 @@ Overrides = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", help="demo, films, h200-small or paper, laid over params.yaml."),
+    typer.Option("--preset", help="demo, films, h200-small, h200-512 or paper, laid over params.yaml."),
 ]
 
 

@@ -12,7 +12,7 @@ from medsynth_core.config.load import dump, merged, override, parse, read_preset
 from medsynth_core.storage.atomic import write_bytes_atomically
 from medsynth_core.workspace.tree import Config
 
-Preset = Literal["demo", "films", "h200-small", "paper"]
+Preset = Literal["demo", "films", "h200-small", "h200-512", "paper"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 
 
