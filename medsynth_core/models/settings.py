@@ -162,6 +162,24 @@ class AlignmentConfig(Section):
     train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=64, learning_rate=1e-3)
 
 
+def grid_problem(image_size: int, downsampling: int, alignment: AlignmentConfig, whence: str) -> str | None:
+    """Returns why images can't be laid out in the cells of an image tokenizer, or the alignment's patches aren't those
+    cells; None where they can and are.
+
+    Args:
+        whence: what of params.yaml the downsampling comes from.
+    """
+    if image_size % downsampling or image_size < 2 * downsampling:
+        return f"corpus.image_size={image_size} can't be downsampled by {downsampling} ({whence})"
+    stages, wanted = len(alignment.image_channels), downsampling.bit_length() - 1
+    if stages != wanted:
+        return (
+            f"models.alignment.image_channels has {stages} stages; its grid is the image tokenizer's when it has "
+            f"{wanted} ({whence})"
+        )
+    return None
+
+
 class LoRAConfig(Section):
     """Low-rank adapters on every linear layer (peft); merged into the weights when training ends."""
 
