@@ -74,6 +74,10 @@ class SegmenterConfig(Section):
 class VQGANConfig(Section):
     """Image tokeniser: a convolutional VQ-GAN."""
 
+    base: str | None = None
+    """Pretrained image tokenizer, fine-tuned for train.steps: name or folder of diffusers' VQModel or of transformers'
+    Chameleon, Janus or Emu3, or LlamaGen's as a safetensors file. Its shape is its own: channels to linear and
+    grain_channels count for nothing. null trains ours from scratch."""
     channels: tuple[PositiveInt, ...] = (32, 64, 96)
     """Channels a resolution level; n levels downsample by patch * 2**(n-1)."""
     patch: Literal[1, 2, 4] = 2

@@ -42,9 +42,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _grid_fits(self) -> Config:
+        """A base's own config tells its downsampling: ``workspace/check.py`` reads it."""
         vqgan = self.models.vqgan
-        whence = f"models.vqgan.channels has {len(vqgan.channels)} levels, its patch {vqgan.patch} pixels"
-        problem = grid_problem(self.corpus.image_size, vqgan.downsampling, self.models.alignment, whence)
-        if problem is not None:
-            raise ValueError(problem)
+        if vqgan.base is None:
+            whence = f"models.vqgan.channels has {len(vqgan.channels)} levels, its patch {vqgan.patch} pixels"
+            problem = grid_problem(self.corpus.image_size, vqgan.downsampling, self.models.alignment, whence)
+            if problem is not None:
+                raise ValueError(problem)
         return self
