@@ -74,6 +74,10 @@ class SegmenterConfig(Section):
 class VQGANConfig(Section):
     """Image tokeniser: a convolutional VQ-GAN."""
 
+    base: str | None = None
+    """Pretrained image tokenizer, fine-tuned for train.steps: name or folder of diffusers' VQModel or of transformers'
+    Chameleon, Janus or Emu3, or LlamaGen's as a safetensors file. Its shape is its own: channels to linear and
+    grain_channels count for nothing. null trains ours from scratch."""
     channels: tuple[PositiveInt, ...] = (32, 64, 96)
     """Channels a resolution level; n levels downsample by patch * 2**(n-1)."""
     patch: Literal[1, 2, 4] = 2
@@ -160,6 +164,24 @@ class AlignmentConfig(Section):
     codebook_min_patients: PositiveInt = 3
     """A patch enters only when look-alikes from this many patients exist (privacy)."""
     train: OptimiserConfig = OptimiserConfig(steps=250, batch_size=64, learning_rate=1e-3)
+
+
+def grid_problem(image_size: int, downsampling: int, alignment: AlignmentConfig, whence: str) -> str | None:
+    """Returns why images can't be laid out in the cells of an image tokenizer, or the alignment's patches aren't those
+    cells; None where they can and are.
+
+    Args:
+        whence: what of params.yaml the downsampling comes from.
+    """
+    if image_size % downsampling or image_size < 2 * downsampling:
+        return f"corpus.image_size={image_size} can't be downsampled by {downsampling} ({whence})"
+    stages, wanted = len(alignment.image_channels), downsampling.bit_length() - 1
+    if stages != wanted:
+        return (
+            f"models.alignment.image_channels has {stages} stages; its grid is the image tokenizer's when it has "
+            f"{wanted} ({whence})"
+        )
+    return None
 
 
 class LoRAConfig(Section):

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from medsynth_core.config import Paths
+from medsynth_core.errors import ConfigError
 from medsynth_core.models.alignment import AlignmentModel, alignment_losses, local_scores
 from medsynth_core.models.codebook import VisualCodebook, lift
 from medsynth_core.models.condition import phrases_of
-from medsynth_core.models.settings import AlignmentConfig
+from medsynth_core.models.settings import AlignmentConfig, grid_problem
 from medsynth_core.models.text import load_tokenizer, train_tokenizer
 from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.progress import Progress
@@ -39,6 +40,7 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
 
     Raises:
         InputError: there are no training pairs, or no image tokenizer.
+        ConfigError: its cells can't be the patches.
         StateError: training diverged.
     """
     settings = params.alignment
@@ -52,7 +54,10 @@ def run(params: AlignmentParams, paths: Paths, progress: Progress, *, key: str) 
         tokenizer = train_tokenizer([*pairs.texts, *(each.query for each in pairs.conditions)], params.min_studies)
     else:
         tokenizer = load_tokenizer(settings.text_model)
-    side = pairs.corpus.image_size // image_tokenizer.downsampling
+    image_size, downsampling = pairs.corpus.image_size, image_tokenizer.downsampling
+    if (problem := grid_problem(image_size, downsampling, settings, str(paths["vqgan"]))) is not None:
+        raise ConfigError(problem)
+    side = image_size // downsampling
     model = AlignmentModel.fresh(settings, side, tokenizer).to(device)
 
     def loss(module: nn.Module, batch: Batch) -> Losses:

@@ -1,4 +1,5 @@
-"""Training of the VQ-GAN: reconstruction, clinical, perceptual, commitment, spectral and patch-adversarial terms.
+"""Training of the VQ-GAN, or of a pretrained image tokenizer in its place: reconstruction, clinical, perceptual,
+commitment, spectral and patch-adversarial terms.
 
 What codes carry is held to the image itself by the first three, before grain is added; what is seen in the end, by
 the last two.
@@ -29,6 +30,7 @@ from medsynth_core.models.discriminator import PatchDiscriminator
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.rendering import Images, as_rendered
 from medsynth_core.models.settings import VQGANConfig
+from medsynth_core.models.tokenizers.pretrained import PretrainedTokenizer, find_base
 from medsynth_core.models.tokenizers.vqgan import VQGAN, Rendering, lapped, nearest
 from medsynth_core.progress import Progress
 from medsynth_core.random import seed_of, stream
@@ -40,6 +42,8 @@ from medsynth_core.training.settings import VQGANParams
 
 log = logging.getLogger(__name__)
 
+Trainee = VQGAN | PretrainedTokenizer
+"""What is trained: our own from scratch, or another one that goes on."""
 _REVIVE_EVERY = 25
 _WINDOW = 16
 """Side of the spectral term's windows, in pixels."""
@@ -56,10 +60,10 @@ _COMPARED = 1000
 
 
 def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> TrainingReport:
-    """Trains the VQ-GAN on the corpus' training images and writes it.
+    """Trains the VQ-GAN, or a pretrained base, on the corpus' training images and writes it.
 
     Raises:
-        InputError: the corpus has no training images, or a model that guides the training is missing.
+        InputError: the corpus has no training images, or the base or a model that guides the training is missing.
         StateError: training diverged.
     """
     settings = params.vqgan
@@ -73,14 +77,7 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
     held_out = np.asarray(corpus.views("val").column("row"), dtype=np.int64)
     accelerator = make_accelerator(params)
     torch.manual_seed(seed_of(params.seed, "vqgan"))
-    model = VQGAN(settings)
-    if settings.linear:
-        fit_linear(
-            model,
-            corpus.images(np.sort(stream(params.seed, "vqgan.fitted").permutation(rows)[:_FITTED_IMAGES])),
-            params.seed,
-        )
-    model.to(accelerator.device)
+    model = _beginning(settings, corpus, rows, params.seed).to(accelerator.device)
     discriminator = PatchDiscriminator().to(accelerator.device)
     terms = _Terms(model, discriminator, settings, corpus, rows, _guides(settings, paths), accelerator)
     terms.guides.to(accelerator.device)
@@ -115,6 +112,17 @@ def run(params: VQGANParams, paths: Paths, progress: Progress, *, key: str) -> T
     return finish("vqgan", save, paths, trained, metrics, accelerator)
 
 
+def _beginning(settings: VQGANConfig, corpus: Corpus, rows: np.ndarray, seed: int) -> Trainee:
+    """Returns what the training begins with, on the CPU."""
+    if settings.base is not None:
+        return find_base(settings.base).load()
+    model = VQGAN(settings)
+    if settings.linear:
+        fitted = np.sort(stream(seed, "vqgan.fitted").permutation(rows)[:_FITTED_IMAGES])
+        fit_linear(model, corpus.images(fitted), seed)
+    return model
+
+
 @torch.no_grad()
 def fit_linear(model: VQGAN, images_u8: Images, seed: int) -> None:
     """Makes an untrained VQ-GAN the best linear code of images uint8 [N, H, W] that seconds can find: its basis are the
@@ -136,7 +144,7 @@ def fit_linear(model: VQGAN, images_u8: Images, seed: int) -> None:
 
 
 @torch.no_grad()
-def draw_renderings(model: VQGAN, images_u8: Images, path: Path) -> None:
+def draw_renderings(model: Trainee, images_u8: Images, path: Path) -> None:
     """Writes a PNG: images uint8 [N, H, W] in a row, below each what it is rendered to."""
     was_training = model.training
     rows = np.stack([images_u8, as_rendered(model.eval(), images_u8)])
@@ -145,7 +153,7 @@ def draw_renderings(model: VQGAN, images_u8: Images, path: Path) -> None:
 
 
 @torch.inference_mode()
-def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 64) -> dict[str, float]:
+def evaluate(model: Trainee, corpus: Corpus, rows: np.ndarray, batch_size: int = 64) -> dict[str, float]:
     """Returns PSNR in dB (peak 255) of what the codes carry, before grain, share of codes used and codebook perplexity,
     a level on average, over the given images."""
     squared, pixels_seen = 0.0, 0
@@ -166,7 +174,7 @@ def evaluate(model: VQGAN, corpus: Corpus, rows: np.ndarray, batch_size: int = 6
     }
 
 
-def _fidelity_of_renderings(model: VQGAN, corpus: Corpus, rows: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+def _fidelity_of_renderings(model: Trainee, corpus: Corpus, rows: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
     """Returns the share of held-out images that lie within the range of real ones when they are rendered, as
     ``fidelity``; nothing of few images. Warns where a release of this tokenizer would be refused."""
     if min(len(rows), len(held_out)) < MIN_IMAGES:
@@ -205,7 +213,7 @@ class _Terms:
 
     def __init__(
         self,
-        model: VQGAN,
+        model: Trainee,
         discriminator: PatchDiscriminator,
         config: VQGANConfig,
         corpus: Corpus,
@@ -229,7 +237,8 @@ class _Terms:
         fidelity, losses = self._fidelity(made.plain_B1HW, real)
         losses["commitment"] = made.commitment
         total = fidelity + config.commitment_weight * made.commitment
-        self.model.follow(made.latents_BDhw, self._total)
+        if isinstance(self.model, VQGAN):
+            self.model.follow(made.latents_BDhw, self._total)
         if config.spectral_weight > 0:
             losses["spectral"] = spectral_distance(made.pixels_B1HW, real)
             total = total + config.spectral_weight * losses["spectral"]
@@ -262,14 +271,16 @@ class _Terms:
 
     @torch.no_grad()
     def revive(self, seed: int, step: int) -> None:
-        """Moves codes that a sample of training images doesn't use onto what that sample leaves over at their level."""
-        if step % _REVIVE_EVERY or step >= self.config.train.steps * 3 // 4:
+        """Moves codes that a sample of training images doesn't use onto what that sample leaves over at their level;
+        those of a pretrained codebook stay."""
+        model = self.model
+        if not isinstance(model, VQGAN) or step % _REVIVE_EVERY or step >= self.config.train.steps * 3 // 4:
             return
         draw = stream(seed, "vqgan.revive", step)
         rows = np.sort(draw.choice(self.rows, size=min(len(self.rows), 128), replace=False))
-        latents_BDhw = self.model.encode_to_latents(self._pixels(rows)).float()
+        latents_BDhw = model.encode_to_latents(self._pixels(rows)).float()
         left_ND = latents_BDhw.permute(0, 2, 3, 1).flatten(0, 2)
-        for codebook_kD in self.model.codebook_KD.chunk(self.model.levels):
+        for codebook_kD in model.codebook_KD.chunk(model.levels):
             dead = (torch.bincount(nearest(left_ND, codebook_kD), minlength=len(codebook_kD)) == 0).nonzero().flatten()
             chosen = torch.from_numpy(draw.choice(len(left_ND), size=len(dead), replace=len(dead) > len(left_ND)))
             codebook_kD[dead] = left_ND[chosen.to(left_ND.device)]

@@ -17,6 +17,7 @@ from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.entries import check_entry
 from medsynth_core.evaluation.settings import EXTRACTORS, JUDGES
 from medsynth_core.models.pretrained import check_pretrained
+from medsynth_core.models.settings import grid_problem
 from medsynth_core.prompts.settings import PROVIDERS
 from medsynth_core.storage.parent import open_parent
 from medsynth_core.storage.store import open_store
@@ -139,6 +140,18 @@ def _check_guides(config: Config, root: Path) -> None:
             check_pretrained(f"models.vqgan.{name}_model", model, sees=True)
 
 
+def _check_base(config: Config, root: Path) -> None:
+    base = config.models.vqgan.base
+    if base is None:
+        return
+    from medsynth_core.models.tokenizers.pretrained import SETTING, find_base
+
+    whence = f"{SETTING} {base!r}"
+    problem = grid_problem(config.corpus.image_size, find_base(base).downsampling, config.models.alignment, whence)
+    if problem is not None:
+        raise ConfigError(problem)
+
+
 def _check_networks(config: Config, root: Path) -> None:
     paths = stages.workspace_paths(root, config)
     for networks, entries in ((EXTRACTORS, config.evaluation.extractors), (JUDGES, config.evaluation.judges)):
@@ -161,6 +174,7 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("device", _check_device),
     ("models.judge", _check_judged_patients),
     ("models.vqgan", _check_guides),
+    ("models.vqgan", _check_base),
     ("models.alignment", _pretrained("models.alignment.text_model", lambda c: c.models.alignment.text_model)),
     ("models.llm", _pretrained("models.llm.base", lambda c: c.models.llm.base)),
     ("evaluation.extractors", _check_networks),

@@ -9,7 +9,7 @@ from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.evaluation.settings import EvaluationConfig, ReportConfig, UtilityConfig
 from medsynth_core.fidelity.settings import FidelityConfig
 from medsynth_core.filters import QualityConfig
-from medsynth_core.models.settings import ModelsConfig
+from medsynth_core.models.settings import ModelsConfig, grid_problem
 from medsynth_core.privacy.settings import PrivacyConfig
 from medsynth_core.prompts.settings import PromptsConfig
 from medsynth_core.release.settings import ReleaseConfig
@@ -40,22 +40,13 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     runner: RunnerConfig = RunnerConfig()
 
-    @property
-    def latent_side(self) -> int:
-        """Side of the token grid; an image has its square of tokens."""
-        return self.corpus.image_size // self.models.vqgan.downsampling
-
     @model_validator(mode="after")
     def _grid_fits(self) -> Config:
-        if self.corpus.image_size % self.models.vqgan.downsampling or self.latent_side < 2:
-            raise ValueError(
-                f"corpus.image_size={self.corpus.image_size} can't be downsampled by "
-                f"{self.models.vqgan.downsampling} (models.vqgan.channels has "
-                f"{len(self.models.vqgan.channels)} levels, its patch {self.models.vqgan.patch} pixels)"
-            )
-        stages, wanted = len(self.models.alignment.image_channels), self.models.vqgan.downsampling.bit_length() - 1
-        if stages != wanted:
-            raise ValueError(
-                f"models.alignment.image_channels has {stages} stages; its grid is the VQ-GAN's when it has {wanted}"
-            )
+        """A base's own config tells its downsampling: ``workspace/check.py`` reads it."""
+        vqgan = self.models.vqgan
+        if vqgan.base is None:
+            whence = f"models.vqgan.channels has {len(vqgan.channels)} levels, its patch {vqgan.patch} pixels"
+            problem = grid_problem(self.corpus.image_size, vqgan.downsampling, self.models.alignment, whence)
+            if problem is not None:
+                raise ValueError(problem)
         return self

@@ -21,7 +21,8 @@ def test_a_dumped_tree_reads_back_equal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name: str) -> None:
-    assert configure([], name).latent_side >= 8
+    config = configure([], name)
+    assert config.corpus.image_size // config.models.vqgan.downsampling >= 8
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def test_an_unknown_kind_is_an_error_that_names_the_known_ones(kind: object, tmp
     (tmp_path / "config.json").write_text(json.dumps({"kind": kind}))
     with pytest.raises(InputError) as error:
         load_image_tokenizer(tmp_path)
-    assert str(error.value) == f"{tmp_path}: expected an image tokenizer, found kind {kind!r}; there are vqgan"
+    assert (
+        str(error.value) == f"{tmp_path}: expected an image tokenizer, found kind {kind!r}; there are pretrained, vqgan"
+    )
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:

@@ -246,7 +246,8 @@ class VQGAN(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes weights and config into ``folder``."""
-        save_weights(folder, self.state_dict(), {"kind": "vqgan", "vqgan": self.config.model_dump(mode="json")})
+        settings = self.config.model_dump(mode="json", exclude={"base"})  # it has none
+        save_weights(folder, self.state_dict(), {"kind": "vqgan", "vqgan": settings})
 
     @classmethod
     def load(cls, folder: Path) -> VQGAN:
