@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.vocabulary.modifiers import (
+    carried_side,
+    distributed,
     inner_place,
     modifier,
     nearest_place,
+    predicate,
     said_severities,
     said_sides,
 )
@@ -19,6 +24,11 @@ from medsynth_core.vocabulary.normality import normal_words
 from medsynth_core.vocabulary.ontology import Kind, load_ontology
 from medsynth_core.vocabulary.sentences import fold_words, spell_out, split_sentences, split_words
 from medsynth_core.vocabulary.spans import Span, find_spans
+
+_ATTRIBUTE = re.compile(
+    r"\s*\n\s*(?=(?:severity|distribution|location|size|side|grade|extent|laterality)\s*:)", re.IGNORECASE
+)
+"""Where a form goes on with what it said on the line before."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,12 @@ class Mention:
 
 
 def mine_report(text: str) -> list[Mention]:
-    """Returns the mentions of findings and impression text, in order; a line break ends a sentence."""
+    """Returns the mentions of findings and impression text, in order; a line break ends a sentence. A text in another
+    language than English has none."""
     mentions: list[Mention] = []
-    for line in text.splitlines():
+    if other_language(text) is not None:
+        return mentions
+    for line in _ATTRIBUTE.sub(", ", text).splitlines():
         for sentence in split_sentences(strip_marks(line)):
             mentions.extend(_mine_sentence(sentence))
     return mentions
@@ -122,26 +135,36 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
             place, side = None, None
             if not span.term.whole:
                 fitting = [a for a in anatomies if load_ontology().may_be_in(span.term, a.term.name)]
-                place = inner_place(words, span) or nearest_place(words, span, fitting, pathologies)
+                nearest = nearest_place(words, span, fitting, pathologies)
+                place = inner_place(words, span) or (nearest.term if nearest else None)
                 side = modifier(sides, words, span, pathologies, after=True) or (place.side if place else None)
+                side = side or carried_side(sides, words, span, nearest)
             anatomy = place.name if place else span.term.anatomy
             if anatomy is not None and not load_ontology().terms[anatomy].paired:
                 side = None
             described = words[span.described : span.start]
-            mentions.append(
+            severity = None
+            if span.term.graded:
+                severity = modifier(severities, words, span, pathologies, after=False)
+                severity = severity or predicate(severities, words, span, pathologies)
+            parts: list[tuple[str, str | None]] = (
+                [*distributed(words, span)] if span.term.graded and not span.term.whole else []
+            )
+            mentions += [
                 Mention(
                     span.term.refined.get(anatomy or "", span.term.name),
                     "pathology",
                     any(negated[span.start : span.end]),
                     any(uncertain[span.start : span.end]),
-                    side or "none",
-                    modifier(severities, words, span, pathologies, after=False) if span.term.graded else None,
+                    each_side,
+                    each_severity,
                     anatomy,
                     _wording(tokens, words, span),
                     " ".join([*described, span.term.name]) if described else None,
                     listed=span.term.listed,
                 )
-            )
+                for each_side, each_severity in parts or [(side or "none", severity)]
+            ]
         elif span.term.kind == "anatomy":
             side = span.term.side or next((s for s in sides[max(0, span.start - 2) : span.end] if s), None)
             mentions.append(

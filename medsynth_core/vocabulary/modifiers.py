@@ -18,16 +18,46 @@ _SIDES = {
 _SEVERITIES = {
     word: severity
     for severity, words in {
-        "mild": "mild mildly minimal minimally small tiny slight slightly trace subtle minor borderline faint little",
-        "moderate": "moderate moderately",
-        "severe": "severe severely large marked markedly extensive massive gross significant significantly advanced",
+        "mild": "mild mildly minimal minimally small sm tiny slight slightly trace subtle minor borderline "
+        "faint little",
+        "moderate": "moderate moderately mod",
+        "severe": "severe severely sev large lg big marked markedly extensive massive gross "
+        "significant significantly advanced",
     }.items()
     for word in words.split()
 }
-_BOTH_SIDES = re.compile(
-    r"\b(?:left|right)(?: sided)? (?:and|(?:greater|more|larger|worse|less) than)(?: the| an?)?"
-    rf"(?: (?:{'|'.join(_SEVERITIES)}))? (?:left|right)\b"
+_SEVERITY = rf"(?:{'|'.join(_SEVERITIES)})"
+_PLACE = (
+    "(?:sided|base|apex|lung|lobe|upper|lower|mid|middle|zone|field|region|lateral|medial|basilar|basal|apical|hilum|"
+    "hilar|perihilar|costophrenic|hemithorax|side|suprahilar|infrahilar|retrocardiac)"
 )
+_BOTH_SIDES = re.compile(
+    rf"\b(?:left|right)(?: {_PLACE}){{0,3}} (?:and|as well as|(?:greater|more|larger|worse|less) than)"
+    rf"(?: in| at| on)?(?: the| an?)?(?: {_SEVERITY})? (?:left|right)\b"
+)
+_EACH_BEFORE = re.compile(
+    rf"({_SEVERITY})(?: \w+)? (left|right)(?: sided)? (?:and|,)(?: an?| the)? "
+    rf"({_SEVERITY})(?: \w+)? (left|right)(?: sided)?(?: \w+)?$"
+)
+_ON = rf"({_SEVERITY}) (?:on|at|in)(?: the)? (left|right)"
+_EACH_AFTER = re.compile(rf"(?:[,:(]|is|are) ?{_ON}(?: \w+)?(?: ,)? (?:and|,) ?{_ON}")
+_APART_FROM = (["apart", "from"], ["except", "for"], ["other", "than"])
+_APART = frozenset([",", "(", ":"])
+_COPULAS = frozenset(["is", "are", "was", "were", "remain", "appear", ":"])
+_ATTRIBUTES = frozenset(["side", "size", "severity", "grade", "distribution"])
+_ASIDE = _ATTRIBUTES | _SIDES.keys()
+_BETWEEN = _ATTRIBUTES | frozenset(
+    [
+        "now", "also", "again", "still", "probably", "likely", "very", "quite", "relatively", "only", "currently", "of",
+        ":",
+    ]
+)  # fmt: skip
+_COURSE = frozenset(
+    ["improvement", "change", "increase", "decrease", "worsening", "resolution", "progression", "clearing", "reduction",
+     "interval", "improved", "decreased", "worsened", "changed", "progressed", "resolved", "improving", "worsening",
+     "better", "worse", "rotation", "motion", "limitation", "limited", "rotated"]
+)  # fmt: skip
+"""What a word of degree may be said of instead: "significant improvement"."""
 _REACH_BEFORE = 6
 _REACH_AFTER = 8
 
@@ -46,7 +76,38 @@ def said_sides(words: Sequence[str]) -> list[str | None]:
 
 def said_severities(words: Sequence[str]) -> list[str | None]:
     """Returns the severity that each word says: mild, moderate, severe, or None."""
-    return [_SEVERITIES.get(word) for word in words]
+    return [
+        None if following in _COURSE else _SEVERITIES.get(word)
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+    ]
+
+
+def distributed(words: Sequence[str], span: Span) -> list[tuple[str, str]]:
+    """Returns side and severity of each part of a finding that is said of both sides with a severity each: "moderate
+    right and small left effusions", "effusions, small on the right and moderate on the left"; else nothing."""
+    before, after = " ".join(words[: span.described]), " ".join(words[span.end :])
+    found = _EACH_BEFORE.search(before) or _EACH_AFTER.match(after)
+    if found is None or found[2] == found[4]:
+        return []
+    return [(found[2], _SEVERITIES[found[1]]), (found[4], _SEVERITIES[found[3]])]
+
+
+def predicate(said: Sequence[str | None], words: Sequence[str], span: Span, findings: Sequence[Span]) -> str | None:
+    """Returns the severity that a sentence says of a finding behind its verb or colon: "the left effusion is large"."""
+    high = min((other.start for other in findings if other.start >= span.end), default=len(words))
+    position = span.end
+    while position < high and (words[position] in _APART or (position > span.end and words[position] in _ASIDE)):
+        position += 1
+    if position > span.end and position < high and said[position]:  # "effusion, left, small", "opacity (mild)"
+        following = words[position + 1] if position + 1 < len(words) else ","
+        return said[position] if following in _APART or following in _SIDES or following in {")", "to", "in"} else None
+    verb = next((i for i in range(span.end, min(high, span.end + _REACH_AFTER)) if words[i] in _COPULAS), None)
+    if verb is None or {",", "and"} & set(words[span.end : verb]):
+        return None
+    position = verb + 1
+    while position < high and (words[position] in _BETWEEN or words[position] in _SIDES):
+        position += 1
+    return said[position] if position < high - (high < len(words)) else None
 
 
 def modifier(
@@ -68,6 +129,25 @@ def modifier(
     return next((said[i] for i in range(span.end, min(high, span.end + _REACH_AFTER)) if said[i]), None)
 
 
+def carried_side(sides: Sequence[str | None], words: Sequence[str], span: Span, place: Span | None) -> str | None:
+    """Returns the side said right before the place of a finding, or the only one said before a "with" that leads on to
+    the finding: "left rib fractures with a hemothorax"."""
+    if place is not None and (
+        near := next((side for side in sides[max(0, place.start - 2) : place.end] if side), None)
+    ):
+        return near
+    if words[0] in _SIDES and ":" in words[1:4]:  # "L lung: effusion"
+        return _SIDES[words[0]]
+    before = list(words[: span.start])
+    leads = max(
+        (i for i in range(len(before)) if before[i] == "with" or before[i : i + 2] in _APART_FROM), default=None
+    )
+    if leads is None or {",", ":", "no", "without"} & set(before[leads:]):
+        return None
+    said = {side for side in sides if side}
+    return said.pop() if len(said) == 1 else None
+
+
 def inner_place(words: Sequence[str], span: Span) -> Term | None:
     """Returns the anatomy that a wording names ("rib fracture"), unless it is the one that is implied anyway.
 
@@ -83,13 +163,13 @@ def inner_place(words: Sequence[str], span: Span) -> Term | None:
     return None
 
 
-def nearest_place(words: Sequence[str], span: Span, anatomies: Sequence[Span], findings: Sequence[Span]) -> Term | None:
+def nearest_place(words: Sequence[str], span: Span, anatomies: Sequence[Span], findings: Sequence[Span]) -> Span | None:
     """Returns the nearest anatomy of the sentence that no other finding holds or stands before, or None.
 
     Behind the finding, the search ends with the clause: at a comma or "and".
     """
     others = [other for other in findings if other is not span]
-    best: tuple[int, Term] | None = None
+    best: tuple[int, Span] | None = None
     for place in anatomies:
         low, high = sorted((place.start, span.start))
         if any(low < other.start < high or other.start <= place.start < other.end for other in others):
@@ -99,5 +179,5 @@ def nearest_place(words: Sequence[str], span: Span, anatomies: Sequence[Span], f
         inside = span.start <= place.start and place.end <= span.end
         distance = 0 if inside else min(abs(place.start - span.end), abs(span.start - place.end))
         if distance <= _REACH_AFTER and (best is None or distance < best[0]):
-            best = distance, place.term
+            best = distance, place
     return best[1] if best else None

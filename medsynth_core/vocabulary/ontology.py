@@ -33,9 +33,11 @@ _IRREGULAR = {
     "scapulae": "scapula",
     "granulomata": "granuloma",
     "sulci": "sulcus",
-    "oedema": "edema",
-    "tumour": "tumor",
 }
+_BRITISH = re.compile(
+    r"(?<=[hn])aem|oe(?=dem|soph)|our(?=s?$|ed$)(?<=[lm]our)|is(?=(?:e|ed|es|ing|ation)$)(?<=[lnrt]is)|noea$|re$(?<=[bt]re)"
+)
+_AMERICAN = {"aem": "em", "oe": "e", "our": "or", "is": "iz", "noea": "nea", "re": "er"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Term:
         affects: anatomy beside its own that isn't normal with it -> the least severity from which it isn't.
         excludes: pathologies that can't be there as well.
         graded: whether a severity says something of it.
+        anywhere: it counts in organs that aren't the chest's, too ("splenic granuloma").
         refined: anatomy -> what the pathology is called there.
         listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
     """
@@ -79,10 +82,21 @@ class Term:
     affects: Mapping[str, Severity] = field(default_factory=dict, hash=False)
     excludes: Sequence[str] = field(default=(), hash=False)
     graded: bool = True
+    anywhere: bool = False
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
     listed: bool = True
 
 
+_LONG = 8
+"""Letters of a finding that may be mistyped."""
+_NO_MISTAKES = frozenset(
+    [
+        "aspirating", "carrying", "charring", "condemnation", "confusion", "crowning", "hemithorax", "infiltrating",
+        "laziness", "osteogenic", "regenerated", "regenerative", "slurring", "sparring", "spurning", "spurting",
+        "starring",
+    ]
+)  # fmt: skip
+"""Words of English that are a letter away from a finding."""
 _GRAMMAR = re.compile(r"\(\?<!.*?\)|\\w|\b(?:is|are|appear|remain|again|of|the|both|and|in|a)\b")
 _WORDS_A_PATTERN = 2
 
@@ -120,13 +134,18 @@ class Node(dict[str, "Node"]):
 
 @dataclass(frozen=True)
 class Ontology:
-    """Terms by name, the trie of all their wordings, the patterns of findings said with words between, and the
-    words that make a finding a kind of it ("patchy")."""
+    """Terms by name, the trie of all their wordings, the patterns of findings said with words between, the words that
+    make a finding a kind of it ("patchy"), and organs whose findings aren't the chest's ("thyroid"),
+    all words of wordings, and the long
+    ones with a letter left out, by which one that was mistyped is told."""
 
     terms: dict[str, Term]
     trie: Node
     patterns: Patterns
     descriptors: frozenset[tuple[str, ...]]
+    elsewhere: frozenset[tuple[str, ...]]
+    words: frozenset[str]
+    misspelt: Mapping[str, str]
 
     def lineage(self, name: str | None) -> tuple[str, ...]:
         """Returns a term's name and those of its ever broader parents; the name alone where it isn't listed."""
@@ -199,6 +218,21 @@ class Ontology:
             return True
         return self.lineage(place)[-1] == self.lineage(term.anatomy)[-1]
 
+    def spelt(self, word: str) -> str:
+        """Returns the word of a wording that a folded word is, if a letter is wrong, missing, doubled or two have
+        changed places, or a scanner saw "rn" for "m"; else the word itself. Short words are left alone."""
+        if len(word) < _LONG or word in self.words or word in _NO_MISTAKES:
+            return word
+        if "rn" in word and (read := word.replace("rn", "m")) in self.words:
+            return read
+        if word in self.misspelt:
+            return self.misspelt[word]
+        for place in range(len(word)):
+            left = word[:place] + word[place + 1 :]
+            if left in self.misspelt and abs(len(self.misspelt[left]) - len(word)) <= 1:
+                return self.misspelt[left]
+        return word
+
     def longest(self, words: Sequence[str], start: int) -> tuple[int, Term] | None:
         """Returns (end, term) of the longest wording that begins at ``start``, or None."""
         node, best = self.trie, None
@@ -215,7 +249,7 @@ class Ontology:
 @lru_cache(maxsize=8_000)
 def fold(word: str) -> str:
     """Returns a lower-case word with its plural ending removed."""
-    word = word.lower()
+    word = _BRITISH.sub(lambda found: _AMERICAN[found[0]], word.lower())
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "'s")):
@@ -230,10 +264,14 @@ def load_ontology() -> Ontology:
     """Returns the shipped ontology."""
     text = resources.files("medsynth_core.vocabulary").joinpath("ontology.yaml").read_text("utf-8")
     terms: dict[str, Term] = {}
+    words, findings = set[str](), set[str]()
     trie = Node()
     patterns = []
     tree = yaml.safe_load(text)
-    descriptors = frozenset(tuple(fold(w) for w in phrase.split()) for phrase in tree.pop("descriptors"))
+    descriptors, elsewhere = (
+        frozenset(tuple(fold(w) for w in phrase.split()) for phrase in tree.pop(key))
+        for key in ("descriptors", "elsewhere")
+    )
     for kind, entries in tree.items():
         for name, entry in entries.items():
             term = Term(
@@ -242,8 +280,12 @@ def load_ontology() -> Ontology:
             terms[name] = term
             for wording in (name, *entry["synonyms"]):
                 node = trie
-                for word in re.findall(r"[a-z0-9]+", wording.lower()):
-                    node = node.setdefault(fold(word), Node())
+                written = [fold(word) for word in re.findall(r"[a-z0-9]+", wording.lower())]
+                words.update(written)
+                if kind == "pathology" and len(written) == 1:
+                    findings.update(written)
+                for word in written:
+                    node = node.setdefault(word, Node())
                 if node.term is not None and node.term.name != name:
                     raise ValueError(f"ontology.yaml: {wording!r} belongs to {node.term.name!r} and {name!r}")
                 node.term = term
@@ -253,4 +295,15 @@ def load_ontology() -> Ontology:
         unknown = (named | set(term.includes)) - {None} - terms.keys()
         if unknown:
             raise ValueError(f"ontology.yaml: {term.name!r} names {unknown}, which it doesn't list")
-    return Ontology(terms, trie, Patterns(patterns), descriptors)
+    return Ontology(terms, trie, Patterns(patterns), descriptors, elsewhere, frozenset(words), _misspelt(findings))
+
+
+def _misspelt(words: Iterable[str]) -> dict[str, str]:
+    """Returns long words by what is left of them without one letter; what two of them share tells neither."""
+    found: dict[str, str] = {}
+    shared = set()
+    for word in sorted(word for word in words if len(word) >= _LONG):
+        for left in {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}:
+            if found.setdefault(left, word) != word:
+                shared.add(left)
+    return {left: word for left, word in found.items() if left not in shared}

@@ -27,6 +27,9 @@ _NO_FINDINGS = frozenset(
     ]
 )
 _MAX_DESCRIPTORS = 2
+_VERBS = frozenset(["is", "are", "was", "were", "appear", "remain"])
+_REACH = 5
+_ENDS = frozenset([",", "and", "with", ":", "(", "or"])
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,28 @@ def find_spans(tokens: Sequence[str], words: Sequence[str]) -> list[Span]:
             position = end
     for start, end, term in ontology.patterns.find(words):
         spans = _with_pattern(spans, Span(start, end, term, start, literal=False))
+    spans = [span for span in spans if span.term.kind != "pathology" or not _elsewhere(words, span)]
     return sorted(spans, key=lambda span: (span.start, span.end))
+
+
+def _elsewhere(words: Sequence[str], span: Span) -> bool:
+    """Returns whether a finding is said of an organ that isn't the chest's: the one right before it ("ankle edema",
+    unless the wording itself names it), or the one that it is "in", "of" or "within"."""
+    if span.term.anywhere:
+        return False
+    organs = load_ontology().elsewhere
+    if ":" in words[1:3] and any(tuple(words[:n]) in organs for n in (1, 2)):  # "Knee: joint effusion"
+        return True
+    start = span.described
+    while start > 0 and words[start - 1] in _VERBS:
+        start -= 1
+    if any(tuple(words[start - n : start]) in organs for n in (1, 2) if start >= n):
+        return True
+    if words[span.end : span.end + 1] not in (["in"], ["of"], ["within"], ["at"], ["involving"]):
+        return False
+    after = list(words[span.end + 1 : span.end + 1 + _REACH])
+    after = after[: next((i for i, word in enumerate(after) if word in _ENDS), len(after))]
+    return any(tuple(after[i : i + n]) in organs for i in range(len(after)) for n in (1, 2))
 
 
 def _unlisted(token: str) -> Term | None:
@@ -90,8 +114,9 @@ def _described(words: Sequence[str], start: int) -> int:
 
 
 def _with_pattern(spans: list[Span], found: Span) -> list[Span]:
-    """Adds a pattern's span; it takes the place of findings at its ends, not of those inside or of anatomy."""
-    findings = [span for span in spans if span.term.kind != "anatomy"]
+    """Adds a pattern's span; it takes the place of findings at its ends, not of those inside, of anatomy or of what
+    another pattern found ("the aorta is calcified and tortuous")."""
+    findings = [span for span in spans if span.term.kind != "anatomy" and (span.literal or span.term is found.term)]
     if any(span.start <= found.start and found.end <= span.end for span in findings):
         return spans
     replaced = {span for span in findings if span.start <= found.start < span.end or span.start < found.end <= span.end}

@@ -224,7 +224,7 @@ def test_targets_are_met_with_side_and_severity() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("pneumothorx", "'pneumothorx' is not in the vocabulary; did you mean"),
+        ("emphys", "'emphys' is not in the vocabulary; did you mean"),
         ("pneumothorax", "'pneumothorax' is not in the vocabulary; did you mean"),
         ("opacity and pleural effusion", "more than one finding"),
         ("no opacity", "isn't asserted"),

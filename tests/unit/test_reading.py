@@ -1,0 +1,137 @@
+"""How reports of many houses are read: kinds of writing, each with instances of its own (tests/data/reading.yaml)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medsynth_core.corpus.language import other_language
+from medsynth_core.corpus.plain import plain
+from medsynth_core.corpus.sections import read_sections
+from medsynth_core.vocabulary.mining import mine_report, positive_findings
+from medsynth_core.vocabulary.ontology import SEVERITIES, fold, load_ontology
+
+WRITTEN = yaml.safe_load((Path(__file__).parents[1] / "data" / "reading.yaml").read_text("utf-8"))
+SLOW = {
+    "no full stop": "effusion and " * 80_000,
+    "lines": "Small effusion here\n" * 50_000,
+    "headings": "history: " * 110_000,
+    "stops": "a. " * 330_000,
+    "brackets": "<" * 500_000 + "[" * 500_000,
+    "hyphens": "a-\n" * 300_000,
+}
+
+
+def said(text: str) -> list[tuple[str, str, str, str]]:
+    """Returns finding, status, side and severity of each mention."""
+    mentions = [mention for mention in mine_report("\n".join(read_sections(text)[:2])) if mention.kind == "pathology"]
+    return [
+        (m.term, "absent" if m.negated else "uncertain" if m.uncertain else "present", m.side, m.severity or "none")
+        for m in mentions
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "truth"), [(kind, *row) for kind, rows in WRITTEN["says"].items() for row in rows]
+)
+def test_what_a_report_says(kind: str, text: str, truth: str) -> None:
+    lineage, found = load_ontology().lineage, said(text)
+    asserted = {name for name, status, _, _ in found if status == "present"}
+    wanted = [_row(row) for row in truth.split(" | ")]
+    for finding, status, side, severity in wanted:
+        of = [each for each in found if finding in lineage(each[0])]
+        states = {each[1] for each in of} or {"absent"}
+        got = next(state for state in ("present", "uncertain", "absent") if state in states)
+        assert got == status, found
+        assert side is None or side in {each[2] for each in of}, found
+        if severity is not None:
+            assert severity in {each[3] for each in of if side in (None, "none", each[2])}, found
+    stated = {name for name, status, _, _ in wanted if status == "present"}
+    assert all(set(lineage(name)) & stated for name in asserted), asserted
+
+
+def _row(row: str) -> tuple[str, str, str | None, str | None]:
+    words = row.split()
+    at = next(i for i, word in enumerate(words) if word in {"present", "uncertain", "absent"})
+    side, severity = (*words[at + 1 :], None, None)[:2]
+    assert severity in {None, "none", *SEVERITIES}
+    return " ".join(words[:at]), words[at], side, severity
+
+
+@pytest.mark.parametrize(("text", "findings", "impression"), WRITTEN["sections"])
+def test_what_is_read_of_a_report(text: str, findings: str, impression: str) -> None:
+    read = read_sections(text)
+    assert (read.findings, read.impression) == (findings, impression)
+
+
+def test_what_is_left_out_is_told_with_its_reason() -> None:
+    text = "John Smith, MRN 12\nHISTORY: Fall.\nCOMPARISON: No.\nFINDINGS: Clear.\nRECOMMENDATION: CT.\nSIGNED BY: X"
+    assert [(each.reason, each.text) for each in read_sections(text).left_out] == [
+        ("before the first heading", "John Smith, MRN 12"),
+        ("what was asked", "Fall."),
+        ("about the study", "No."),
+        ("advice", "CT."),
+        ("names and signatures", "X"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Kein Nachweis eines Pneumothorax. Herz nicht verbreitert.", "German"),
+        ("Pas d'épanchement pleural. Silhouette cardiaque normale.", "French"),
+        ("Sin derrame pleural. Silueta cardíaca normal.", "Spanish"),
+        ("Geen pleuravocht. Hart niet vergroot.", "Dutch"),
+        ("Sem derrame pleural.", "Portuguese"),
+        ("Non versamento pleurico, polmonare destro.", "Italian"),
+        ("Без выпота.", "other than Latin"),
+        ("No effusion.", None),
+        ("Bibasilar atelectasis, no PTX.", None),
+        ("Pneumothorax.", None),
+        ("", None),
+    ],
+)
+def test_another_language_is_noticed(text: str, language: str | None) -> None:
+    assert other_language(text) == language
+    assert language is None or positive_findings(mine_report(text)) == []
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_megabyte_is_read_in_seconds(name: str) -> None:
+    began = time.process_time()
+    mine_report("\n".join(read_sections(SLOW[name])[:2]))
+    assert time.process_time() - began < 60, "linear: seconds on a quiet core"
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_read(text: str) -> None:
+    read = read_sections(text)
+    mine_report(f"{read.findings}\n{read.impression}")
+    assert not set("\u200b\u00ad\x00") & set(read.findings)
+
+
+@given(st.text(max_size=300))
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    once = plain(text)
+    assert plain(once) == once or "&" in text or "\\" in text or "*" in text or "#" in text
+
+
+@pytest.mark.parametrize(
+    ("british", "american"),
+    [
+        ("haemothorax", "hemothorax"),
+        ("oedema", "edema"),
+        ("visualised", "visualized"),
+        ("oesophagus", "esophagus"),
+        ("fibre", "fiber"),
+        ("tumours", "tumor"),
+        ("dyspnoea", "dyspnea"),
+    ],
+)
+def test_british_words_fold(british: str, american: str) -> None:
+    assert fold(british) == american
