@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from contextlib import suppress
 
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff\x00"
 _TRANSLATED = str.maketrans(
@@ -57,13 +58,17 @@ def plain(text: str) -> str:
     """
     if "\\n" in text and "\n" not in text:  # line ends that an export escaped
         text = _ESCAPED_END.sub("\n", text)
+    text = text.replace("\\.br\\", "\n")  # HL7's
+    if "\u00e2\u20ac" in text or "\u00c3" in text:  # UTF-8 that was read as Windows-1252
+        with suppress(UnicodeError):
+            text = text.encode("cp1252").decode("utf-8")
     if _TYPESET.search(text):
         text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_TRANSLATED)
         text = unicodedata.normalize("NFKC", text).translate(_TRANSLATED).replace("\t", " ")
-    if "<" in text:
-        text = _TAG.sub("", _BREAK.sub("\n", text))
     if "&" in text and _ENTITY.search(text):
         text = html.unescape(text).translate(_TRANSLATED).replace("\xa0", " ")
+    if "<" in text:
+        text = _TAG.sub("", _BREAK.sub("\n", text))
     if "**" in text or "#" in text:
         text = _MARKUP.sub("", text)
     if "1" in text or "0" in text:

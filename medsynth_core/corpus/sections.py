@@ -21,9 +21,12 @@ _FINDINGS = (
     "findings", "finding", "report", "observations", "observation", "interpretation", "chest", "result", "results",
     "description", "body of report", "discussion", "comment", "comments", "addendum", "wet read", "preliminary report",
     "final report", "findings and impression", "findings/impression", "findings & impression",
-    "impression and findings", "narrative", "report body", "pfi",
+    "impression and findings", "narrative", "report body", "pfi", "fdgs", "fdg",
 )  # fmt: skip
-_IMPRESSION = ("impression", "impressions", "conclusion", "conclusions", "summary", "opinion", "final impression")
+_IMPRESSION = (
+    "impression", "impressions", "conclusion", "conclusions", "summary", "opinion", "final impression", "imp", "impr",
+    "concl",
+)  # fmt: skip
 _ASKED = (
     "history", "clinical history", "clinical information", "clinical indication", "clinical data", "clinical details",
     "clinical detail", "clinical question", "clinical statement", "clinical background", "clinical notes",
@@ -34,14 +37,14 @@ _ASKED = (
     "admitting diagnosis", "referral", "request", "question", "symptoms", "patient history", "pmh", "pmhx", "hx",
     "order question", "signs and symptoms", "presenting complaint", "clinical concern", "working diagnosis",
     "indication/history", "history/indication", "provided history", "relevant clinical information", "clinical",
-    "clinical data/history", "past history", "background",
+    "clinical data/history", "past history", "background", "ind", "clin hx", "clinical hx", "clin info",
 )  # fmt: skip
 _OF_THE_STUDY = (
     "comparison", "comparisons", "comparison study", "comparison studies", "comparison exam", "comparison film",
     "prior", "priors", "prior study", "prior studies", "prior exam", "previous", "previous exam", "previous study",
     "technique", "techniques", "examination", "exam", "exams", "exam type", "type of exam", "procedure", "procedures",
     "procedure name", "study", "study type", "views", "view", "number of views", "projection", "projections",
-    "quality", "image quality", "technical quality", "limitations",
+    "comp", "tech", "quality", "image quality", "technical quality", "limitations",
 )  # fmt: skip
 _ADVICE = (
     "recommendation", "recommendations", "recommend", "notification", "communication", "advice", "plan", "follow up",
@@ -75,6 +78,7 @@ _WITHIN = "|".join(
     for name in (
         "findings", "impression", "indication", "history", "clinical history", "clinical information", "comparison",
         "technique", "conclusion", "reason for exam", "reason for examination", "pmh", "order question", "report",
+        "result", "reason", "fdgs", "imp",
     )
     for form in (name.upper(), name.capitalize(), name.title())
 )  # fmt: skip
@@ -93,7 +97,7 @@ _ALONE = re.compile(
     re.IGNORECASE,
 )
 """A heading without a colon alone on its line, or before a gap; a word with one that may be misspelt."""
-_RULE = re.compile(r"^[ ]*[_=*~-]{5,}[ ]*$", re.MULTILINE)
+_RULE = re.compile(r"^[ ]*[_=*~-]{3,}[ ]*$", re.MULTILINE)
 _BULLET = re.compile(r"^(?:[*>+-]|\(?\d{1,2}[.)]|\[[ xX]?\])(?=[ ])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[ ]+|\n+")
 _ON_STUDY = re.compile(

@@ -25,6 +25,12 @@ from medsynth_core.vocabulary.ontology import Kind, load_ontology
 from medsynth_core.vocabulary.sentences import fold_words, spell_out, split_sentences, split_words
 from medsynth_core.vocabulary.spans import Span, find_spans
 
+_DENIES = re.compile(
+    r"(?:[^.:]{0,40}\b)?(?:no|no evidence of|negative for|without|absence of|free of|no signs? of)\s*:\s*$",
+    re.IGNORECASE,
+)
+_ITEM = re.compile(r"\s*(?:[*>+-]|\(?\d{1,2}[.)]|[a-z][.)])\s+")
+"""Of a list that its heading denies: "No evidence of:", then an item a line."""
 _ATTRIBUTE = re.compile(
     r"\s*\n\s*(?=(?:severity|distribution|location|size|side|grade|extent|laterality)\s*:)", re.IGNORECASE
 )
@@ -73,7 +79,14 @@ def mine_report(text: str) -> list[Mention]:
     mentions: list[Mention] = []
     if other_language(text) is not None:
         return mentions
+    denied = ""
     for line in _ATTRIBUTE.sub(", ", text).splitlines():
+        if _DENIES.match(line):
+            denied = line.rstrip(": ")
+        elif denied and (item := _ITEM.match(line)):
+            line = f"{denied} {line[item.end() :]}"
+        else:
+            denied = ""
         for sentence in split_sentences(strip_marks(line)):
             mentions.extend(_mine_sentence(sentence))
     return mentions

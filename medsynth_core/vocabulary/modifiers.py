@@ -43,6 +43,17 @@ _ON = rf"({_SEVERITY}) (?:on|at|in)(?: the)? (left|right)"
 _EACH_AFTER = re.compile(rf"(?:[,:(]|is|are) ?{_ON}(?: \w+)?(?: ,)? (?:and|,) ?{_ON}")
 _APART_FROM = (["apart", "from"], ["except", "for"], ["other", "than"])
 _APART = frozenset([",", "(", ":"])
+_SIDE_FIRST = re.compile(
+    rf"(?:[,:(] ?)?(left|right)(?: :)? ({_SEVERITY})(?: ,| ;| and)? (left|right)(?: :)? ({_SEVERITY})"
+)
+_NOW = re.compile(rf"(?:\bfrom {_SEVERITY} to|\bnow(?: only)?) ({_SEVERITY})\b")
+_LEADING = frozenset(
+    [
+        "with", "reflect", "reflecting", "represent", "representing", "likely", "probable", "probably", "suggest",
+        "suggesting", "suggestive", "consistent", "compatible", "keeping", "combination", "from", "by",
+    ]
+)  # fmt: skip
+"""What leads on from where something lies to what it is."""
 _COPULAS = frozenset(["is", "are", "was", "were", "remain", "appear", ":"])
 _ATTRIBUTES = frozenset(["side", "size", "severity", "grade", "distribution"])
 _ASIDE = _ATTRIBUTES | _SIDES.keys()
@@ -86,10 +97,13 @@ def distributed(words: Sequence[str], span: Span) -> list[tuple[str, str]]:
     """Returns side and severity of each part of a finding that is said of both sides with a severity each: "moderate
     right and small left effusions", "effusions, small on the right and moderate on the left"; else nothing."""
     before, after = " ".join(words[: span.described]), " ".join(words[span.end :])
-    found = _EACH_BEFORE.search(before) or _EACH_AFTER.match(after)
-    if found is None or found[2] == found[4]:
+    if found := _SIDE_FIRST.match(after):
+        parts = [(found[1], found[2]), (found[3], found[4])]
+    elif found := _EACH_BEFORE.search(before) or _EACH_AFTER.match(after):
+        parts = [(found[2], found[1]), (found[4], found[3])]
+    else:
         return []
-    return [(found[2], _SEVERITIES[found[1]]), (found[4], _SEVERITIES[found[3]])]
+    return [(side, _SEVERITIES[word]) for side, word in parts] if parts[0][0] != parts[1][0] else []
 
 
 def predicate(said: Sequence[str | None], words: Sequence[str], span: Span, findings: Sequence[Span]) -> str | None:
@@ -101,6 +115,9 @@ def predicate(said: Sequence[str | None], words: Sequence[str], span: Span, find
     if position > span.end and position < high and said[position]:  # "effusion, left, small", "opacity (mild)"
         following = words[position + 1] if position + 1 < len(words) else ","
         return said[position] if following in _APART or following in _SIDES or following in {")", "to", "in"} else None
+    course = _NOW.search(" ".join(words[span.end : min(high, span.end + _REACH_AFTER)]))
+    if course is not None:
+        return _SEVERITIES[course[1]]
     verb = next((i for i in range(span.end, min(high, span.end + _REACH_AFTER)) if words[i] in _COPULAS), None)
     if verb is None or {",", "and"} & set(words[span.end : verb]):
         return None
@@ -118,7 +135,7 @@ def modifier(
         if said[position]:
             return said[position]
     low = max((other.end for other in findings if other.end <= span.start), default=0)
-    if low and "and" in words[low : span.start] and span.start - low <= 2:
+    if low and (low == span.start or ("and" in words[low : span.start] and span.start - low <= 2)):
         low = 0  # "small left effusion and atelectasis" shares its modifiers
     for position in range(span.start - 1, max(low, span.start - _REACH_BEFORE) - 1, -1):
         if said[position]:
@@ -130,8 +147,8 @@ def modifier(
 
 
 def carried_side(sides: Sequence[str | None], words: Sequence[str], span: Span, place: Span | None) -> str | None:
-    """Returns the side said right before the place of a finding, or the only one said before a "with" that leads on to
-    the finding: "left rib fractures with a hemothorax"."""
+    """Returns the side said right before the place of a finding, or the only one said before a word that leads on
+    to the finding: "left rib fractures with a hemothorax"."""
     if place is not None and (
         near := next((side for side in sides[max(0, place.start - 2) : place.end] if side), None)
     ):
@@ -140,7 +157,7 @@ def carried_side(sides: Sequence[str | None], words: Sequence[str], span: Span, 
         return _SIDES[words[0]]
     before = list(words[: span.start])
     leads = max(
-        (i for i in range(len(before)) if before[i] == "with" or before[i : i + 2] in _APART_FROM), default=None
+        (i for i in range(len(before)) if before[i] in _LEADING or before[i : i + 2] in _APART_FROM), default=None
     )
     if leads is None or {",", ":", "no", "without"} & set(before[leads:]):
         return None

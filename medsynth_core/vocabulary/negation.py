@@ -69,9 +69,10 @@ _NEGATING_AFTER = (
     "no longer detected|no longer there|no longer noted|no longer discernible|no longer depicted|"
     "no longer appreciable|seem unlikely|appear unlikely|is improbable|not supported|seem improbable|not favored|"
     "has been evacuated|have been evacuated|has been drained|has gone|have gone|gone|not reproduced|not borne out|"
-    "not substantiated|disappeared|re expanded|reexpanded|not recognized|not discernible|not discerned|"
-    "not encountered|not confirmed|not convincing|is not .|are not .|is not ,|are not ,|was not .|were not .|is none|"
-    "are none|not depicted"
+    "not substantiated|is due to a skin fold|is due to skin fold|is a skin fold|represent a skin fold|is artifactual|"
+    "is an artifact|is due to artifact|is projectional|disappeared|re expanded|reexpanded|not recognized|"
+    "not discernible|not discerned|not encountered|not confirmed|not convincing|is not .|are not .|is not ,|"
+    "are not ,|was not .|were not .|is none|are none|not depicted"
 )
 _UNCERTAIN_BEFORE = (
     "assess for|assessment for|check for|not ruled out|may|might|possible|possibly|cannot exclude|can not exclude|"
@@ -94,6 +95,7 @@ _UNCERTAIN_BEFORE = (
     "should be considered for|compatible with either|as to whether|nonspecific for|not specific for|"
     "not diagnostic of|not pathognomonic for|vs|if there is|if clinical concern for|if concern for|"
     "possibly represent|possibly reflect|approaching|atypical for|would suggest|working diagnosis of|"
+    "patient with known|patient with a known|patient with a history of|mother had|father had|family history of|"
     "whether there is|whether there are|if there are|wonder whether there is|wonder about|possible :|probable :|"
     "suspected :|ddx|differential include|dd|queried|query :|presumptive|presumably|impression of|suspicious|"
     "suggestive of possibledo not exclude|does not exclude|can not be excluded|query|versus|look for|looking for|"
@@ -121,8 +123,10 @@ _UNCERTAIN_AFTER = (
     "is difficult to exclude|until proven otherwise|: probable|: possibly|: questionable|: suspected|: uncertain|"
     ": equivocal|: cannot be excluded|: indeterminate|: likely|: maybe|not be confirmed|be a possibility|"
     "is also possible|would be possible|is another possibility|is another consideration|is a differential|"
-    "is less favored|cannot be ruled in or out|can not be ruled in or out|: not assessed|: cannot exclude|"
-    ": cannot confirm|: prob|: limited|: not evaluated|is debatable|is unclear|are unclear|is unproven"
+    "is less favored|is the main differential|is a main differential|need to be excluded|to be excluded|"
+    "to be ruled out|must be excluded|should be excluded|cannot be ruled in or out|can not be ruled in or out|"
+    ": not assessed|: cannot exclude|: cannot confirm|: prob|: limited|: not evaluated|is debatable|is unclear|"
+    "are unclear|is unproven"
 )
 _SETTLED = (
     "little if any|few if any|indeterminate age|indeterminate in age|age indeterminate|uncertain age|unknown age|"
@@ -244,6 +248,7 @@ def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: l
     if not barrier:  # "the lack of a line does not exclude a pneumothorax"
         ends += [start for start, end in found["uncertain before"] if words[end - 1] == "exclude" and end - start > 1]
     for start, end in found[f"{kind} before"]:
+        end += kind == "negating" and words[end] == ":"  # "negative for: effusion, edema"
         if not any(blocked[start:end]) and words[end : end + 1] not in ([","], ["."], [")"], ["and"]):
             high = _clause_end(words, end, min((stop for stop in ends if stop >= end), default=len(words)))
             if barrier:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from medsynth_core.vocabulary.ontology import fold, load_ontology
 
 _END = re.compile(
-    r"(?<=[.!?])\s+(?=[A-Z0-9(\"'X_\[*-])|(?<=[a-z0-9)]{2}\.)\s+(?=[a-z])|\s\.\s|\n+|;\s*|(?<=[a-z]{3})\.(?=[A-Za-z])"
+    r"(?<=[.!?])\s+(?=[A-Z0-9(\"'X_\[*-])|(?<=[a-z0-9)]{2}\.)\s+(?=[a-z])|\s\.\s|\n+|;\s*|(?<=[a-z]{3})\.(?=[A-Za-z]|\d{1,2}[.)]\s)"
     r"|(?:^|\s)\d{1,2}[.)]\s+(?=[A-Z])"
 )
 _LIST_NUMBER = re.compile(r"\(?\d{1,2}[.)]")
