@@ -128,6 +128,28 @@ add_stages(app)
 
 
 @app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(help="Text file with a report; - reads it from standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show how a report is read: sections, sentences, each mention with its status and the words that gave it."""
+    from medsynth_core.cli.tables import explained_report
+    from medsynth_core.vocabulary.explain import explain as explained
+
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: can't be read as text in UTF-8 ({error})") from error
+    found = explained(text)
+    if as_json:
+        about = dataclasses.asdict(found) | {"left_out": [each._asdict() for each in found.left_out]}
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+    else:
+        explained_report(found)
+
+
+@app.command()
 def record(workspace: Workspace = Path()) -> None:
     """Commit and tag what `dvc repro` released."""
     from medsynth_core.storage.store import open_store

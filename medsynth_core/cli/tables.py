@@ -15,6 +15,33 @@ from medsynth_core.release.diff import ReleaseDiff
 from medsynth_core.release.reader import Release
 from medsynth_core.storage.index import find_entry
 from medsynth_core.storage.withdrawn import read_withdrawal
+from medsynth_core.vocabulary.explain import Explained, status_of
+
+_COLOURS = {"present": "green", "absent": "red", "uncertain": "yellow", "normal": "cyan", "named": "dim"}
+
+
+def explained_report(found: Explained) -> None:
+    """Prints how a report is read."""
+    console = Console(highlight=False)
+    if found.language is not None:
+        console.print(f"in {found.language}: not mined, the rules are for English", style="bold", markup=False)
+    section = ""
+    for sentence in found.sentences:
+        if sentence.section != section:
+            section = sentence.section
+            console.print(section.upper(), style="bold")
+        console.print(f"  {sentence.text}", markup=False)
+        for mention in sentence.mentions:
+            status = status_of(mention)
+            said = [mention.side if mention.side != "none" else "", mention.severity or "", mention.anatomy or ""]
+            about = ", ".join(filter(None, said))
+            why = f" <- {mention.rule!r}" if mention.rule else ""
+            line = f"    {mention.term}: {status}{f' ({about})' if about else ''}{why}"
+            console.print(line, style=_COLOURS[status], markup=False)
+    if found.left_out:
+        console.print("LEFT OUT", style="bold")
+    for part in found.left_out:
+        console.print(f"  {part.reason}: {part.text}", style="dim", markup=False)
 
 
 def release_tables(release: Release) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,6 +53,7 @@ class Mention:
         variant: descriptors and term ("ground glass opacity"), or None without descriptors.
         normal: of an anatomy: said to be normal.
         listed: whether the ontology has the term.
+        rule: the words that say that it is absent or uncertain; "" where it is asserted.
     """
 
     term: str
@@ -66,6 +67,7 @@ class Mention:
     variant: str | None = None
     normal: bool = False
     listed: bool = True
+    rule: str = ""
 
     @property
     def asserted(self) -> bool:
@@ -76,9 +78,13 @@ class Mention:
 def mine_report(text: str) -> list[Mention]:
     """Returns the mentions of findings and impression text, in order; a line break ends a sentence. A text in another
     language than English has none."""
-    mentions: list[Mention] = []
+    return [mention for _, found in mine_sentences(text) for mention in found]
+
+
+def mine_sentences(text: str) -> Iterator[tuple[str, tuple[Mention, ...]]]:
+    """Yields the sentences of a report, each with its mentions."""
     if other_language(text) is not None:
-        return mentions
+        return
     denied = ""
     for line in _ATTRIBUTE.sub(", ", text).splitlines():
         if _DENIES.match(line):
@@ -88,8 +94,7 @@ def mine_report(text: str) -> list[Mention]:
         else:
             denied = ""
         for sentence in split_sentences(strip_marks(line)):
-            mentions.extend(_mine_sentence(sentence))
-    return mentions
+            yield sentence, _mine_sentence(sentence)
 
 
 def positive_findings(mentions: Sequence[Mention]) -> list[dict[str, str | None]]:
@@ -160,6 +165,8 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
             if span.term.graded:
                 severity = modifier(severities, words, span, pathologies, after=False)
                 severity = severity or predicate(severities, words, span, pathologies)
+            ruled = next(filter(None, negated[span.start : span.end]), "")
+            hedged = next(filter(None, uncertain[span.start : span.end]), "")
             parts: list[tuple[str, str | None]] = (
                 [*distributed(words, span)] if span.term.graded and not span.term.whole else []
             )
@@ -167,14 +174,15 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
                 Mention(
                     span.term.refined.get(anatomy or "", span.term.name),
                     "pathology",
-                    any(negated[span.start : span.end]),
-                    any(uncertain[span.start : span.end]),
+                    bool(ruled),
+                    bool(hedged),
                     each_side,
                     each_severity,
                     anatomy,
                     _wording(tokens, words, span),
                     " ".join([*described, span.term.name]) if described else None,
                     listed=span.term.listed,
+                    rule=ruled or hedged,
                 )
                 for each_side, each_severity in parts or [(side or "none", severity)]
             ]
@@ -185,7 +193,7 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
                     span.term.name,
                     "anatomy",
                     False,
-                    uncertain[span.start],
+                    bool(uncertain[span.start]),
                     side or "none",
                     wording=_wording(tokens, words, span),
                     normal=normal[span.start],
@@ -196,8 +204,8 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
                 Mention(
                     span.term.name,
                     "device",
-                    negated[span.start],
-                    uncertain[span.start],
+                    bool(negated[span.start]),
+                    bool(uncertain[span.start]),
                     wording=_wording(tokens, words, span),
                 )
             )

@@ -206,8 +206,8 @@ _SKIPPED = _ADVERBS | _OF_CHANGE
 """Between the words of a pseudo-trigger."""
 
 
-def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
-    """Returns (negated, uncertain), a flag a word.
+def scopes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns (negated, uncertain), for each word the trigger that rules it, "" where none does.
 
     Args:
         words: folded words of one sentence.
@@ -228,13 +228,13 @@ def scopes(words: Sequence[str]) -> tuple[list[bool], list[bool]]:
     uncertain = _flags(closed, found, "uncertain", no_doubt, "no")
     if "neither" in words:  # "neither effusion nor pneumonia can be excluded"
         for start, _ in found["excluded"]:
-            negated[:start], uncertain[:start] = [False] * start, [True] * start
+            negated[:start], uncertain[:start] = [""] * start, ["neither can be excluded"] * start
     return negated[:n], uncertain[:n]
 
 
-def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: list[bool], barrier: str) -> list[bool]:
-    """Returns what triggers of a kind rule; nothing reaches past the word ``barrier`` or "without"."""
-    flags = [False] * len(words)
+def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: list[bool], barrier: str) -> list[str]:
+    """Returns which trigger of a kind rules each word; nothing reaches past the word ``barrier`` or "without"."""
+    flags = [""] * len(words)
     stops = [start for start, _ in found["terminator"]]
     for start, end in found[f"{kind} after"]:
         if not any(blocked[start:end]):
@@ -243,17 +243,18 @@ def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: l
             if barrier:  # nor past the hedge before it: "opacity, concerning for atelectasis versus pneumonia"
                 low = max((i + 1 for i in range(low, start) if words[i] in {barrier, "without"}), default=low)
                 low = max((e for _, e in found[f"{kind} before"] if low < e < start), default=low)
-            flags[low:start] = [True] * (start - low)
+            flags[low:start] = [" ".join(words[start:end])] * (start - low)
     ends = [*stops, *(start for start, _ in found["place"])]
     if not barrier:  # "the lack of a line does not exclude a pneumothorax"
         ends += [start for start, end in found["uncertain before"] if words[end - 1] == "exclude" and end - start > 1]
     for start, end in found[f"{kind} before"]:
+        trigger = " ".join(words[start:end])
         end += kind == "negating" and words[end] == ":"  # "negative for: effusion, edema"
         if not any(blocked[start:end]) and words[end : end + 1] not in ([","], ["."], [")"], ["and"]):
             high = _clause_end(words, end, min((stop for stop in ends if stop >= end), default=len(words)))
             if barrier:
                 high = next((i for i in range(end, high) if words[i] in {barrier, "without"}), high)
-            flags[end:high] = [True] * (high - end)
+            flags[end:high] = [trigger] * (high - end)
     return flags
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from medsynth_core.cli.main import app
 from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.plain import plain
 from medsynth_core.corpus.sections import read_sections
+from medsynth_core.errors import InputError
+from medsynth_core.vocabulary.explain import explain, status_of
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
 from medsynth_core.vocabulary.ontology import SEVERITIES, fold, load_ontology
 
@@ -135,3 +140,41 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 )
 def test_british_words_fold(british: str, american: str) -> None:
     assert fold(british) == american
+
+
+REPORT = """INDICATION: Cough, rule out pneumonia.
+The heart is mildly enlarged. No pneumothorax. Left effusion, possibly with atelectasis.
+IMPRESSION: Clear right lung.
+"""
+
+
+def test_a_report_is_explained() -> None:
+    found = explain(REPORT)
+    said = {m.term: (status_of(m), m.rule) for sentence in found.sentences for m in sentence.mentions}
+    assert said == {
+        "heart": ("named", ""),
+        "cardiomegaly": ("present", ""),
+        "pneumothorax": ("absent", "no"),
+        "pleural effusion": ("present", ""),
+        "atelectasis": ("uncertain", "possibly"),
+        "lung": ("normal", ""),
+    }
+    assert [sentence.section for sentence in found.sentences] == ["findings"] * 3 + ["impression"]
+    assert [each.reason for each in found.left_out] == ["what was asked"]
+    assert [finding["pathology"] for finding in found.findings] == ["cardiomegaly", "pleural effusion"]
+    assert explain("Kein Erguss. Keine Stauung.").language == "German"
+
+
+def test_a_report_is_explained_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "report.txt"
+    file.write_text(REPORT)
+    runner = CliRunner()
+    shown = runner.invoke(app, ["explain", str(file)]).output
+    assert "pneumothorax: absent (pleura) <- 'no'" in shown
+    assert "what was asked: Cough, rule out pneumonia." in shown
+    told = json.loads(runner.invoke(app, ["explain", "-", "--json"], input=REPORT).output)
+    assert [finding["pathology"] for finding in told["findings"]] == ["cardiomegaly", "pleural effusion"]
+    file.write_bytes("No effusion.".encode("utf-16"))
+    for wrong in (file, tmp_path / "none.txt"):
+        with pytest.raises(InputError, match=f"{wrong}: can't be read as text"):
+            runner.invoke(app, ["explain", str(wrong)], catch_exceptions=False)
