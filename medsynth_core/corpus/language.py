@@ -38,14 +38,14 @@ _FEW = 6
 def other_language(text: str) -> str | None:
     """Returns the name of the language that a report is in, or None where that is English or can't be told.
 
-    A name of a script stands for the languages that are written in it ("other than Latin").
+    "another script" stands for the languages that aren't written in Latin letters.
     """
     text = text[:_LOOKED_AT].lower()
     words = _WORD.findall(text)
     if not words:
         return None
     if not text.isascii() and sum(_LATIN.match(word) is None for word in words) > len(words) / 2:
-        return "other than Latin"
+        return "another script"
     distinct = set(words)
     english = len(distinct & _ENGLISH)
     if len(distinct & _NOT_ENGLISH) <= english:

@@ -2,9 +2,9 @@
 
 What a house calls its findings can't be foreseen ("RESULT:", "XR Chest:", nothing at all), what is no finding can: a
 report is read but for what stands under a heading that is known to introduce something else, and how far that reaches
-depends on the heading. A history reaches to the next paragraph; a comparison, a technique or the name of an examination
-to the first sentence that speaks of something else; a signature to the end; each of them to the next heading where
-findings have one of their own further down.
+depends on the heading. A history reaches to the next paragraph, or line that begins anew; a comparison, a technique or
+the name of an examination to the first sentence that speaks of something else; a signature to the end; each of them to
+the next heading where findings have one of their own further down.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from medsynth_core.corpus.plain import plain
@@ -265,7 +266,7 @@ def _read_under(reason: str, body: str) -> tuple[str, str]:
     paragraph, rest = _first_paragraph(body)
     if reason == "what was asked":
         turns = (_FILM.search(paragraph), _OTHER_HEADING.search(paragraph))
-        end = min((turn.start() for turn in turns if turn is not None), default=len(paragraph))
+        end = min([_first_lines(paragraph), *(turn.start() for turn in turns if turn is not None)])
         return f"{paragraph[end:]}\n\n{rest}", paragraph[:end]
     end = 0
     for sentence in _sentences(paragraph):
@@ -279,6 +280,19 @@ def _first_paragraph(body: str) -> tuple[str, str]:
     start = len(body) - len(body.lstrip())
     gap = re.compile(r"\n[ ]*\n").search(body, start)
     return (body, "") if gap is None else (body[: gap.start()], body[gap.end() :])
+
+
+def _first_lines(paragraph: str) -> int:
+    """Returns where the first line of a paragraph begins that nothing but its author's will begins: the one before ends
+    a sentence, and the break wasn't forced."""
+    lines = paragraph.split("\n")
+    width, place = max(map(len, lines)), 0
+    for before, line in pairwise(lines):
+        place += len(before) + 1
+        words = line.split()
+        if _ends(before) and words and words[0][0].isupper() and not _goes_on(words[0], len(before), width):
+            return place
+    return len(paragraph)
 
 
 def _sentences(text: str) -> Iterator[str]:

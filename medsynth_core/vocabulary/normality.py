@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from medsynth_core.vocabulary.negation import clause_start
@@ -9,8 +10,18 @@ from medsynth_core.vocabulary.negation import clause_start
 _NORMAL = frozenset(["clear", "normal", "unremarkable", "intact", "negative", "sharp"])
 _ENDS = frozenset([",", "and", "with", "in", "for", "of", "without", "but", "is", "are"])
 _ABNORMALITY = frozenset(["abnormality", "process", "disease", "finding", "lesion"])
+_NOTHING = re.compile(
+    r"\b(?:normal|unremarkable|clear|negative|nad|nil|(?:no|without)(?: \w+){0,3} "
+    r"(?:disease|process|abnormalit\w+|findings?|changes?|pathology|lesions?|infection))\b",
+    re.IGNORECASE,
+)
 _REACH = 3
 _LONGEST_DENIAL = 6
+
+
+def says_normal(text: str) -> bool:
+    """Returns whether a report says that there is nothing, ("No active disease") without a word of anatomy."""
+    return _NOTHING.search(text) is not None
 
 
 def normal_words(words: Sequence[str]) -> list[bool]:

@@ -8,7 +8,7 @@ _PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
         r"X{2,}|_{2,}|\[\*\*",
-        r"\b(?:Dr|Mr|Mrs|Ms|Prof)\.?\s+[A-Z]",
+        r"\b(?:Dr|Mr|Mrs|Ms|Prof)\.?\s+[A-Z]\w*",
         r"\b\d{1,4}[/-]\d{1,2}[/-]\d{1,4}\b",
         r"\b(?:January|February|March|April|June|July|August|September|October|November|December)\s+\d",
         r"\b(?:MRN|SSN|DOB|accession)\b",
@@ -26,3 +26,10 @@ def looks_private(text: str) -> str | None:
         if match:
             return match.group()
     return None
+
+
+def without_private(text: str) -> str:
+    """Returns ``text`` with ``___`` for whatever looks private."""
+    for pattern in _PATTERNS:
+        text = pattern.sub("___", text)
+    return text

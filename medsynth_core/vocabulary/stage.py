@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsynth_core.config import Paths
+from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.normalised import Corpus, row_batches
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
+from medsynth_core.vocabulary.normality import says_normal
 from medsynth_core.vocabulary.settings import VocabularyParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -41,6 +44,10 @@ LABELS_SCHEMA = pa.schema(
         ),
     ]
 )
+log = logging.getLogger(__name__)
+
+_FEW_SILENT = 0.03
+"""Share of the reports that may say nothing."""
 _ROWS_A_BATCH = 1000
 _STUDIES_A_PROCESS = 10_000
 """A further process is worth its start for this many studies more."""
@@ -48,10 +55,12 @@ _STUDIES_A_PROCESS = 10_000
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """What mining found: terms that entered, kinds of them, and terms that were left out for too few patients."""
+    """What mining found: reports without a finding and reports that say nothing that is known, terms that entered,
+    kinds of them, and terms that were left out for too few patients."""
 
     n_studies: int
     n_normal: int
+    n_silent: int
     anatomy: int
     pathology: int
     variants: int
@@ -79,6 +88,7 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
                 writer.write_table(pa.Table.from_pylist(labels, schema=LABELS_SCHEMA))
                 done += len(labels)
                 progress(done, total)
+        _warn_of_silent(counts, total)
         vocabulary, too_rare = counts.vocabulary(params.vocabulary.max_terms)
         if not vocabulary.pathology:
             raise InputError(
@@ -92,10 +102,27 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
     return VocabularyReport(
         counts.n_studies,
         counts.n_normal,
+        counts.silent.total(),
         len(vocabulary.anatomy),
         len(vocabulary.pathology),
         len(vocabulary.variants),
         too_rare,
+    )
+
+
+def _warn_of_silent(counts: Counts, total: int) -> None:
+    """Says so where more than a few reports say nothing that is known: they would count as normal films."""
+    silent = counts.silent.total()
+    if silent <= _FEW_SILENT * total:
+        return
+    languages = ", ".join(f"{n} in {name}" for name, n in counts.silent.most_common() if name)
+    log.warning(
+        "vocabulary: %d of %d reports say nothing that is known%s; they count as films without a finding. They begin "
+        "%s. `medsynth explain FILE` shows how one is read; corpus.columns.text may name the wrong column",
+        silent,
+        total,
+        f" ({languages})" if languages else "",
+        "; ".join(map(repr, counts.examples)),
     )
 
 
@@ -122,8 +149,11 @@ def mine_batch(rows: list[dict[str, Any]], min_patients: int) -> tuple[Counts, l
     """
     counts, labels = Counts(min_patients), []
     for row in rows:
-        mentions = mine_report(f"{row['findings']}\n{row['impression']}")
+        report = f"{row['findings']}\n{row['impression']}"
+        mentions = mine_report(report)
         findings = positive_findings(mentions)
+        if not mentions and ((language := other_language(report)) or not says_normal(report)):
+            counts.say_nothing(report, language)
         labels.append({"study_id": row["study_id"], "findings": findings})
         if row["split"] == "train":
             counts.add(row["patient_id"], mentions, findings)

@@ -94,7 +94,7 @@ def test_what_is_left_out_is_told_with_its_reason() -> None:
         ("Geen pleuravocht. Hart niet vergroot.", "Dutch"),
         ("Sem derrame pleural.", "Portuguese"),
         ("Non versamento pleurico, polmonare destro.", "Italian"),
-        ("Без выпота.", "other than Latin"),
+        ("Без выпота.", "another script"),
         ("No effusion.", None),
         ("Bibasilar atelectasis, no PTX.", None),
         ("Pneumothorax.", None),

@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
 from medsynth_core.vocabulary.sentences import split_sentences
 from medsynth_core.vocabulary.vocabulary import Vocabulary
+from medsynth_core.workspace.params import parse_config
 from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
 
@@ -235,3 +237,25 @@ def test_rare_terms_never_enter(trained: tuple[Config, Paths]) -> None:
     assert vocabulary.pathology
     assert all(count.n_studies >= 3 for count in (*vocabulary.pathology, *vocabulary.anatomy))
     assert sum(vocabulary.findings_a_study.values()) + vocabulary.n_normal == vocabulary.n_studies
+
+
+def test_a_corpus_that_says_little_that_is_known_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [
+        *["Small left pleural effusion."] * 60,
+        *["No active disease."] * 30,
+        *["Kein Erguss. Keine Stauung."] * 6,
+        *["Seen by Dr. Jones on 3/4/2011, see scan."] * 4,
+    ]
+    pd.DataFrame({"text": texts, "filename": "", "patient": [f"p{n}" for n in range(len(texts))]}).to_csv(
+        tmp_path / "reports.csv", index=False
+    )
+    table = {"kind": "table", "path": str(tmp_path / "reports.csv"), "columns": {"patient": "patient"}}
+    config = parse_config({"corpus": table}, "test")
+    perform("corpus", config, tmp_path / "w", silent)
+    with caplog.at_level("WARNING"):
+        report = perform("vocabulary", config, tmp_path / "w", silent)
+    assert report.n_silent == 10
+    assert "10 of 100 reports say nothing that is known (6 in German)" in caplog.text
+    assert "Kein Erguss" in caplog.text
+    assert "Jones" not in caplog.text
+    assert "2011" not in caplog.text
