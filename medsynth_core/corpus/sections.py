@@ -3,8 +3,8 @@
 What a house calls its findings can't be foreseen ("RESULT:", "XR Chest:", nothing at all), what is no finding can: a
 report is read but for what stands under a heading that is known to introduce something else, and how far that reaches
 depends on the heading. A history reaches to the next paragraph, or line that begins anew; a comparison, a technique or
-the name of an examination to the first sentence that speaks of something else; a signature to the end; each of them to
-the next heading where findings have one of their own further down.
+the name of an examination to the first sentence that speaks of something else; a name or a date to the end of its line;
+a signature to the end; each of them to the next heading where findings have one of their own further down.
 """
 
 from __future__ import annotations
@@ -55,10 +55,13 @@ _SIGNED = (
     "attending", "attending radiologist", "signed by", "signed", "electronically signed by", "electronically signed",
     "dictated by", "dictated", "transcribed by", "transcribed", "transcriptionist", "verified by", "verified",
     "reported by", "reviewed by", "approved by", "authorised by", "authorized by", "interpreted by", "radiologist",
-    "resident", "patient name", "patient", "name", "mrn", "patient id", "id", "accession", "accession number", "dob",
+    "resident", "cc",
+)  # fmt: skip
+_FIELDS = (
+    "patient name", "patient", "name", "mrn", "patient id", "id", "accession", "accession number", "dob",
     "date of birth", "date", "time", "date of exam", "exam date", "date of examination", "date of service", "location",
     "ward", "referring physician", "ordering physician", "ordering provider", "requested by", "referrer",
-    "consultant", "cc", "age", "sex", "gender", "age/sex", "ref by", "referred by", "report status", "date reported",
+    "consultant", "age", "sex", "gender", "age/sex", "ref by", "referred by", "report status", "date reported",
 )  # fmt: skip
 _READ = frozenset((*_FINDINGS, *_IMPRESSION))
 _REASONS = {
@@ -67,7 +70,8 @@ _REASONS = {
         "what was asked": _ASKED,
         "about the study": _OF_THE_STUDY,
         "advice": _ADVICE,
-        "names and signatures": _SIGNED,
+        "signatures": _SIGNED,
+        "names and dates": _FIELDS,
     }.items()
     for name in names
 }
@@ -118,6 +122,7 @@ _FILM = re.compile(
 _OTHER_HEADING = re.compile(r"(?<=\n)[ ]*[A-Z][A-Za-z /&-]{2,40}:")
 """One that isn't known, like that of an organ."""
 _WORD_OF_PROSE = re.compile(r"\b[a-z]{2,}\b")
+_MISSPELT = ("findings", "impression", "conclusion", "indication", "comparison", "technique", "history")
 _CLOSE = 0.84
 _LOOKED_BACK = 300
 """Characters, for the heading that a line began with."""
@@ -209,10 +214,7 @@ def _spelt(word: str) -> str | None:
     """Returns the heading that a word is a misspelling of, or None."""
     if word in _READ or word in _REASONS:
         return None
-    names = [
-        name for name in ("findings", "impression", "conclusion", "indication", "comparison", "technique", "history")
-    ]
-    return next(iter(get_close_matches(word, names, 1, _CLOSE)), None)
+    return next(iter(get_close_matches(word, _MISSPELT, 1, _CLOSE)), None)
 
 
 def _ends(line: str) -> bool:
@@ -260,10 +262,14 @@ def _without_head(text: str) -> tuple[str, str]:
 
 def _read_under(reason: str, body: str) -> tuple[str, str]:
     """Returns (read, left out) of what stands under a heading that introduces no findings."""
-    if reason in {"names and signatures", "advice"}:
-        paragraph, rest = _first_paragraph(body)
-        return (rest, paragraph) if reason == "advice" else ("", body)
+    if reason == "signatures":
+        return "", body
+    if reason == "names and dates":
+        line, _, rest = body.partition("\n")
+        return rest, line
     paragraph, rest = _first_paragraph(body)
+    if reason == "advice":
+        return rest, paragraph
     if reason == "what was asked":
         turns = (_FILM.search(paragraph), _OTHER_HEADING.search(paragraph))
         end = min([_first_lines(paragraph), *(turn.start() for turn in turns if turn is not None)])
