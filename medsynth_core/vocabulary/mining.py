@@ -25,6 +25,8 @@ from medsynth_core.vocabulary.ontology import Kind, load_ontology
 from medsynth_core.vocabulary.sentences import fold_words, spell_out, split_sentences, split_words
 from medsynth_core.vocabulary.spans import Span, find_spans
 
+_STATUSES = ("absent", "uncertain", "present")
+"""The later outranks."""
 _DENIES = re.compile(
     r"(?:[^.:]{0,40}\b)?(?:no|no evidence of|negative for|without|absence of|free of|no signs? of)\s*:\s*$",
     re.IGNORECASE,
@@ -121,6 +123,17 @@ def positive_findings(mentions: Sequence[Mention]) -> list[dict[str, str | None]
                 other["severity"] = other["severity"] or item["severity"]
                 other["anatomy"] = _narrower(other["anatomy"], item["anatomy"])
     return [item for _, item in sorted(found.items())]
+
+
+def statuses(mentions: Sequence[Mention]) -> list[dict[str, str]]:
+    """Returns what is said of each pathology that is mentioned, by name: present if it is asserted anywhere, else
+    uncertain if it is hedged, else absent; items with keys pathology, status."""
+    said: dict[str, str] = {}
+    for mention in mentions:
+        if mention.kind == "pathology":
+            status = "present" if mention.asserted else "absent" if mention.negated else "uncertain"
+            said[mention.term] = max(said.get(mention.term, "absent"), status, key=_STATUSES.index)
+    return [{"pathology": name, "status": status} for name, status in sorted(said.items())]
 
 
 def _wider(side: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.counts import Counts
-from medsynth_core.vocabulary.mining import mine_report, positive_findings
+from medsynth_core.vocabulary.mining import mine_report, positive_findings, statuses
 from medsynth_core.vocabulary.normality import says_normal
 from medsynth_core.vocabulary.settings import VocabularyParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
@@ -42,8 +42,11 @@ LABELS_SCHEMA = pa.schema(
                 )
             ),
         ),
+        ("statuses", pa.list_(pa.struct([("pathology", pa.string()), ("status", pa.string())]))),
     ]
 )
+"""``findings`` are those that a report asserts, ``statuses`` all that it speaks of: present, uncertain or absent. What
+is in neither isn't mentioned, which may be another thing than absent."""
 log = logging.getLogger(__name__)
 
 _FEW_SILENT = 0.03
@@ -154,7 +157,7 @@ def mine_batch(rows: list[dict[str, Any]], min_patients: int) -> tuple[Counts, l
         findings = positive_findings(mentions)
         if not mentions and ((language := other_language(report)) or not says_normal(report)):
             counts.say_nothing(report, language)
-        labels.append({"study_id": row["study_id"], "findings": findings})
+        labels.append({"study_id": row["study_id"], "findings": findings, "statuses": statuses(mentions)})
         if row["split"] == "train":
             counts.add(row["patient_id"], mentions, findings)
     return counts, labels
@@ -168,11 +171,12 @@ def _mine(corpus: Corpus, min_patients: int, processes: int) -> Iterable[tuple[C
 
 
 def _keep_known(mined: Path, labels: Path, known: set[str]) -> None:
-    """Copies labels, batch by batch, without findings that are not in the vocabulary."""
+    """Copies labels, batch by batch, without what is not in the vocabulary."""
     with pq.ParquetWriter(labels, LABELS_SCHEMA) as writer:
         for rows in row_batches(mined, _ROWS_A_BATCH):
             for row in rows:
-                row["findings"] = [finding for finding in row["findings"] if finding["pathology"] in known]
+                for name in ("findings", "statuses"):
+                    row[name] = [each for each in row[name] if each["pathology"] in known]
             writer.write_table(pa.Table.from_pylist(rows, schema=LABELS_SCHEMA))
 
 

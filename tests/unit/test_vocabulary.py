@@ -246,11 +246,7 @@ def test_a_corpus_that_says_little_that_is_known_is_told_of(tmp_path: Path, capl
         *["Kein Erguss. Keine Stauung."] * 6,
         *["Seen by Dr. Jones on 3/4/2011, see scan."] * 4,
     ]
-    pd.DataFrame({"text": texts, "filename": "", "patient": [f"p{n}" for n in range(len(texts))]}).to_csv(
-        tmp_path / "reports.csv", index=False
-    )
-    table = {"kind": "table", "path": str(tmp_path / "reports.csv"), "columns": {"patient": "patient"}}
-    config = parse_config({"corpus": table}, "test")
+    config = _table(tmp_path, texts)
     perform("corpus", config, tmp_path / "w", silent)
     with caplog.at_level("WARNING"):
         report = perform("vocabulary", config, tmp_path / "w", silent)
@@ -259,3 +255,26 @@ def test_a_corpus_that_says_little_that_is_known_is_told_of(tmp_path: Path, capl
     assert "Kein Erguss" in caplog.text
     assert "Jones" not in caplog.text
     assert "2011" not in caplog.text
+
+
+def test_labels_say_what_is_uncertain_and_what_is_denied(tmp_path: Path) -> None:
+    texts = [
+        "Effusion. No pneumothorax. Possible pneumonia.",
+        "Effusion is not excluded. Pneumothorax. No pneumonia.",
+    ] * 20
+    config = _table(tmp_path, texts)
+    perform("corpus", config, tmp_path / "w", silent)
+    perform("vocabulary", config, tmp_path / "w", silent)
+    rows = pq.read_table(tmp_path / "w" / "data" / "vocabulary" / "labels.parquet").to_pylist()
+    said = [{each["pathology"]: each["status"] for each in row["statuses"]} for row in rows]
+    # what nobody asserts isn't in the vocabulary
+    assert said[0] == {"pleural effusion": "present", "pneumothorax": "absent"}
+    assert said[1] == {"pleural effusion": "uncertain", "pneumothorax": "present"}
+
+
+def _table(folder: Path, texts: list[str]) -> Config:
+    """Writes reports of as many patients, and returns the configuration that reads them."""
+    path = folder / "reports.csv"
+    patients = [f"p{n}" for n in range(len(texts))]
+    pd.DataFrame({"text": texts, "filename": "", "patient": patients}).to_csv(path, index=False)
+    return parse_config({"corpus": {"kind": "table", "path": str(path), "columns": {"patient": "patient"}}}, "test")
