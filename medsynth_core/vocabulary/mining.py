@@ -25,6 +25,9 @@ from medsynth_core.vocabulary.ontology import Kind, load_ontology
 from medsynth_core.vocabulary.sentences import fold_words, spell_out, split_sentences, split_words
 from medsynth_core.vocabulary.spans import Span, find_spans
 
+_ASKING = frozenset(
+    ["rule out", "evaluate for", "evaluation for", "assess for", "check for", "question of", "query", "look for"]
+)
 _STATUSES = ("absent", "uncertain", "present")
 """The later outranks."""
 _DENIES = re.compile(
@@ -79,8 +82,11 @@ class Mention:
 
 def mine_report(text: str) -> list[Mention]:
     """Returns the mentions of findings and impression text, in order; a line break ends a sentence. A text in another
-    language than English has none."""
-    return [mention for _, found in mine_sentences(text) for mention in found]
+    language than English has none. What a report only asks isn't mentioned once it is answered ("rule out edema. No
+    edema.")."""
+    mentions = [mention for _, found in mine_sentences(text) for mention in found]
+    answered = {mention.term for mention in mentions if not mention.uncertain}
+    return [mention for mention in mentions if mention.rule not in _ASKING or mention.term not in answered]
 
 
 def mine_sentences(text: str) -> Iterator[tuple[str, tuple[Mention, ...]]]:
