@@ -61,7 +61,7 @@ FAULTS: dict[str, Reply] = {
     "time-out": lambda _: (SILENCE, {}, b""),
     "reset in the body": lambda _: (RESET, {}, b""),
     "malformed JSON": lambda _: completion('{"prompts": [{"id": "1", "text": "Small'),
-    "another schema": lambda _: completion('{"reports": ["Clear lungs."]}'),
+    "another schema": lambda _: completion('{"verdict": {"lungs": 1}}'),
     "refusal": lambda _: completion(None, refusal="I can't help with that."),
     "no choice": without_choice,
     "cut off": lambda _: completion('{"prompts": [{"id": "1", "te', "length"),

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import json_repair
+from pydantic import BaseModel, ConfigDict
 
 from medsynth_core.errors import ModelOutputError
 from medsynth_core.prompts.adherence import MAX_WORDS
@@ -35,7 +36,17 @@ INSTRUCTION = (
 PLAIN_INSTRUCTION = f"{_TASK} Answer with the text alone."
 _MAX_TERMS = 60
 _MAX_VARIANTS = 40
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THOUGHT = re.compile(
+    r"<(think|thinking|thought|reasoning|reflection)>.*?</\1>"
+    r"|\A.*</(?:think|thinking|thought|reasoning|reflection)>|\A.*<\|channel\|>final<\|message\|>",
+    re.DOTALL | re.IGNORECASE,
+)
+"""What a model says to itself; some open it in the prompt, so that only its end is in the answer."""
+_TEXT_KEYS = ("text", "findings", "report", "content", "prompt")
+_CLOSED = re.compile('["\'\u201d\u2019]\\s*,?\\s*[}\\]][^"\u201d]*$')
+"""The end of an answer whose last text is whole."""
+_STARTS = 20
+"""Braces and brackets at most that the JSON of an answer may begin with."""
 
 
 class _Item(BaseModel):
@@ -50,6 +61,7 @@ class _Answer(BaseModel):
 
 
 ANSWER_SCHEMA: dict[str, Any] = _Answer.model_json_schema()
+"""What is asked for. What is read may be less strict: an answer is paid, whatever its form."""
 
 
 def told_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -76,17 +88,22 @@ def plain_messages_for(assignment: Assignment, told: dict[str, Any]) -> list[Mes
     return [{"role": "system", "content": PLAIN_INSTRUCTION}, {"role": "user", "content": json.dumps(body)}]
 
 
-def read_answer(assignments: Sequence[Assignment], raw: str, usage: Usage) -> Reply:
-    """Returns the drafts of a call's answer; what can't be used is a draft with a problem."""
+def read_answer(assignments: Sequence[Assignment], raw: str, usage: Usage, cut_off: str | None = None) -> Reply:
+    """Returns the drafts of a call's answer; what can't be used is a draft with a problem.
+
+    Args:
+        cut_off: why the answer ends early, if it does: the problem of a text that isn't whole.
+    """
     shares = usage.shares(len(assignments))
     try:
-        texts = _texts(raw)
+        texts = _texts(raw, len(assignments), whole=cut_off is None)
     except ModelOutputError as error:
-        return failed_reply(assignments, raw, f"answer: {error}", usage)
+        return failed_reply(assignments, raw, cut_off or f"answer: {error}", usage)
+    missing = cut_off or f"answer: no text for this request (ids in it: {', '.join(texts)[:80] or 'none'})"
     drafts = []
     for number, share in enumerate(shares, start=1):
         text = texts.get(str(number), "")
-        drafts.append(Draft(text, None, share) if text else Draft(None, "answer: no text for this request", share))
+        drafts.append(Draft(text, None, share) if text else Draft(None, missing, share))
     return Reply(tuple(assignments), tuple(drafts), raw)
 
 
@@ -120,17 +137,60 @@ def _finding(finding: RequestedFinding) -> dict[str, str]:
     return {key: value for key, value in said.items() if value is not None}
 
 
-def _texts(raw: str) -> dict[str, str]:
-    """Returns the texts by id of an answer's JSON, which may stand in a fence, in prose or behind a thought."""
+def _texts(raw: str, n: int, whole: bool) -> dict[str, str]:
+    """Returns the texts by number, "1" to ``n``, of an answer's JSON, which may stand in a fence, in prose or behind a
+    thought, and be written as models write it: with commas too many, curly quotes, line breaks in strings.
+
+    Args:
+        whole: whether the answer came to its end; the last text of one that didn't is left out.
+    """
     said = _THOUGHT.sub("", raw)
-    start = said.find("{")
-    if start < 0:
+    starts = [found.start() for found in re.finditer(r"[\[{]", said)][:_STARTS]
+    if not starts:
         raise ModelOutputError("no JSON in it")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(said[start:])
-        answer = _Answer.model_validate(value)
-    except json.JSONDecodeError as error:
-        raise ModelOutputError("JSON that can't be read") from error
-    except ValidationError as error:
-        raise ModelOutputError("JSON of another form than was asked for") from error
-    return {item.id: item.text.strip() for item in answer.prompts}
+    for start in starts:
+        try:
+            value, _ = json.JSONDecoder(strict=False).raw_decode(said[start:])
+        except json.JSONDecodeError:
+            continue
+        if (items := _items(value)) is not None:
+            return _numbered(items, n)
+    for start in starts:
+        items = _items(json_repair.loads(said[start:]))
+        if items is not None:
+            whole = whole and _CLOSED.search(said) is not None
+            return _numbered(items if whole else items[:-1], n)
+    raise ModelOutputError("JSON that can't be read, or of another form than was asked for")
+
+
+def _items(value: Any) -> list[tuple[str, str]] | None:
+    """Returns (id, text) of the items of an answer: a list, alone or under any key, of texts or of what has one; None
+    of another form. An id may be a number, and lack."""
+    if isinstance(value, dict):
+        lists = [each for each in value.values() if isinstance(each, list)]
+        value = lists[0] if len(lists) == 1 else [value]
+    if not isinstance(value, list) or not value:
+        return None
+    items = []
+    for each in value:
+        if isinstance(each, str):
+            items.append(("", each))
+        elif isinstance(each, dict):
+            text = next((each[key] for key in _TEXT_KEYS if isinstance(each.get(key), str)), None)
+            if text is None:
+                return None
+            items.append((str(each.get("id", "")), text))
+        else:
+            return None
+    return [(name, " ".join(text.split())) for name, text in items]
+
+
+def _numbered(items: list[tuple[str, str]], n: int) -> dict[str, str]:
+    """Returns texts by number. Ids may be counted from 0, or be words with a number in them ("request_1"); where none
+    says which request it is of, as many texts as requests are in order."""
+    numbers = [re.search(r"\d+", name) for name, _ in items]
+    if not any(numbers):
+        return {str(place): text for place, (_, text) in enumerate(items, start=1)} if len(items) == n else {}
+    found = [int(number[0]) if number else -1 for number in numbers]
+    from_zero = 0 in found and n not in found
+    return {str(number + from_zero): text for number, (_, text) in zip(found, items, strict=True) if number >= 0}

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -30,6 +30,13 @@ _RATE_WINDOW_MS = int(Duration.MINUTE)
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _JITTER = 0.1
+_SHOWN = 200
+"""Characters of what a server says."""
+_ADDRESS = "set prompts.openai.base_url to the address of its API, which as a rule ends in /v1"
+_OF_FORM = ("response_format", "response format", "json", "schema", "grammar", "guided", "structured", "unsupported")
+"""Words of which one is in a refusal of a way of asking."""
+_TOO_LONG = ("context length", "context window", "maximum context", "context size", "max_model_len", "too many tokens")
+_UNKNOWN_HOST = ("Name or service not known", "nodename nor servname", "getaddrinfo", "Temporary failure in name")
 
 
 class ServerBusyError(TransientError):
@@ -59,6 +66,7 @@ class ChatServer:
             for limit, counts_tokens in ((config.requests_per_minute, False), (config.tokens_per_minute, True))
             if limit is not None
         ]
+        self._reached = self._good = False
         self._form = 0
         self._limit_name = "max_completion_tokens"
         self._resume_at = 0.0
@@ -106,7 +114,7 @@ class ChatServer:
             if not error.maybe_paid:
                 refused(number)
             raise
-        except (ConfigError, ModelOutputError):
+        except (ConfigError, ModelOutputError, TransientError):
             refused(number)
             raise
 
@@ -117,15 +125,19 @@ class ChatServer:
             body = call_body(self._config, messages, n, FORMATS[form], limit_name)
             try:
                 response = self.client.chat.completions.with_raw_response.create(**body)
-                return Completion.model_validate(json.loads(response.http_response.content))
+                self._reached = True
+                return self._read(response.http_response.content)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                self._reached = True
                 self._adapt(error, form, limit_name)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise ConfigError(f"the LLM server refused OPENAI_API_KEY (HTTP {error.status_code})") from error
             except openai.NotFoundError as error:
-                raise ConfigError(
-                    f"the LLM server knows no model {self._config.model!r}; set prompts.openai.model or base_url"
-                ) from error
+                if "model" in error.message.lower():
+                    raise ConfigError(
+                        f"the LLM server knows no model {self._config.model!r}; set prompts.openai.model or base_url"
+                    ) from error
+                raise ConfigError(f"{self._at} has no chat completions (HTTP 404); {_ADDRESS}") from error
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
                     raise ConfigError(
@@ -134,33 +146,98 @@ class ChatServer:
                     ) from error
                 raise ServerBusyError("HTTP 429", retry_after_s(error.response.headers), False) from error
             except openai.APIStatusError as error:
-                if error.status_code in (408, 409) or error.status_code >= 500:
+                self._reached = True
+                if error.status_code >= 500 and _speaks_of_form(error.message) and form + 1 < len(FORMATS):
+                    self._adapt(error, form, limit_name)
+                elif error.status_code in (408, 409) or error.status_code >= 500:
                     wait_s = retry_after_s(error.response.headers)
-                    raise ServerBusyError(f"HTTP {error.status_code}", wait_s, False) from error
-                raise ConfigError(
-                    f"the LLM server refused the request (HTTP {error.status_code}): {error.message[:200]}"
-                ) from error
+                    raise ServerBusyError(f"HTTP {error.status_code}: {_said(error)}", wait_s, False) from error
+                else:
+                    raise ConfigError(
+                        f"the LLM server refused the request (HTTP {error.status_code}): {_said(error)}"
+                    ) from error
             except openai.APIConnectionError as error:
+                self._raise_unreached(error)
                 raise ServerBusyError(type(error).__name__, None, True) from error
-            except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-                raise ServerBusyError("an answer that is no chat completion", None, True) from error
+
+    @property
+    def _at(self) -> str:
+        return f"the LLM server at {self.client.base_url}"
+
+    def _read(self, body: bytes) -> Completion:
+        """Returns the completion in an answer that the server calls good.
+
+        Raises:
+            ConfigError: it is a stream of events, or a web page where no completion came before.
+            ServerBusyError: it holds an error, or is none.
+        """
+        begins = body.lstrip()[:200]
+        if begins[:1] == b"<" and not self._good:
+            raise ConfigError(f"{self._at} answers with a web page; {_ADDRESS}")
+        if begins.startswith((b"data:", b"event:")):
+            raise ConfigError(f"{self._at} answers with a stream of events, which it wasn't asked for; turn that off")
+        try:
+            value = json.loads(body)
+            if isinstance(value, dict) and value.get("error") and not value.get("choices"):
+                error = value["error"]
+                said = error.get("message") if isinstance(error, dict) else error
+                raise ServerBusyError(f"an error: {str(said or error)[:_SHOWN]}", None, False)
+            completion = Completion.model_validate(value)
+            self._good = True
+            return completion
+        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+            shown = begins[:60].decode("utf-8", "replace")
+            raise ServerBusyError(f"an answer that is no chat completion ({shown!r})", None, True) from error
+
+    def _raise_unreached(self, error: openai.APIConnectionError) -> None:
+        """Raises at once what no further try will mend: a server that was never reached.
+
+        Raises:
+            ConfigError: its certificate isn't trusted, or its name isn't known.
+            TransientError: nothing listens there.
+        """
+        reasons = " ".join(_reasons(error))
+        if "CERTIFICATE_VERIFY_FAILED" in reasons:
+            raise ConfigError(
+                f"{self._at} has a certificate that isn't trusted (certificate verify failed); name the one of its "
+                f"authority in SSL_CERT_FILE"
+            ) from error
+        if self._reached:
+            return
+        if any(said in reasons for said in _UNKNOWN_HOST):
+            raise ConfigError(f"{self._at} isn't known by that name; correct prompts.openai.base_url") from error
+        if "Connection refused" in reasons or "Errno 111" in reasons:
+            raise TransientError(
+                f"{self._at} refuses connections: nothing listens there; start it, or correct prompts.openai.base_url"
+            ) from error
+        if "WRONG_VERSION_NUMBER" in reasons:
+            raise ConfigError(f"{self._at} speaks no TLS; begin prompts.openai.base_url with http://") from error
 
     def _adapt(self, error: openai.APIStatusError, form: int, limit_name: str) -> None:
         """Takes the next way of asking after a refusal, or raises when there is none."""
         if error.code in {"content_filter", "content_policy_violation"}:
             raise ModelOutputError("refused by the server's content filter") from error
+        said = error.message
+        if any(words in said.lower() for words in _TOO_LONG) or error.code == "context_length_exceeded":
+            raise ConfigError(
+                f"the LLM server has no room for a call of that length: {_said(error)}; lower "
+                f"prompts.openai.prompts_per_call or tokens_per_prompt"
+            ) from error
+        if "temperature" in said.lower():
+            raise ConfigError(
+                f"the LLM server takes no temperature of {self._config.temperature}: {_said(error)}; set "
+                f"prompts.openai.temperature=null"
+            ) from error
         with self._lock:
             if (form, limit_name) != (self._form, self._limit_name):
                 return  # another thread has found out already
-            if limit_name in error.message and limit_name == "max_completion_tokens":
+            if limit_name in said and limit_name == "max_completion_tokens":
                 self._limit_name = "max_tokens"
-            elif form + 1 < len(FORMATS):
+            elif form + 1 < len(FORMATS) and _speaks_of_form(said):
                 self._form = form + 1
                 log.info("LLM server: no %s; it is asked for %s", FORMATS[form], FORMATS[form + 1])
-            elif limit_name == "max_completion_tokens":
-                self._limit_name = "max_tokens"
             else:
-                raise ConfigError(f"the LLM server refused the request: {error.message[:200]}") from error
+                raise ConfigError(f"the LLM server refused the request: {_said(error)}") from error
 
     def _wait(self, state: RetryCallState) -> float:
         """Returns how long to wait after a failed try: what the server asks, else longer each time, with jitter."""
@@ -181,6 +258,21 @@ class ChatServer:
         log.debug("LLM server: %s; next try in %.1f s", error, wait_s)
         count("retries", of="llm")
         return wait_s
+
+
+def _speaks_of_form(said: str) -> bool:
+    return any(word in said.lower() for word in _OF_FORM)
+
+
+def _said(error: openai.APIStatusError) -> str:
+    return " ".join(error.message.split())[:_SHOWN]
+
+
+def _reasons(error: BaseException | None) -> Iterator[str]:
+    """Yields what an exception and those behind it say."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
 
 
 def clock(seconds: float) -> str:

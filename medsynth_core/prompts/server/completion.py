@@ -18,19 +18,46 @@ _TOKENS_A_MESSAGE = 16
 _TOKENS_AN_ANSWER = 64
 
 
+class _Function(BaseModel):
+    arguments: Any = None
+
+    @property
+    def text(self) -> str:
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments or "")
+
+
+class _Call(BaseModel):
+    function: _Function | None = None
+
+
 class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
+    content: Any = None
+    refusal: Any = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    reasoning_content: Any = None
+
+    @property
+    def text(self) -> str:
+        """What it says: its content, in parts or whole, else the arguments of a call that nobody asked it for."""
+        content = self.content if isinstance(self.content, str | list) else ""
+        if isinstance(content, list):
+            parts = (part.get("text") if isinstance(part, dict) else part for part in content)
+            content = "".join(part for part in parts if isinstance(part, str))
+        calls = [*(call.function for call in self.tool_calls or ()), self.function_call]
+        return content or next((call.text for call in calls if call is not None and call.arguments), "")
 
 
 class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
+    message: _Message = _Message()
+    finish_reason: Any = None
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
+    """Servers leave out what they don't count, and count in floats."""
+
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
 
 
 class Completion(BaseModel):
@@ -41,21 +68,27 @@ class Completion(BaseModel):
 
     def reply(self, assignments: Sequence[Assignment], bound: Usage) -> tuple[Reply, Usage]:
         """Returns the drafts in it and the tokens it cost: the bound, where the server doesn't count."""
-        used = bound if self.usage is None else Usage(self.usage.prompt_tokens, self.usage.completion_tokens)
+        told = self.usage or _Usage()
+        used = Usage(
+            bound.input_tokens if told.prompt_tokens is None else round(told.prompt_tokens),
+            bound.output_tokens if told.completion_tokens is None else round(told.completion_tokens),
+        )
         raw = self.model_dump_json()
         if not self.choices:
             return failed_reply(assignments, raw, "answer: no choice in it", used), used
-        choice = self.choices[0]
+        choice = next((each for each in self.choices if each.message.text), self.choices[0])
         if choice.message.refusal:
             return failed_reply(assignments, raw, "answer: refused", used), used
         if choice.finish_reason == "content_filter":
             return failed_reply(assignments, raw, "answer: stopped by the server's content filter", used), used
+        cut_off = None
         if choice.finish_reason == "length":
-            problem = "answer: cut off at the token limit (prompts.openai.tokens_per_prompt)"
+            cut_off = "answer: cut off at the token limit (prompts.openai.tokens_per_prompt)"
+        if not choice.message.text:
+            thought = " but a thought (a reasoning model needs more prompts.openai.tokens_per_prompt)"
+            problem = cut_off or f"answer: empty{thought if choice.message.reasoning_content else ''}"
             return failed_reply(assignments, raw, problem, used), used
-        if not choice.message.content:
-            return failed_reply(assignments, raw, "answer: empty", used), used
-        reply = read_answer(assignments, choice.message.content, used)
+        reply = read_answer(assignments, choice.message.text, used, cut_off)
         return Reply(reply.assignments, reply.drafts, raw), used
 
 

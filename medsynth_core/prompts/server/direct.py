@@ -63,7 +63,8 @@ class OpenAIProvider:
         calls = deque(split_calls(assignments, self._config))
         in_flight: dict[Future[Reply], tuple[Assignment, ...]] = {}
         at_once = self._config.concurrency
-        failures = 0
+        failures = answered = 0
+        last: ServerBusyError | None = None
         end: MedsynthError | None = None
         with ThreadPoolExecutor(self._config.concurrency) as pool:
             while in_flight or (calls and end is None):
@@ -74,13 +75,13 @@ class OpenAIProvider:
                     call = in_flight.pop(future)
                     error = future.exception()
                     if error is None:
-                        failures = 0
+                        failures, answered = 0, answered + 1
                         yield future.result()
                     elif isinstance(error, BudgetError) and in_flight:  # until these are settled, it may yet suffice
                         calls.appendleft(call)
                         at_once = len(in_flight)
                     elif isinstance(error, ServerBusyError):
-                        failures += 1
+                        failures, last = failures + 1, error
                         if failures >= self._config.concurrency + _FAILURES_IN_A_ROW:
                             end = end or TransientError(
                                 f"the LLM server at {self._server.client.base_url} failed {failures} calls in a row, "
@@ -90,6 +91,11 @@ class OpenAIProvider:
                         end = end or error
                     else:
                         raise error
+        if end is None and last is not None and not answered:
+            end = TransientError(
+                f"the LLM server at {self._server.client.base_url} answered no call, the last with {last}; run again "
+                f"to go on: all answers so far are kept"
+            )
         if end is not None:
             raise end
 
