@@ -16,7 +16,7 @@ from medsynth_core.vocabulary.vocabulary import FindingCount, PairCount, TermCou
 K = TypeVar("K", bound=Hashable)
 _KINDS = ("anatomy", "pathology")
 _MAX_WORDINGS = 8
-EXAMPLES = 3
+_EXAMPLES = 3
 """Reports that are shown where many say nothing."""
 _SHOWN = 100
 """Characters of them."""
@@ -101,7 +101,7 @@ class Counts:
     def say_nothing(self, report: str, language: str | None) -> None:
         """Counts a report that nothing was found in, not even normal anatomy."""
         self.silent[language or ""] += 1
-        if len(self.examples) < EXAMPLES:
+        if len(self.examples) < _EXAMPLES:
             self.examples.append(without_private(strip_marks(report)[:_SHOWN]))
 
     def merge(self, other: Counts) -> None:
@@ -110,7 +110,7 @@ class Counts:
         self.n_normal += other.n_normal
         for name in ("studies", "negated", "wordings", "variants", "findings", "pairs", "sizes", "silent"):
             getattr(self, name).update(getattr(other, name))
-        self.examples = [*self.examples, *other.examples][:EXAMPLES]
+        self.examples = [*self.examples, *other.examples][:_EXAMPLES]
         self._terms.merge(other._terms)
         self._wordings.merge(other._wordings)
         self._variants.merge(other._variants)

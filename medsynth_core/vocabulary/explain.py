@@ -59,4 +59,4 @@ def status_of(mention: Mention) -> str:
     """Returns what is said of a mention: present, uncertain or absent; of an anatomy, named or normal."""
     if mention.kind == "anatomy":
         return "normal" if mention.normal else "named"
-    return "absent" if mention.negated else "uncertain" if mention.uncertain else "present"
+    return mention.status

@@ -79,6 +79,11 @@ class Mention:
         """True when the report says that it is there."""
         return not (self.negated or self.uncertain)
 
+    @property
+    def status(self) -> str:
+        """What the report says of it: present, uncertain or absent."""
+        return "present" if self.asserted else "absent" if self.negated else "uncertain"
+
 
 def mine_report(text: str) -> list[Mention]:
     """Returns the mentions of findings and impression text, in order; a line break ends a sentence. A text in another
@@ -137,8 +142,7 @@ def statuses(mentions: Sequence[Mention]) -> list[dict[str, str]]:
     said: dict[str, str] = {}
     for mention in mentions:
         if mention.kind == "pathology":
-            status = "present" if mention.asserted else "absent" if mention.negated else "uncertain"
-            said[mention.term] = max(said.get(mention.term, "absent"), status, key=_STATUSES.index)
+            said[mention.term] = max(said.get(mention.term, "absent"), mention.status, key=_STATUSES.index)
     return [{"pathology": name, "status": status} for name, status in sorted(said.items())]
 
 
