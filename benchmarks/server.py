@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 
 def free_port() -> int:
@@ -126,13 +129,30 @@ def serving_prefect(folder: Path, port: int | None = None, **settings: str) -> I
         yield {**os.environ, **own, "PREFECT_API_URL": f"{endpoint}/api", "OMP_NUM_THREADS": "2"}
 
 
-def ask_prefect(environment: Mapping[str, str], path: str, body: Mapping[str, Any] | None = None) -> Any:
-    """Returns what the Prefect server of an environment answers; a body is posted."""
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, urllib.error.HTTPError) and error.code == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+@retry(retry=retry_if_exception(_is_busy), wait=wait_fixed(1), stop=stop_after_delay(60), reraise=True)
+def ask_prefect(
+    environment: Mapping[str, str], path: str, body: Mapping[str, Any] | None = None, method: str | None = None
+) -> Any:
+    """Returns what the Prefect server of an environment answers, None where that is nothing.
+
+    Args:
+        body: sent as JSON.
+        method: POST with a body and GET without by default.
+
+    Raises:
+        urllib.error.HTTPError: the server refuses. One that is busy (on SQLite while another writes, for longer than
+            it waits) says 503 and has done nothing: it is asked again for a minute, as Prefect's own clients do.
+    """
     data = None if body is None else json.dumps(body).encode()
     url = f"{environment['PREFECT_API_URL']}{path}"
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     with urllib.request.urlopen(request, timeout=120) as answer:
-        return json.load(answer)
+        text = answer.read()
+    return json.loads(text) if text else None
 
 
 def listeners(port: int) -> list[psutil.Process]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -51,6 +50,4 @@ def be_quick_to_miss(environment: Mapping[str, str]) -> None:
     found = next(each for each in automations if each["name"] == "medsynth-zombie")
     trigger = found["trigger"] | {"within": 10}
     shorter = {key: found[key] for key in ("name", "description", "enabled", "actions")} | {"trigger": trigger}
-    url = f"{environment['PREFECT_API_URL']}/automations/{found['id']}"
-    put = urllib.request.Request(url, json.dumps(shorter).encode(), {"Content-Type": "application/json"}, method="PUT")
-    urllib.request.urlopen(put, timeout=30).close()
+    ask_prefect(environment, f"/automations/{found['id']}", shorter, "PUT")
