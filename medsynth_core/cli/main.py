@@ -134,6 +134,7 @@ def explain(
 ) -> None:
     """Show how a report is read: sections, sentences, each mention with its status and the words that gave it."""
     from medsynth_core.cli.tables import explained_report
+    from medsynth_core.corpus.sections import read_sections
     from medsynth_core.vocabulary.explain import explain as explained
 
     try:
@@ -141,7 +142,7 @@ def explain(
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: can't be read as text in UTF-8 ({error})") from error
-    found = explained(text)
+    found = explained(read_sections(text))
     if as_json:
         about = dataclasses.asdict(found) | {"left_out": [each._asdict() for each in found.left_out]}
         print(json.dumps(about, indent=2, ensure_ascii=False))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medsynth_core.corpus.records import UNMASKED
+from medsynth_core.corpus.sections import LeftOut
 from medsynth_core.errors import InputError
 
 IMAGES_PER_CHUNK = 1024
 MASK_SIDE = 64
 """Side of a mask in cells, whatever the images' is: organs are large."""
+_ROWS_A_BATCH = 5000
 _AGAIN = "run `medsynth corpus` again"
 STUDIES_SCHEMA = pa.schema(
     [
@@ -44,11 +47,17 @@ VIEWS_SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
+LEFT_OUT_SCHEMA = pa.schema([("study_id", pa.string()), ("reason", pa.string()), ("text", pa.string())])
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A normalised corpus; ``image_size`` is the side of its square images in pixels, ``n_masks`` how many have masks.
+    """A normalised corpus.
+
+    Attributes:
+        image_size: side of its square images in pixels.
+        n_masks: images that have one.
+        n_left_out: reports of which a part isn't read, by the reason.
 
     Its files are opened as they are needed. One that is missing, cut off or of another corpus is an InputError.
     """
@@ -56,6 +65,7 @@ class Corpus:
     folder: Path
     image_size: int
     n_masks: int
+    n_left_out: Mapping[str, int]
 
     @classmethod
     def open(cls, folder: Path) -> Corpus:
@@ -71,7 +81,7 @@ class Corpus:
             raise InputError(f"{folder}: no corpus there; run `medsynth corpus` first") from error
         except ValueError as error:
             raise InputError(f"{path}: no JSON; {_AGAIN}") from error
-        return cls(folder, about["image_size"], about["masks"])
+        return cls(folder, about["image_size"], about["masks"], about.get("left_out", {}))
 
     def n_studies(self) -> int:
         """Returns the number of studies."""
@@ -89,6 +99,16 @@ class Corpus:
     def views(self, split: str | None = None) -> pa.Table:
         """Returns the views of a split (all when None), columns of ``VIEWS_SCHEMA``."""
         return _of_split(self.folder / "views.parquet", split)
+
+    def left_out(self, study_ids: Collection[str]) -> dict[str, list[LeftOut]]:
+        """Returns what isn't read of the reports of some studies, in order; nothing of a study that is read whole."""
+        found: dict[str, list[LeftOut]] = defaultdict(list)
+        with _table(self.folder / "left_out.parquet") as table:
+            for rows in _batches(table, _ROWS_A_BATCH):
+                for row in rows:
+                    if row["study_id"] in study_ids:
+                        found[row["study_id"]].append(LeftOut(row["reason"], row["text"]))
+        return found
 
     def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Returns the images of the given rows, uint8 [n, H, W].

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medsynth_core.corpus.sections import LeftOut
+
 ImageU8 = npt.NDArray[np.uint8]
 """Grayscale image, uint8, shape [height, width], 0 = black .. 255 = white, air dark and bone bright."""
 
@@ -55,6 +57,7 @@ class Study:
         impression: impression section, "" when absent.
         views: may be empty: reports without images still mine and prompt.
         truth: known labels, from a phantom only; never read by training or synthesis, only by the oracle.
+        left_out: parts of the report that aren't read, in order.
     """
 
     study_id: str
@@ -63,6 +66,7 @@ class Study:
     impression: str
     views: tuple[View, ...] = ()
     truth: Mapping[str, object] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def report(self) -> str:

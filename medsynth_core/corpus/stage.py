@@ -16,7 +16,7 @@ from PIL import Image
 
 from medsynth_core.config import Paths
 from medsynth_core.corpus.images import resize_and_crop
-from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
+from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, LEFT_OUT_SCHEMA, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
 from medsynth_core.corpus.readers import open_corpus
 from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig, CorpusParams
@@ -36,6 +36,7 @@ class CorpusReport:
         studies, views: counts by split.
         masks: images whose organs are known.
         skipped: rows, images and masks that couldn't be read.
+        left_out: reports of which a part isn't read, by the reason.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class CorpusReport:
     views: dict[str, int]
     masks: int
     skipped: int
+    left_out: dict[str, int]
 
 
 def run(params: CorpusParams, paths: Paths, progress: Progress) -> CorpusReport:
@@ -89,6 +91,7 @@ class _Writer:
     studies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     positions: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     bad: list[BadRow] = field(default_factory=list)
     seen: int = 0
     rows: int = 0
@@ -99,9 +102,11 @@ class _Writer:
         self._mask_chunk: list[MaskU8 | None] = []
         self._study_rows: list[dict[str, object]] = []
         self._view_rows: list[dict[str, object]] = []
+        self._left_out_rows: list[dict[str, str]] = []
         self._ids: set[str] = set()
         self._studies = pq.ParquetWriter(self.folder / "studies.parquet", STUDIES_SCHEMA)
         self._views = pq.ParquetWriter(self.folder / "views.parquet", VIEWS_SCHEMA)
+        self._left_out = pq.ParquetWriter(self.folder / "left_out.parquet", LEFT_OUT_SCHEMA)
         self._truth = (self.folder / "truth.jsonl").open("w", encoding="utf-8")
 
     def skip(self, row: BadRow) -> None:
@@ -127,6 +132,8 @@ class _Writer:
                 "n_views": kept,
             }
         )
+        self.left_out.update({part.reason for part in study.left_out})
+        self._left_out_rows += [{"study_id": study.study_id, **part._asdict()} for part in study.left_out]
         if study.truth:
             self._truth.write(json.dumps({"study_id": study.study_id, **study.truth}, sort_keys=True) + "\n")
         if len(self._study_rows) >= _ROWS_A_FLUSH:
@@ -191,14 +198,17 @@ class _Writer:
     def _flush_rows(self) -> None:
         self._studies.write_table(pa.Table.from_pylist(self._study_rows, schema=STUDIES_SCHEMA))
         self._views.write_table(pa.Table.from_pylist(self._view_rows, schema=VIEWS_SCHEMA))
+        self._left_out.write_table(pa.Table.from_pylist(self._left_out_rows, schema=LEFT_OUT_SCHEMA))
         self._study_rows.clear()
         self._view_rows.clear()
+        self._left_out_rows.clear()
 
     def close(self, source: Source) -> CorpusReport:
         self._flush_images()
         self._flush_rows()
         self._studies.close()
         self._views.close()
+        self._left_out.close()
         self._truth.close()
         limit = self.params.corpus.max_bad_fraction
         if self.bad and len(self.bad) > limit * self.seen:
@@ -222,6 +232,7 @@ class _Writer:
             self.views,
             self.masks,
             len(self.bad),
+            dict(sorted(self.left_out.items())),
         )
         about = {**asdict(report), "positions": dict(sorted(self.positions.items()))}
         (self.folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")

@@ -7,19 +7,14 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.vocabulary.mining import Mention
 from medsynth_core.vocabulary.ontology import load_ontology
-from medsynth_core.vocabulary.phi import looks_private, without_private
+from medsynth_core.vocabulary.phi import looks_private
 from medsynth_core.vocabulary.vocabulary import FindingCount, PairCount, TermCount, VariantCount, Vocabulary
 
 K = TypeVar("K", bound=Hashable)
 _KINDS = ("anatomy", "pathology")
 _MAX_WORDINGS = 8
-_EXAMPLES = 3
-"""Reports that are shown where many say nothing."""
-_SHOWN = 100
-"""Characters of them."""
 
 
 class Patients(Generic[K]):
@@ -54,7 +49,6 @@ class Counts:
     Attributes:
         min_patients: k-anonymity: a term, wording or variant of fewer patients is never given out.
         silent: why reports say nothing that is known, with how many do: their language, or "" for another reason.
-        examples: the beginnings of the first of them.
     """
 
     min_patients: int
@@ -68,7 +62,6 @@ class Counts:
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._terms: Patients[tuple[str, str]] = Patients(self.min_patients)
@@ -98,19 +91,12 @@ class Counts:
         self.sizes[len(names)] += 1
         self.n_normal += not names
 
-    def say_nothing(self, report: str, language: str | None) -> None:
-        """Counts a report that nothing was found in, not even normal anatomy."""
-        self.silent[language or ""] += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(without_private(strip_marks(report)[:_SHOWN]))
-
     def merge(self, other: Counts) -> None:
         """Adds another batch's counts; batches merge in any order to the same vocabulary."""
         self.n_studies += other.n_studies
         self.n_normal += other.n_normal
         for name in ("studies", "negated", "wordings", "variants", "findings", "pairs", "sizes", "silent"):
             getattr(self, name).update(getattr(other, name))
-        self.examples = [*self.examples, *other.examples][:_EXAMPLES]
         self._terms.merge(other._terms)
         self._wordings.merge(other._wordings)
         self._variants.merge(other._variants)

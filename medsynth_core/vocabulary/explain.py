@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsynth_core.corpus.language import other_language
-from medsynth_core.corpus.sections import LeftOut, read_sections
-from medsynth_core.vocabulary.mining import Mention, mine_sentences, positive_findings
+from medsynth_core.corpus.sections import LeftOut, Sections
+from medsynth_core.vocabulary.mining import Mention, mine_sentences, positive_findings, without_answered
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,17 @@ class Explained:
     findings: Sequence[dict[str, str | None]]
 
 
-def explain(report: str) -> Explained:
-    """Returns how a report is read, as the stages ``corpus`` and ``vocabulary`` do."""
-    read = read_sections(report)
-    language = other_language(f"{read.findings}\n{read.impression}")
-    sentences = [
-        Sentence(section, text, mentions)
-        for section, body in (("findings", read.findings), ("impression", read.impression))
-        for text, mentions in (mine_sentences(body) if language is None else ())
+def explain(read: Sections) -> Explained:
+    """Returns how a report is read, as stage ``vocabulary`` does."""
+    bodies = {"findings": read.findings, "impression": read.impression}
+    language = other_language("\n".join(bodies.values()))
+    mined = [
+        (name, *each)
+        for name, body in bodies.items()
+        for each in (((line, ()) for line in body.splitlines()) if language else mine_sentences(body))
     ]
+    kept = without_answered((text, mentions) for _, text, mentions in mined)
+    sentences = [Sentence(name, *each) for (name, _, _), each in zip(mined, kept, strict=True)]
     found = positive_findings([mention for sentence in sentences for mention in sentence.mentions])
     return Explained(language, sentences, read.left_out, found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -85,19 +85,31 @@ class Mention:
         return "present" if self.asserted else "absent" if self.negated else "uncertain"
 
 
+Mined = tuple[str, tuple[Mention, ...]]
+"""A sentence and its mentions."""
+
+
 def mine_report(text: str) -> list[Mention]:
     """Returns the mentions of findings and impression text, in order; a line break ends a sentence. A text in another
     language than English has none. What a report only asks isn't mentioned once it is answered ("rule out edema. No
     edema.")."""
-    mentions = [mention for _, found in mine_sentences(text) for mention in found]
-    answered = {mention.term for mention in mentions if not mention.uncertain}
-    return [mention for mention in mentions if mention.rule not in _ASKING or mention.term not in answered]
-
-
-def mine_sentences(text: str) -> Iterator[tuple[str, tuple[Mention, ...]]]:
-    """Yields the sentences of a report, each with its mentions."""
     if other_language(text) is not None:
-        return
+        return []
+    return [mention for _, found in without_answered(mine_sentences(text)) for mention in found]
+
+
+def without_answered(sentences: Iterable[Mined]) -> list[Mined]:
+    """Returns the sentences of a report without mentions that only ask for what the report answers."""
+    known = list(sentences)
+    answered = {mention.term for _, found in known for mention in found if not mention.uncertain}
+    return [
+        (sentence, tuple(each for each in found if each.rule not in _ASKING or each.term not in answered))
+        for sentence, found in known
+    ]
+
+
+def mine_sentences(text: str) -> Iterator[Mined]:
+    """Yields the sentences of an English text, each with its mentions."""
     denied = ""
     for line in _ATTRIBUTE.sub(", ", text).splitlines():
         if _DENIES.match(line):

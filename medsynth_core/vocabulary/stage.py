@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from medsynth_core.config import Paths
 from medsynth_core.corpus.language import other_language
+from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus, row_batches
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
@@ -23,6 +24,8 @@ from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings, statuses
 from medsynth_core.vocabulary.normality import says_normal
+from medsynth_core.vocabulary.phi import without_private
+from medsynth_core.vocabulary.reading import Read, Row, some, write_reading
 from medsynth_core.vocabulary.settings import VocabularyParams
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -49,8 +52,12 @@ LABELS_SCHEMA = pa.schema(
 is in neither isn't mentioned, which may be another thing than absent."""
 log = logging.getLogger(__name__)
 
+READING = "reading.html"
 _FEW_SILENT = 0.03
 """Share of the reports that may say nothing."""
+_EXAMPLES = 3
+"""Reports that are shown where more do, by so many characters."""
+_SHOWN = 100
 _ROWS_A_BATCH = 1000
 _STUDIES_A_PROCESS = 10_000
 """A further process is worth its start for this many studies more."""
@@ -71,7 +78,8 @@ class VocabularyReport:
 
 
 def run(params: VocabularyParams, paths: Paths, progress: Progress) -> VocabularyReport:
-    """Mines the training reports and writes vocabularies and labels; labels cover every split.
+    """Mines the training reports and writes vocabularies and labels, which cover every split, and the page that shows
+    how reports are read.
 
     Batches stream through as many processes as there are cores and studies for; neither memory nor the result
     depends on how many.
@@ -82,16 +90,20 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
     corpus = Corpus.open(paths["corpus"])
     total = corpus.n_studies()
     counts = Counts(params.vocabulary.min_studies)
+    silent: list[Row] = []
+    drawn: list[Row] = []
     with replace_directory(paths["vocabulary"]) as folder:
         mined = folder / "mined.parquet"
         with pq.ParquetWriter(mined, LABELS_SCHEMA) as writer:
             done = 0
-            for part, labels in _mine(corpus, params.vocabulary.min_studies, processes_for(total)):
-                counts.merge(part)
-                writer.write_table(pa.Table.from_pylist(labels, schema=LABELS_SCHEMA))
-                done += len(labels)
+            for part in _mine(corpus, params.vocabulary.min_studies, processes_for(total)):
+                counts.merge(part.counts)
+                writer.write_table(pa.Table.from_pylist(part.labels, schema=LABELS_SCHEMA))
+                silent, drawn = some([*silent, *part.silent]), some([*drawn, *part.drawn])
+                done += len(part.labels)
                 progress(done, total)
-        _warn_of_silent(counts, total)
+        write_reading(Read(total, counts.silent, silent, drawn, corpus.n_left_out), corpus, folder / READING)
+        _warn_of_silent(counts, total, silent, paths["vocabulary"] / READING)
         vocabulary, too_rare = counts.vocabulary(params.vocabulary.max_terms)
         if not vocabulary.pathology:
             raise InputError(
@@ -113,19 +125,21 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
     )
 
 
-def _warn_of_silent(counts: Counts, total: int) -> None:
+def _warn_of_silent(counts: Counts, total: int, some_silent: Sequence[Row], page: Path) -> None:
     """Says so where more than a few reports say nothing that is known: they would count as normal films."""
     silent = counts.silent.total()
     if silent <= _FEW_SILENT * total:
         return
+    beginnings = [without_private(strip_marks(_text(row))[:_SHOWN]) for row in some_silent[:_EXAMPLES]]
     languages = ", ".join(f"{n} in {name}" for name, n in counts.silent.most_common() if name)
     log.warning(
         "vocabulary: %d of %d reports say nothing that is known%s; they count as films without a finding. They begin "
-        "%s. `medsynth explain FILE` shows how one is read; corpus.columns.text may name the wrong column",
+        "%s. %s shows how some are read; corpus.columns.text may name the wrong column",
         silent,
         total,
         f" ({languages})" if languages else "",
-        "; ".join(map(repr, counts.examples)),
+        "; ".join(map(repr, beginnings)),
+        page,
     )
 
 
@@ -143,27 +157,47 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def mine_batch(rows: list[dict[str, Any]], min_patients: int) -> tuple[Counts, list[dict[str, Any]]]:
-    """Returns the counts of the training studies among ``rows`` and the labels of all of them.
+class Batch(NamedTuple):
+    """What a batch of studies holds.
+
+    Attributes:
+        counts: of the training studies.
+        labels: of all, as ``LABELS_SCHEMA``.
+        silent, drawn: some of those that say nothing that is known, and some of all.
+    """
+
+    counts: Counts
+    labels: list[dict[str, Any]]
+    silent: list[Row]
+    drawn: list[Row]
+
+
+def mine_batch(rows: list[Row], min_patients: int) -> Batch:
+    """Returns what studies hold.
 
     Args:
         rows: study_id, patient_id, split, findings, impression.
         min_patients: as in ``Counts``.
     """
-    counts, labels = Counts(min_patients), []
+    counts, labels, silent = Counts(min_patients), [], []
     for row in rows:
-        report = f"{row['findings']}\n{row['impression']}"
+        report = _text(row)
         mentions = mine_report(report)
         findings = positive_findings(mentions)
         if not mentions and ((language := other_language(report)) or not says_normal(report)):
-            counts.say_nothing(report, language)
+            counts.silent[language or ""] += 1
+            silent.append(row)
         labels.append({"study_id": row["study_id"], "findings": findings, "statuses": statuses(mentions)})
         if row["split"] == "train":
             counts.add(row["patient_id"], mentions, findings)
-    return counts, labels
+    return Batch(counts, labels, some(silent), some(rows))
 
 
-def _mine(corpus: Corpus, min_patients: int, processes: int) -> Iterable[tuple[Counts, list[dict[str, Any]]]]:
+def _text(row: Row) -> str:
+    return f"{row['findings']}\n{row['impression']}"
+
+
+def _mine(corpus: Corpus, min_patients: int, processes: int) -> Iterable[Batch]:
     """Yields what batches hold, in order, a bounded number ahead."""
     parallel = joblib.Parallel(n_jobs=processes, return_as="generator", pre_dispatch=2 * processes)
     batches = corpus.study_batches(_ROWS_A_BATCH)

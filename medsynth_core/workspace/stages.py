@@ -109,7 +109,7 @@ def _training(model: str, help_: str, version: int, params: type[Params], deps: 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "corpus",
-        5,
+        6,
         "medsynth_core.corpus.stage:run",
         "normalise the corpus: any source to a study table and grayscale images",
         CorpusParams,
@@ -118,7 +118,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "vocabulary",
-        5,
+        6,
         "medsynth_core.vocabulary.stage:run",
         "mine anatomy and pathology terms with counts, and labels a study",
         VocabularyParams,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from medsynth_core.cli.main import app
 from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.plain import plain
-from medsynth_core.corpus.sections import read_sections
+from medsynth_core.corpus.sections import Sections, read_sections
 from medsynth_core.errors import InputError
 from medsynth_core.vocabulary.explain import explain, status_of
 from medsynth_core.vocabulary.mining import mine_report, mine_sentences, positive_findings
@@ -146,7 +146,7 @@ IMPRESSION: Clear right lung.
 
 
 def test_a_report_is_explained() -> None:
-    found = explain(REPORT)
+    found = explain(read_sections(REPORT))
     said = {m.term: (status_of(m), m.rule) for sentence in found.sentences for m in sentence.mentions}
     assert said == {
         "heart": ("named", ""),
@@ -159,7 +159,11 @@ def test_a_report_is_explained() -> None:
     assert [sentence.section for sentence in found.sentences] == ["findings"] * 3 + ["impression"]
     assert [each.reason for each in found.left_out] == ["what was asked"]
     assert [finding["pathology"] for finding in found.findings] == ["cardiomegaly", "pleural effusion"]
-    assert explain("Kein Erguss. Keine Stauung.").language == "German"
+    foreign = explain(Sections("Kein Erguss. Keine Stauung.", ""))
+    assert foreign.language == "German"
+    assert [(sentence.text, sentence.mentions) for sentence in foreign.sentences] == [
+        ("Kein Erguss. Keine Stauung.", ())
+    ]
 
 
 def test_a_report_is_explained_on_the_command_line(tmp_path: Path) -> None:

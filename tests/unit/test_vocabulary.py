@@ -16,6 +16,7 @@ from medsynth_core.vocabulary.counts import Counts
 from medsynth_core.vocabulary.mining import mine_report, positive_findings
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
+from medsynth_core.vocabulary.reading import some
 from medsynth_core.vocabulary.sentences import split_sentences
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.params import parse_config
@@ -255,6 +256,31 @@ def test_a_corpus_that_says_little_that_is_known_is_told_of(tmp_path: Path, capl
     assert "Kein Erguss" in caplog.text
     assert "Jones" not in caplog.text
     assert "2011" not in caplog.text
+    page = (tmp_path / "w" / "data" / "vocabulary" / "reading.html").read_text("utf-8")
+    assert "Of 100 reports 10 say nothing that is known" in page
+    silent_ones, drawn = page.split("<h2>")[1:]
+    assert silent_ones.count("<article>") == 10
+    assert silent_ones.count("In German: not mined") == 6
+    assert drawn.count("<article>") == 50
+    assert "pleural effusion: present (left, mild, pleura)" in drawn
+    assert "Jones" not in page
+    assert "2011" not in page
+
+
+def test_what_is_left_out_is_counted_and_shown_whatever_the_batches(tmp_path: Path) -> None:
+    texts = [
+        f"HISTORY: Cough of patient {n}.\nFINDINGS: No effusion.\nCOMPARISON: <None> of {n}." if n % 3 else "Effusion."
+        for n in range(120)
+    ]
+    config = _table(tmp_path, texts)
+    assert perform("corpus", config, tmp_path / "w", silent).left_out == {"about the study": 80, "what was asked": 80}
+    perform("vocabulary", config, tmp_path / "w", silent)
+    page = (tmp_path / "w" / "data" / "vocabulary" / "reading.html").read_text("utf-8")
+    assert "<td>what was asked</td>" in page
+    assert "Left out, about the study: &lt;None&gt; of" in page
+    rows = Corpus.open(tmp_path / "w" / "data" / "corpus").studies().to_pylist()
+    assert some([*some(rows[:7]), *some(rows[7:])]) == some(rows)
+    assert all(f"<h3>{row['study_id']}</h3>" in page for row in some(rows))
 
 
 def test_labels_say_what_is_uncertain_and_what_is_denied(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from medsynth_core.corpus.records import BadRow, Source, Study, View
-from medsynth_core.corpus.sections import parse_sections
+from medsynth_core.corpus.sections import read_sections
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import file_view, image_folder, open_table
 from medsynth_core.errors import InputError
@@ -48,11 +48,12 @@ def _studies(frame: pd.DataFrame, images: Path | None, config: CorpusConfig, pat
     for study_id, rows in frame.groupby(keys.to_numpy(), sort=False):
         number = int(rows.index[0]) + 2
         first = rows.iloc[0]
-        findings, impression = parse_sections(first[columns.text])
+        findings, impression, left_out = read_sections(first[columns.text])
         if columns.impression:
             impression = first[columns.impression].strip()
         if not (findings or impression):
-            yield BadRow(str(path), number, f"no text in column {columns.text!r}")
+            only = f" but {' and '.join({part.reason: 0 for part in left_out})}" if left_out else ""
+            yield BadRow(str(path), number, f"no text in column {columns.text!r}{only}")
             continue
         views: list[View] = []
         for _, row in rows.iterrows():
@@ -61,4 +62,4 @@ def _studies(frame: pd.DataFrame, images: Path | None, config: CorpusConfig, pat
                 mask = row[columns.mask] if columns.mask else ""
                 views.append(file_view(images, row[columns.image], projection, config.max_image_pixels, mask))
         patient = first[columns.patient] if columns.patient else ""
-        yield Study(str(study_id), patient or str(study_id), findings, impression, tuple(views))
+        yield Study(str(study_id), patient or str(study_id), findings, impression, tuple(views), left_out=left_out)
