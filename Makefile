@@ -25,7 +25,7 @@ demo: setup
 test: setup
 	$(BIN)/pytest -m "not slow"
 
-# What takes minutes each: nights in fast motion, runs that are stopped at random moments, automations.
+# What takes a minute or more: nights in fast motion, runs that are stopped at random moments, automations, extensions.
 test-slow: setup
 	$(BIN)/pytest -m slow
 

@@ -23,7 +23,7 @@ from medsynth_core.storage.content import content_key
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n# (\S+?\.py)(: [^\n]*)?\n(.*?)^```", re.MULTILINE | re.DOTALL)

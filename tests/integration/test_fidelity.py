@@ -110,6 +110,7 @@ def test_real_films_may_be_published_once_the_tokenizer_is_let_off(workspace: tu
     assert {line.split(",")[0] for line in table[1:]} == {"synthetic", "rendered", "real"}
 
 
+@pytest.mark.slow
 def test_who_measures_first_is_right(workspace: tuple[Config, Paths]) -> None:
     config, paths = workspace
     store = LocalStore(paths.root / "store")

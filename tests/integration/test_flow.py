@@ -66,16 +66,25 @@ def config(trained: tuple[Config, Paths]) -> Config:
     )
 
 
+def workspace(root: Path, config: Config, trained: tuple[Config, Paths]) -> Path:
+    """Makes a workspace whose models are there."""
+    init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
+    shutil.copytree(trained[1].root / "models", root / "trained")
+    return root
+
+
 @pytest.fixture(scope="module")
-def runs(
-    config: Config, trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, str]:
-    """(uninterrupted workspace, workspace that was killed in synthesis and run again, output of that run)."""
-    folder = tmp_path_factory.mktemp("runs")
-    whole, killed = folder / "whole", folder / "killed"
-    for root in (whole, killed):
-        init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
-        shutil.copytree(trained[1].root / "models", root / "trained")
+def whole(config: Config, trained: tuple[Config, Paths], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace after a run that nothing disturbed, and what that said."""
+    root = workspace(tmp_path_factory.mktemp("runs") / "whole", config, trained)
+    return root, finish(start(root))
+
+
+@pytest.mark.slow
+def test_a_killed_run_releases_the_same_images(
+    config: Config, trained: tuple[Config, Paths], whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    killed = workspace(tmp_path / "killed", config, trained)
     process = start(killed)
     deadline = time.monotonic() + 300
     while not records(killed):
@@ -86,29 +95,23 @@ def runs(
     process.communicate()
     before = records(killed)
     assert 0 < len(before) < N_SHARDS, "the kill must fall into synthesis for this test to say anything"
-    output = finish(start(killed))
+    finish(start(killed))
     after = records(killed)
     assert {name: after[name] for name in before} == before, "a finished shard was made again"
     assert len(after) == N_SHARDS
-    finish(start(whole))
-    return whole, killed, output
-
-
-def test_a_killed_run_releases_the_same_images(runs: tuple[Path, Path, str]) -> None:
-    whole, killed, _ = runs
-    tables = [open_release(root).manifest(["image_id", "sha256", "shard", "offset"]) for root in (whole, killed)]
+    releases = [open_release(root) for root in (whole[0], killed)]
+    tables = [release.manifest(["image_id", "sha256", "shard", "offset"]) for release in releases]
     assert tables[0].equals(tables[1])
-    assert open_release(whole).dir_md5 == open_release(killed).dir_md5
+    assert releases[0].dir_md5 == releases[1].dir_md5
 
 
+@pytest.mark.slow
 def test_worker_processes_release_the_same_images(
-    config: Config, trained: tuple[Config, Paths], runs: tuple[Path, Path, str], tmp_path: Path
+    config: Config, trained: tuple[Config, Paths], whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    root = tmp_path / "processes"
-    init_workspace(root, config.model_copy(update={"models": config.models.model_copy(update={"path": "trained"})}))
-    shutil.copytree(trained[1].root / "models", root / "trained")
+    root = workspace(tmp_path / "processes", config, trained)
     finish(start(root, "runner.kind=processes", "runner.processes=2"))
-    datasets = (open_release(each).dataset() for each in (root, runs[0]))
+    datasets = (open_release(each).dataset() for each in (root, whole[0]))
     ours, theirs = ([dataset[place] for place in range(len(dataset))] for dataset in datasets)
     assert [item["image_id"] for item in ours] == [item["image_id"] for item in theirs]
     apart = torch.stack([(a["image"].short() - b["image"].short()).abs() for a, b in zip(ours, theirs, strict=True)])
@@ -116,8 +119,8 @@ def test_worker_processes_release_the_same_images(
     assert apart.sum() <= 5, "in rare cases"
 
 
-def test_the_last_lines_say_where_the_release_is(runs: tuple[Path, Path, str]) -> None:
-    lines = [line for line in runs[2].splitlines() if line.startswith(("release ", "look ", "load "))]
+def test_the_last_lines_say_where_the_release_is(whole: tuple[Path, str]) -> None:
+    lines = [line for line in whole[1].splitlines() if line.startswith(("release ", "look ", "load "))]
     assert len(lines) == 3
     assert "synthetic-cxr-v1" in lines[0]
     code = lines[2].removeprefix("load").strip()
@@ -125,20 +128,20 @@ def test_the_last_lines_say_where_the_release_is(runs: tuple[Path, Path, str]) -
     assert done.returncode == 0, "the printed line must run as it is"
 
 
-def test_git_and_dvc_know_the_release(runs: tuple[Path, Path, str], tmp_path: Path) -> None:
-    whole, _, _ = runs
-    assert git(whole, "tag").split() == ["synthetic-cxr-v1"]
-    assert "accepted" in git(whole, "tag", "-n5") or "images of" in git(whole, "tag", "-n5")
-    assert git(whole, "status", "--porcelain", "--untracked-files=no") == ""
+def test_git_and_dvc_know_the_release(whole: tuple[Path, str], tmp_path: Path) -> None:
+    root = whole[0]
+    assert git(root, "tag").split() == ["synthetic-cxr-v1"]
+    assert "accepted" in git(root, "tag", "-n5") or "images of" in git(root, "tag", "-n5")
+    assert git(root, "status", "--porcelain", "--untracked-files=no") == ""
     assert "up to date" in dvc(
-        whole, "status", "corpus", "vocabulary", "prompts", "deduplicate", "release", "dataset.dvc"
+        root, "status", "corpus", "vocabulary", "prompts", "deduplicate", "release", "dataset.dvc"
     )
-    dvc(whole.parent, "get", str(whole), "dataset", "--rev", "synthetic-cxr-v1", "-o", str(tmp_path / "got"))
-    assert len(open_release(tmp_path / "got").dataset()) == len(open_release(whole).dataset())
+    dvc(root.parent, "get", str(root), "dataset", "--rev", "synthetic-cxr-v1", "-o", str(tmp_path / "got"))
+    assert len(open_release(tmp_path / "got").dataset()) == len(open_release(root).dataset())
 
 
-def test_accounting_and_items(runs: tuple[Path, Path, str]) -> None:
-    release = open_release(runs[0], rev="synthetic-cxr-v1")
+def test_accounting_and_items(whole: tuple[Path, str]) -> None:
+    release = open_release(whole[0], rev="synthetic-cxr-v1")
     counts = release.info["counts"]
     assert counts["requested"] == 24 == counts["accepted"] + sum(counts["rejected"].values())
     assert len(release.manifest()) == counts["accepted"]
@@ -149,8 +152,8 @@ def test_accounting_and_items(runs: tuple[Path, Path, str]) -> None:
     assert set(release.manifest()["release"].to_pylist()) == {release.name}
 
 
-def test_verify_finds_a_flipped_bit_and_a_missing_object(runs: tuple[Path, Path, str], tmp_path: Path) -> None:
-    shutil.copytree(runs[0], tmp_path / "copy", symlinks=True)
+def test_verify_finds_a_flipped_bit_and_a_missing_object(whole: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "copy", symlinks=True)
     release = open_release(tmp_path / "copy")
     assert verify(release, silent).problems == ()
     # a shard whose images were all rejected has no tar
@@ -163,17 +166,17 @@ def test_verify_finds_a_flipped_bit_and_a_missing_object(runs: tuple[Path, Path,
     assert any(p.startswith(f"changed bytes: {name}") for p in verify(release, silent).problems)
 
 
-def test_the_report_needs_no_network(runs: tuple[Path, Path, str]) -> None:
-    page = (runs[0] / "data" / "report" / "report.html").read_text()
+def test_the_report_needs_no_network(whole: tuple[Path, str]) -> None:
+    page = (whole[0] / "data" / "report" / "report.html").read_text()
     assert "synthetic" in page
     assert "http://" not in page
     assert "https://" not in page
     assert 'src="data:' in page
-    assert (runs[0] / "data" / "report" / "contact_sheet.png").stat().st_size > 10_000
-    shown = json.loads((runs[0] / "data" / "report" / "metrics.json").read_text())
+    assert (whole[0] / "data" / "report" / "contact_sheet.png").stat().st_size > 10_000
+    shown = json.loads((whole[0] / "data" / "report" / "metrics.json").read_text())
     assert shown["oracle"]
-    assert shown["release"] == open_release(runs[0]).name
-    assert (runs[0] / "store" / "reports" / "synthetic-cxr-v1" / "report.html").read_text() == page
+    assert shown["release"] == open_release(whole[0]).name
+    assert (whole[0] / "store" / "reports" / "synthetic-cxr-v1" / "report.html").read_text() == page
     assert "nearest training image" in page, "a phantom's may be shown"
 
 

@@ -52,6 +52,7 @@ def run(*words: str, environment: dict[str, str] | None = None) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_store_that_fills_up_stops_the_run(
     trained: tuple[Config, Paths], disk: Path, tmp_path: Path, prefect_environment: dict[str, str]
 ) -> None:

@@ -309,6 +309,7 @@ def workspace(trained: tuple[Config, Paths], root: Path) -> Paths:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["VQModel", "Emu3", "Chameleon", "LlamaGen"])
 def test_it_is_fine_tuned_on_the_corpus(
     trained: tuple[Config, Paths], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -350,6 +351,7 @@ def test_a_whole_chain_learns_its_codes(trained: tuple[Config, Paths], tmp_path:
         perform("alignment", with_base(trained[0], "", (8,)), paths.root, silent)
 
 
+@pytest.mark.slow
 def test_a_killed_fine_tuning_ends_in_the_same_weights(
     trained: tuple[Config, Paths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
