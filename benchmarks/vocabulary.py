@@ -1,10 +1,11 @@
 """How well and how fast reports are mined: ``python -m benchmarks.vocabulary accuracy|negation|speed|memory OPENI``.
 
 OPENI is the folder of ``indiana_reports.csv``, whose columns MeSH and Problems were assigned by people. ``accuracy``
-holds mining against them, ``negation`` against the sets in tests/data, ``speed`` against a medspaCy pipeline of the
-same terms, in turns on one core, and ``memory`` runs the vocabulary stage on 1, 10 and 100 times the corpus. medspaCy
-needs an older numpy than medsynth: make it an environment of its own (``pip install medspacy "numpy<2"``) and name
-its interpreter with ``--spacy``.
+holds mining against them, ``negation`` against the sets in tests/data, ``peers`` both and written texts, beside ConText
+and NegEx with the same terms and sections, ``speed`` against medspaCy's ConText, in turns on one core, and ``memory``
+runs the vocabulary stage on 1, 10 and 100 times the corpus. These peers need an older numpy than medsynth: make them an
+environment of their own (``pip install medspacy negspacy "spacy<3.8" "numpy<2"``) and name its interpreter with
+``--spacy``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medsynth_core.corpus.normalised import STUDIES_SCHEMA
+from medsynth_core.corpus.sections import parse_sections
 from medsynth_core.progress import silent
 from medsynth_core.vocabulary import stage as vocabulary_stage
 from medsynth_core.vocabulary.mining import Mention, mine_report
@@ -79,6 +81,9 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 """What people assigned (any of several, between bars) -> terms that mean it. With a slash it is the beginning of an
 entry of MeSH, else it is one of Problems."""
+Found = tuple[str, bool, bool]
+"""A finding that is mentioned: its name, whether it is denied, whether it is hedged."""
+ENGINES = {"context": "medspaCy's ConText", "negex": "negspaCy's NegEx"}
 _TEN = 10
 _ROUNDS = 5
 _CHUNK = 400
@@ -115,7 +120,8 @@ def accuracy(openi: Path) -> None:
     every = [name for name in LABELS if "/" not in name]
     every.sort(key=lambda name: -sum(is_assigned(row, name) for row in rows))
     table = Table("label", "hits", "false", "missed", "precision", "recall", "F1")
-    scores = {name: score(name, rows, mentions) for name in LABELS}
+    said = [found_in([m for m in of if m.kind == "pathology"]) for of in mentions]
+    scores = {name: score(name, rows, said) for name in LABELS}
     for name in [*every, *(name for name in LABELS if "/" in name)]:
         table.add_row(name.partition("|")[0], *scores[name].row)
     console.print(table)
@@ -126,27 +132,62 @@ def accuracy(openi: Path) -> None:
     ten = every[:_TEN]
     console.print(f"{len(rows)} reports; the ten commonest: {', '.join(ten)}")
     console.print(f"micro-F1 of the ten: {micro(scores, ten):.3f}; of all: {micro(scores, list(LABELS)):.3f}")
-    strangers = known_elsewhere(mentions)
+    strangers = [found_in(of) for of in known_elsewhere(mentions)]
     without = {name: score(name, rows, strangers) for name in ten}
     console.print(
         f"without wordings that only the report itself has: {micro(without, ten):.4f} against {micro(scores, ten):.4f}"
     )
-    hedged = {name: score(name, rows, mentions, hedged=True) for name in ten}
+    hedged = {name: score(name, rows, said, hedged=True) for name in ten}
     console.print(f"with what is hedged (people often assign it): {micro(hedged, ten):.3f}")
 
 
 @app.command()
-def negation(spacy: Annotated[str | None, typer.Option(help="Interpreter that has medspacy.")] = None) -> None:
-    """Present, uncertain or absent: agreement with the written sets, beside medspaCy's ConText."""
-    worker = SpacyWorker(spacy) if spacy else None
-    table = Table("set", "rows", "medsynth", "negated or not", "medspaCy", "negated or not")
+def negation() -> None:
+    """Present, uncertain or absent: agreement with the written sets."""
+    table = Table("set", "rows", "status", "negated or not")
     for path in NEGATION:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        ours = [[(m.term, m.negated, m.uncertain) for m in mine_report(row["sentence"])] for row in rows]
-        theirs = worker.ask([row["sentence"] for row in rows])["found"] if worker else None
-        cells = [f"{share:.3f}" for found in (ours, theirs) if found is not None for share in agreement(rows, found)]
-        table.add_row(path.name, str(len(rows)), *cells)
+        rows = read_sentences(path)
+        found = [found_in(mine_report(row["sentence"])) for row in rows]
+        table.add_row(path.name, str(len(rows)), *(f"{share:.3f}" for share in agreement(rows, found)))
+    console.print(table)
+
+
+@app.command()
+def peers(
+    openi: Path,
+    spacy: Annotated[str, typer.Option(help="Interpreter that has medspacy and negspacy.")],
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="JSON lines with text and truth: a list of finding and status, several of either by | and /."
+        ),
+    ] = None,
+) -> None:
+    """Statuses right in written sentences and texts, and micro-F1 on Open-i, of medsynth, ConText and NegEx.
+
+    The peers are given the ontology's wordings and the sections that medsynth reads; what remains is how a sentence is
+    found and what it says. NegEx doesn't know *uncertain*.
+    """
+    rows = read_reports(openi)
+    every = sorted(
+        (name for name in LABELS if "/" not in name), key=lambda name: -sum(is_assigned(r, name) for r in rows)
+    )
+    table = Table("", "medsynth", *ENGINES.values())
+    readers = [lambda asked: [found_in(mine_report(text)) for text in asked]]
+    readers += [SpacyWorker(spacy, engine).found for engine in ENGINES]
+    for path in NEGATION:
+        sentences = read_sentences(path)
+        found = [read([row["sentence"] for row in sentences]) for read in readers]
+        table.add_row(f"{path.stem}: statuses right", *(f"{agreement(sentences, each)[0]:.3f}" for each in found))
+    for path in texts or ():
+        cases = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        asked = ["\n".join(parse_sections(case["text"])) for case in cases]
+        shares = [statuses_right(cases, read(asked)) for read in readers]
+        table.add_row(f"{path.stem}: statuses right", *(f"{share:.3f}" for share in shares))
+    reports = [f"{row['findings']}\n{row['impression']}" for row in rows]
+    scores = [{name: score(name, rows, said) for name in LABELS} for said in (read(reports) for read in readers)]
+    table.add_row("Open-i: micro-F1 of the ten commonest", *(f"{micro(each, every[:_TEN]):.3f}" for each in scores))
+    table.add_row("Open-i: micro-F1 of all", *(f"{micro(each, list(LABELS)):.3f}" for each in scores))
     console.print(table)
 
 
@@ -158,7 +199,7 @@ def speed(openi: Path, spacy: Annotated[str, typer.Option(help="Interpreter that
 
     rows = read_reports(openi)
     texts = [f"{row['findings']}\n{row['impression']}" for row in rows]
-    worker = SpacyWorker(spacy)
+    worker = SpacyWorker(spacy, "context")
     worker.ask(texts[-50:])
     mine_report(texts[-1])
     ratios = []
@@ -204,18 +245,22 @@ def memory(openi: Path) -> None:
 
 
 class SpacyWorker:
-    """A process with a medspaCy pipeline of the ontology's wordings, plurals added."""
+    """A process with a spaCy pipeline of the ontology's wordings, plurals added; ``engine`` is one of ``ENGINES``."""
 
-    def __init__(self, interpreter: str) -> None:
+    def __init__(self, interpreter: str, engine: str) -> None:
         script = Path(__file__).with_name("spacy_pipeline.py")
         self._process = subprocess.Popen(
-            [interpreter, str(script)],
+            [interpreter, str(script), engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
         self.ask(spacy_rules())
+
+    def found(self, texts: list[str]) -> list[list[Found]]:
+        """Returns what is found in each text."""
+        return [[(name, absent, hedged) for name, absent, hedged in said] for said in self.ask(texts)["found"]]
 
     def ask(self, value: Any) -> Any:
         """Returns the worker's answer."""
@@ -225,7 +270,7 @@ class SpacyWorker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("the medspaCy worker ended; run benchmarks/spacy_pipeline.py by hand to see why")
+            raise SystemExit("the spaCy worker ended; run benchmarks/spacy_pipeline.py by hand to see why")
         return json.loads(line)
 
 
@@ -254,11 +299,16 @@ def is_assigned(row: dict[str, str], label: str) -> bool:
     return not {entry.strip() for entry in row["Problems"].split(";")}.isdisjoint(names)
 
 
-def score(label: str, rows: list[dict[str, str]], mentions: list[list[Mention]], hedged: bool = False) -> Score:
+def found_in(mentions: list[Mention]) -> list[Found]:
+    """Returns what is mentioned, whatever its kind."""
+    return [(m.term, m.negated, m.uncertain) for m in mentions]
+
+
+def score(label: str, rows: list[dict[str, str]], findings: list[list[Found]], hedged: bool = False) -> Score:
     """Returns the agreement on a label; ``hedged`` counts uncertain mentions as positive."""
     found = Score()
-    for row, said in zip(rows, mentions, strict=True):
-        positive = {m.term for m in said if m.kind == "pathology" and (m.asserted or (hedged and not m.negated))}
+    for row, said in zip(rows, findings, strict=True):
+        positive = {name for name, absent, uncertain in said if not absent and (hedged or not uncertain)}
         assigned, mined = is_assigned(row, label), bool(positive & set(LABELS[label]))
         found.hits += assigned and mined
         found.false += mined and not assigned
@@ -285,21 +335,43 @@ def micro(scores: dict[str, Score], names: list[str]) -> float:
     return total.f1
 
 
-def agreement(rows: list[dict[str, str]], found: list[list[tuple[str, bool, bool]]]) -> tuple[float, float]:
+def read_sentences(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a written set: sentence, finding, status."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def agreement(rows: list[dict[str, str]], found: list[list[Found]]) -> tuple[float, float]:
     """Returns the share of right statuses, and of right decisions between negated and not."""
-    lineage = load_ontology().lineage
     right = negated = 0
     for row, said in zip(rows, found, strict=True):
-        exact = [(absent, hedged) for name, absent, hedged in said if row["finding"] == name]
-        of = exact or [(absent, hedged) for name, absent, hedged in said if row["finding"] in lineage(name)]
-        status = "absent" if of else "missed"
-        if any(not absent and not hedged for absent, hedged in of):
-            status = "present"
-        elif any(hedged for _, hedged in of):
-            status = "uncertain"
+        status = status_of({row["finding"]}, said, unmentioned="missed")
         right += status == row["status"]
         negated += (status == "absent") == (row["status"] == "absent")
     return right / len(rows), negated / len(rows)
+
+
+def statuses_right(cases: list[dict[str, Any]], found: list[list[Found]]) -> float:
+    """Returns the share of right statuses; what isn't mentioned counts as absent."""
+    right = [
+        status_of(set(asked["finding"].split("|")), said, unmentioned="absent")
+        in {*asked["status"].split("/"), *asked.get("also_accepted", ())}
+        for case, said in zip(cases, found, strict=True)
+        for asked in case["truth"]
+    ]
+    return sum(right) / len(right)
+
+
+def status_of(names: set[str], said: list[Found], unmentioned: str) -> str:
+    """Returns what is said of a finding by any of its names, or else of a kind of it."""
+    lineage = load_ontology().lineage
+    exact = [(absent, hedged) for name, absent, hedged in said if name in names]
+    of = exact or [(absent, hedged) for name, absent, hedged in said if not names.isdisjoint(lineage(name))]
+    if any(not absent and not hedged for absent, hedged in of):
+        return "present"
+    if any(hedged and not absent for absent, hedged in of):
+        return "uncertain"
+    return "absent" if of else unmentioned
 
 
 def write_corpus(openi: Path, root: Path, times: int) -> int:

@@ -98,7 +98,8 @@ _UNCERTAIN_BEFORE = (
     "patient with known|patient with a known|patient with a history of|mother had|father had|family history of|"
     "whether there is|whether there are|if there are|wonder whether there is|wonder about|possible :|probable :|"
     "suspected :|ddx|differential include|dd|queried|query :|presumptive|presumably|impression of|suspicious|"
-    "suggestive of possibledo not exclude|does not exclude|can not be excluded|query|versus|look for|looking for|"
+    "suggestive of possible|not exclude|not rule out|can not be excluded|query|versus|look for|looking for|"
+    "if this is not|if it is not|if these are not|if they are not|if this was not|if it was not|"
     "search for|to exclude|no way to exclude|presumed|conceivably|maybe|sensitivity for|not to exclude|hint of|"
     "suspect"
 )
