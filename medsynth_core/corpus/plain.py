@@ -7,6 +7,8 @@ import re
 import unicodedata
 from contextlib import suppress
 
+from striprtf.striprtf import rtf_to_text
+
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff\x00"
 _TRANSLATED = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
@@ -20,6 +22,10 @@ _TRANSLATED = str.maketrans(
 )
 _TYPESET = re.compile(r"[^\n\x20-\x7e]")
 """What a plain text has none of."""
+_RTF = re.compile(r"\{\\rtf|\\par(?:d\b|\b)")
+_DICTATED = {"period": ".", "comma": ",", "colon": ":", "new paragraph": "\n\n", "new line": "\n"}
+_SPOKEN = re.compile(rf"[ ]*\b({'|'.join(_DICTATED)})\b", re.IGNORECASE)
+"""Signs that a speech recogniser wrote out."""
 _ESCAPED_END = re.compile(r"\\r\\n|\\n|\\r")
 _BREAK = re.compile(r"<\s*/?\s*(?:br|p|div|li|ul|ol|tr|h[1-6]|table)\b[^<>]{0,200}>", re.IGNORECASE)
 _TAG = re.compile(
@@ -50,12 +56,17 @@ _JOINED_AFTER = frozenset(
 
 
 def plain(text: str) -> str:
-    """Returns a report in characters of a typewriter, without tags, markup and words broken at the end of a line.
+    """Returns a report in characters of a typewriter, without tags, markup, RTF and words broken at the end of a line.
 
     Folded are compatible forms of Unicode (ligatures, full width), dashes, quotes, bullets, boxes, spaces and line
     ends; left out soft hyphens, characters without width and NUL; letters keep their accents. A word
     that was broken at the end of a line is mended ("pneumo-", "thorax"). Takes time in proportion to the text.
     """
+    if _RTF.search(text):
+        whole = text if text.lstrip().startswith("{\\rtf") else f"{{\\rtf1 {text}}}"  # a part of a document
+        text = rtf_to_text(whole, errors="ignore")
+    if "." not in text and text.lower().count(" period") > 1:
+        text = _SPOKEN.sub(lambda found: _DICTATED[found[1].lower()], text)
     if "\\n" in text and "\n" not in text:  # line ends that an export escaped
         text = _ESCAPED_END.sub("\n", text)
     text = text.replace("\\.br\\", "\n")  # HL7's

@@ -36,6 +36,8 @@ _DENIES = re.compile(
 )
 _ITEM = re.compile(r"\s*(?:[*>+-]|\(?\d{1,2}[.)]|[a-z][.)])\s+")
 """Of a list that its heading denies: "No evidence of:", then an item a line."""
+_YES_NO = re.compile(r"\?\s*:?\s*([YN])\b(?!/)(?:\s*-\s*([RL])\b)?")
+"""An answer of a form: "Effusion? Y - R"."""
 _ATTRIBUTE = re.compile(
     r"\s*\n\s*(?=(?:severity|distribution|location|size|side|grade|extent|laterality)\s*:)", re.IGNORECASE
 )
@@ -101,6 +103,8 @@ def mine_report(text: str) -> list[Mention]:
 def without_answered(sentences: Iterable[Mined]) -> list[Mined]:
     """Returns the sentences of a report without mentions that only ask for what the report answers."""
     known = list(sentences)
+    if not any(mention.rule in _ASKING for _, found in known for mention in found):
+        return known
     answered = {mention.term for _, found in known for mention in found if not mention.uncertain}
     return [
         (sentence, tuple(each for each in found if each.rule not in _ASKING or each.term not in answered))
@@ -118,8 +122,15 @@ def mine_sentences(text: str) -> Iterator[Mined]:
             line = f"{denied} {line[item.end() :]}"
         else:
             denied = ""
+        if "?" in line:
+            line = _YES_NO.sub(_answered, line)
         for sentence in split_sentences(strip_marks(line)):
             yield sentence, _mine_sentence(sentence)
+
+
+def _answered(found: re.Match[str]) -> str:
+    side = {"R": " right", "L": " left", None: ""}[found[2]]
+    return f": {'present' if found[1] == 'Y' else 'absent'}{side}; "
 
 
 def positive_findings(mentions: Sequence[Mention]) -> list[dict[str, str | None]]:

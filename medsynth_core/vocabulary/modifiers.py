@@ -50,7 +50,7 @@ _NOW = re.compile(rf"(?:\bfrom {_SEVERITY} to|\bnow(?: only)?) ({_SEVERITY})\b")
 _LEADING = frozenset(
     [
         "with", "reflect", "reflecting", "represent", "representing", "likely", "probable", "probably", "suggest",
-        "suggesting", "suggestive", "consistent", "compatible", "keeping", "combination", "from", "by",
+        "suggesting", "suggestive", "containing", "consistent", "compatible", "keeping", "combination", "from", "by",
     ]
 )  # fmt: skip
 """What leads on from where something lies to what it is."""
@@ -69,6 +69,8 @@ _COURSE = frozenset(
      "better", "worse", "rotation", "motion", "limitation", "limited", "rotated"]
 )  # fmt: skip
 """What a word of degree may be said of instead: "significant improvement"."""
+_MOVED = frozenset(["shift", "shifted", "displacement", "displaced", "deviation", "deviated", "pushed", "pulled"])
+"""What is said of the mediastinum and the trachea, with where to."""
 _REACH_BEFORE = 6
 _REACH_AFTER = 8
 
@@ -76,6 +78,8 @@ _REACH_AFTER = 8
 def said_sides(words: Sequence[str]) -> list[str | None]:
     """Returns the side that each word says; "left and right" and "left greater than right" say bilateral."""
     sides = [_SIDES.get(word) for word in words]
+    if not _MOVED.isdisjoint(words):
+        _take_away_directions(words, sides)
     if "left" in sides and "right" in sides:
         text = " ".join(words)
         for match in _BOTH_SIDES.finditer(text):
@@ -83,6 +87,16 @@ def said_sides(words: Sequence[str]) -> list[str | None]:
             for position in range(start, start + match.group().count(" ") + 1):
                 sides[position] = "bilateral" if sides[position] else None
     return sides
+
+
+def _take_away_directions(words: Sequence[str], sides: list[str | None]) -> None:
+    """Takes away the sides that something is moved to ("shift of the mediastinum to the right")."""
+    for moved in (i for i, word in enumerate(words) if word in _MOVED):
+        to = next(
+            (i for i in range(moved + 1, min(moved + _REACH_BEFORE, len(words))) if words[i] in {"to", "towards"}), None
+        )
+        if to is not None:
+            sides[to + 1 : to + 3] = [None] * len(sides[to + 1 : to + 3])
 
 
 def said_severities(words: Sequence[str]) -> list[str | None]:
@@ -135,15 +149,24 @@ def modifier(
         if said[position]:
             return said[position]
     low = max((other.end for other in findings if other.end <= span.start), default=0)
-    if low and (low == span.start or ("and" in words[low : span.start] and span.start - low <= 2)):
+    between = words[low : span.start]
+    if (
+        low
+        and (low == span.start or ("and" in between and len(between) <= 2))
+        and (after or _SIDES.keys().isdisjoint(between))
+    ):
         low = 0  # "small left effusion and atelectasis" shares its modifiers
     for position in range(span.start - 1, max(low, span.start - _REACH_BEFORE) - 1, -1):
         if said[position]:
             return said[position]
     if not after:
         return None
-    high = min((other.start for other in findings if other.start >= span.end), default=len(words))
-    return next((said[i] for i in range(span.end, min(high, span.end + _REACH_AFTER)) if said[i]), None)
+    end = span.end
+    for other in sorted(findings, key=lambda other: other.start):
+        if other.start == end + 1 and words[end] == "and":  # "effusion and atelectasis on the right"
+            end = other.end
+    high = min((other.start for other in findings if other.start >= end), default=len(words))
+    return next((said[i] for i in range(span.end, min(high, end + _REACH_AFTER)) if said[i]), None)
 
 
 def carried_side(sides: Sequence[str | None], words: Sequence[str], span: Span, place: Span | None) -> str | None:

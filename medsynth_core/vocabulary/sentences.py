@@ -9,7 +9,7 @@ from medsynth_core.vocabulary.ontology import fold, load_ontology
 
 _END = re.compile(
     r"(?<=[.!?])\s+(?=[A-Z0-9(\"'X_\[*-])|(?<=[a-z0-9)]{2}\.)\s+(?=[a-z])|\s\.\s|\n+|;\s*|(?<=[a-z]{3})\.(?=[A-Za-z]|\d{1,2}[.)]\s)"
-    r"|(?:^|\s)\d{1,2}[.)]\s+(?=[A-Z])"
+    r"|(?:^|\s)\d{1,2}[.)]\s+(?=[A-Z])|(?:^|\s)\d{1,2}\)(?=[A-Za-z])"
 )
 _LIST_NUMBER = re.compile(r"\(?\d{1,2}[.)]")
 _BULLET = re.compile(r"^[*>+-]+\s+")
@@ -51,8 +51,10 @@ _SHORT = {
     "consistent with": r"\b[cC]/[wW]\b",
     "bilateral": r"\b[bB](?:/[lL]\b|ilat\b\.?)|\bBILAT\b|\bB/L\b|\bBL\b|\b[RL]\s?(?:[<>=&/+]|and)\s?[RL]\b"
     r"|\b[rR]t\.?\s?(?:[<>=&/+]|and)\s?[lL]t\b\.?",
-    "right": r"\b[Rr]t\b\.?|\bR(?=\s+(?:[a-z]|[A-Z]{2,}\b|-)|\s*:)|\(R(?=[,)])",
-    "left": r"\b[Ll]t\b\.?|\bL(?=\s+(?:[a-z]|[A-Z]{2,}\b|-)|\s*:)|\(L(?=[,)])",
+    "right": r"\b[Rr]t\b\.?|\bR(?=\s+(?:[a-z]|[A-Z]{2,}\b|-|\d{1,2}(?:st|nd|rd|th))|\s*:)|\(R(?=[,)])",
+    "left": r"\b[Ll]t\b\.?|\bL(?=\s+(?:[a-z]|[A-Z]{2,}\b|-|\d{1,2}(?:st|nd|rd|th))|\s*:)|\(L(?=[,)])",
+    "right ": r"(?<![\d'/.]\s)(?<!\S)r\s(?=[a-z]{2})",
+    "left ": r"(?<![\d'/.]\s)(?<!\S)l\s(?=[a-z]{2})",
     "versus": r"\b[vV]s\b\.?",
     "cannot": r"\b[cC]an not\b",
     "negative": r"\b[nN]eg\b\.?|(?<!\w)-ve\b",
@@ -77,12 +79,17 @@ _SHORT_WORDS = frozenset(
 """Without one of both, nothing is abbreviated."""
 _ANY_SHORT = re.compile("|".join(f"({pattern})" for pattern in _SHORT.values()))
 _LONG = tuple(_SHORT)
-_LOBES = {
+_IN_FULL = {
     "rul": ("right", "upper", "lobe"),
     "rml": ("right", "middle", "lobe"),
     "rll": ("right", "lower", "lobe"),
     "lul": ("left", "upper", "lobe"),
     "lll": ("left", "lower", "lobe"),
+    **{
+        f"{blood}pneumothora{end}": (words, "and", "pneumothorax")
+        for blood, words in (("hemo", "hemothorax"), ("haemo", "hemothorax"), ("hydro", "hydrothorax"))
+        for end in ("x", "ces")
+    },
     **{
         f"{side[0]}{part[0]}z": (side, part, "zone") for side in ("right", "left") for part in ("upper", "mid", "lower")
     },
@@ -139,10 +146,11 @@ def _not_in_full(found: re.Match[str]) -> str:
 
 
 def split_words(sentence: str) -> list[str]:
-    """Returns the words of a sentence, lobes in full (``RLL``); commas, colons, brackets and ``?`` are words too."""
+    """Returns the words of a sentence, lobes (``RLL``) and words of two findings in full; commas, colons, brackets and
+    ``?`` are words too."""
     words: list[str] = []
     for word in _WORD.findall(sentence):
-        words.extend(_LOBES.get(word.lower(), (word,)))
+        words.extend(_IN_FULL.get(word.lower(), (word,)))
     return words
 
 
@@ -153,7 +161,7 @@ def fold_words(words: list[str]) -> list[str]:
 
 @lru_cache(maxsize=20_000)
 def _folded(word: str) -> str:
-    return load_ontology().spelt(fold(word))
+    return load_ontology().spelt(fold(word.removesuffix("'s")))
 
 
 def _ends_in_abbreviation(sentence: str) -> bool:

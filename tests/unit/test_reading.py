@@ -26,6 +26,7 @@ LONG = {
     "lines": "Small effusion here\n" * 50_000,
     "headings": "history: " * 110_000,
     "stops": "a. " * 330_000,
+    "rtf": "\\par effusion {" * 60_000,
     "brackets": "<" * 500_000 + "[" * 500_000,
     "hyphens": "a-\n" * 300_000,
 }
