@@ -34,6 +34,7 @@ INSTRUCTION = (
     '{"prompts": [{"id": "...", "text": "..."}]}, one item a request.'
 )
 PLAIN_INSTRUCTION = f"{_TASK} Answer with the text alone."
+REWORDING = "Chest radiograph reports, each said in other words."
 _MAX_TERMS = 60
 _MAX_VARIANTS = 40
 _THOUGHT = re.compile(
@@ -86,6 +87,13 @@ def plain_messages_for(assignment: Assignment, told: dict[str, Any]) -> list[Mes
     """Returns the messages that ask for one text as it is."""
     body = {"vocabulary": told, "request": _asked(assignment)}
     return [{"role": "system", "content": PLAIN_INSTRUCTION}, {"role": "user", "content": json.dumps(body)}]
+
+
+def rewording_prompt(examples: Sequence[tuple[str, str]], text: str) -> str:
+    """Returns what a model goes on with that is too small to follow instructions: texts said in other words, then one
+    that isn't yet. Its line is the answer."""
+    said = "".join(f"Report: {before}\nIn other words: {after}\n\n" for before, after in examples)
+    return f"{REWORDING}\n\n{said}Report: {text}\nIn other words:"
 
 
 def read_answer(assignments: Sequence[Assignment], raw: str, usage: Usage, cut_off: str | None = None) -> Reply:

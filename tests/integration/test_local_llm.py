@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from pydantic import SecretStr
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.server import serving
 from medsynth_core.config import Paths
@@ -18,7 +19,8 @@ from medsynth_core.progress import silent
 from medsynth_core.prompts.account import Account, Budget
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.providers.openai import budget
-from medsynth_core.prompts.providers.transformers import LocalLLMConfig, LocalProvider
+from medsynth_core.prompts.providers.template import TemplateProvider
+from medsynth_core.prompts.providers.transformers import LocalLLMConfig, LocalProvider, _Reword
 from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.prompts.server.direct import OpenAIProvider
@@ -72,8 +74,11 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drafts_of(folder: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths], **changes: float) -> list[Draft]:
-    provider = LocalProvider(LocalLLMConfig(model=str(folder), batch_size=4, **changes), vocabulary, "cpu")  # type: ignore[arg-type]
+def drafts_of(
+    folder: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths], ask: str = "instruct", **changes: float
+) -> list[Draft]:
+    config = LocalLLMConfig(model=str(folder), batch_size=4, ask=ask, **changes)  # type: ignore[arg-type]
+    provider = LocalProvider(config, vocabulary, 0, "cpu")
     requests = sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0)
     account = Account(Ledger(None), "plan", Budget())
     replies = provider.write([Assignment(r.prompt_id, r) for r in requests], account)
@@ -97,11 +102,48 @@ def test_a_local_answer_that_is_cut_off_is_a_problem(
     }
 
 
+def test_a_model_that_rewords_is_shown_how(vocabulary: Vocabulary, trained: tuple[Config, Paths]) -> None:
+    request = next(r for r in sample_requests(vocabulary, trained[0].prompts, "frontal", seed=0) if r.findings)
+    asking, templates = _Reword(vocabulary, 0), TemplateProvider(vocabulary, 0)
+    first, second = (asking.prompt(Assignment("key", request, attempt), None) for attempt in (0, 1))
+    assert first == asking.prompt(Assignment("key", request, 0), None)
+    for attempt, asked in ((0, first), (1, second)):
+        *shown, last = asked.split("Report: ")[1:]
+        assert last == f"{templates.text(request, attempt)}\nIn other words:"
+        assert len(shown) == 4
+        pairs = [pair.strip().split("\nIn other words: ") for pair in shown]
+        assert all(before != after for before, after in pairs)
+        assert all(templates.text(request, attempt) not in pair for pair in pairs)
+    assert first.split("Report: ")[1:-1] != second.split("Report: ")[1:-1]
+
+
+def test_an_answer_of_a_model_that_rewords_ends_with_its_line(
+    chat_model: Path, vocabulary: Vocabulary, trained: tuple[Config, Paths], tmp_path: Path
+) -> None:
+    """What it goes on with, the next report of its own, isn't read, and isn't waited for."""
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    model = AutoModelForCausalLM.from_pretrained(chat_model)
+    said = tokenizer(f" {TEXT}\nReport: {TEXT * 9}")["input_ids"]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        ids = torch.tensor([tokenizer("In other words:")["input_ids"] + said])
+        loss = model(input_ids=ids, labels=ids).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with patch.object(_Reword, "prompt", lambda *_: "In other words:"):
+        drafts = drafts_of(tmp_path, vocabulary, trained, ask="reword", temperature=0.0)
+    assert [draft.text for draft in drafts] == [TEXT] * 6
+    assert all(draft.usage.output_tokens < len(said) / 2 for draft in drafts)
+
+
 def test_the_stage_with_a_local_model(chat_model: Path, trained: tuple[Config, Paths], tmp_path: Path) -> None:
     """One text is accepted once, for a normal chest; the other requests are rejected for what is wrong with it."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "vocabulary").symlink_to(trained[1]["vocabulary"])
-    local = {"model": str(chat_model), "temperature": 0.0}
+    local = {"model": str(chat_model), "temperature": 0.0, "ask": "instruct"}
     config = tiny(prompts={"n": 8, "provider": "transformers", "normal_fraction": 0.5, "transformers": local})
     report = perform("prompts", config, tmp_path, silent)
     assert report.accepted == 1
@@ -113,7 +155,7 @@ def test_the_stage_with_a_local_model(chat_model: Path, trained: tuple[Config, P
 
 def test_a_model_that_is_not_there_is_one_clear_error(vocabulary: Vocabulary, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no tokenizer there"):
-        LocalProvider(LocalLLMConfig(model=str(tmp_path)), vocabulary, "cpu")
+        LocalProvider(LocalLLMConfig(model=str(tmp_path)), vocabulary, 0, "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -124,10 +124,11 @@ class TemplateProvider:
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
         """Yields a text for every request; complaints only choose other wordings."""
         for assignment in assignments:
-            text = self._text(assignment.request, assignment.attempt)
+            text = self.text(assignment.request, assignment.attempt)
             yield Reply((assignment,), (Draft(text),), text)
 
-    def _text(self, request: PromptRequest, attempt: int) -> str:
+    def text(self, request: PromptRequest, attempt: int) -> str:
+        """Returns a text for a request; each attempt's is another one."""
         draw = stream(self._seed, "prompts.template", request.prompt_id, attempt)
         asserted = [_assertion(finding, draw, bool(attempt)) for finding in request.findings]
         rest = [*self._normal_regions(request, draw), *self._denials(request, draw)]
