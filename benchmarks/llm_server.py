@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from medsynth_core.models.condition import RequestedFinding
 from medsynth_core.prompts.providers.template import TemplateProvider
-from medsynth_core.prompts.records import PromptRequest, RequestedFinding
+from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -8,6 +8,17 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class RequestedFinding:
+    """A finding that a prompt must name: vocabulary terms, the patient's side (left, right, bilateral or none), a
+    severity (mild, moderate, severe or None)."""
+
+    pathology: str
+    anatomy: str | None
+    side: str
+    severity: str | None
+
+
+@dataclass(frozen=True)
 class Condition:
     """What an image is asked to be, or what a report says that it is.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from medsynth_core.prompts.records import PromptRequest, RequestedFinding
+from medsynth_core.models.condition import RequestedFinding
+from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.vocabulary.mining import Mention, mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private

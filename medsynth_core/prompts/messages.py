@@ -14,8 +14,9 @@ import json_repair
 from pydantic import BaseModel, ConfigDict
 
 from medsynth_core.errors import ModelOutputError
+from medsynth_core.models.condition import RequestedFinding
 from medsynth_core.prompts.adherence import MAX_WORDS
-from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding, Usage
+from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, Usage
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 Message = dict[str, str]

@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medsynth_core.models.condition import Condition
-
-
-@dataclass(frozen=True)
-class RequestedFinding:
-    """A finding that a prompt must name: vocabulary terms, the patient's side, a severity."""
-
-    pathology: str
-    anatomy: str | None
-    side: str
-    severity: str | None
+from medsynth_core.models.condition import Condition, RequestedFinding
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from medsynth_core.errors import ConfigError
+from medsynth_core.models.condition import RequestedFinding
 from medsynth_core.nearest import did_you_mean
-from medsynth_core.prompts.records import PromptRequest, RequestedFinding
+from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.prompts.settings import PromptsConfig
 from medsynth_core.random import stream
 from medsynth_core.vocabulary.mining import mine_report

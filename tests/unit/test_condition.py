@@ -10,9 +10,9 @@ from medsynth_core.config import Paths
 from medsynth_core.hashing import sha256_json
 from medsynth_core.manifest import table_of
 from medsynth_core.models.codebook import Keypatch
-from medsynth_core.models.condition import Condition
+from medsynth_core.models.condition import Condition, RequestedFinding
 from medsynth_core.models.llm import ImageLanguageModel
-from medsynth_core.prompts.records import PromptRequest, RequestedFinding
+from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.synthesis.inputs import PromptRow
 from medsynth_core.workspace.tree import Config
 

@@ -7,13 +7,14 @@ import pytest
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError
+from medsynth_core.models.condition import RequestedFinding
 from medsynth_core.prompts import stage
 from medsynth_core.prompts.account import Account, Budget
 from medsynth_core.prompts.adherence import adherence_problem
 from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.messages import read_answer, told_vocabulary
 from medsynth_core.prompts.providers.template import TemplateProvider
-from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, RequestedFinding, Usage
+from medsynth_core.prompts.records import Assignment, Draft, PromptRequest, Reply, Usage
 from medsynth_core.prompts.sampling import sample_requests
 from medsynth_core.prompts.settings import PromptsConfig, PromptsParams
 from medsynth_core.prompts.similarity import SeenTexts, distinct_ngrams
