@@ -23,6 +23,8 @@ from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 Answer = tuple[int, dict[str, str], bytes]
 Reply = Callable[[dict[str, Any]], Answer]
+_POLL_S = 0.02
+"""Within which it notices that it is to stop."""
 
 
 def completion(text: str | None, finish: str = "stop", **message: Any) -> Answer:
@@ -110,7 +112,7 @@ class LLMServer:
         self._lock = threading.Lock()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(_POLL_S,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
     def close(self) -> None:
@@ -132,7 +134,7 @@ class LLMServer:
         wanted = tuple(
             RequestedFinding(f["name"], f.get("place"), f.get("side", "none"), f.get("severity")) for f in findings
         )
-        return self._writer._text(PromptRequest(f"p{number}", wanted, request["view"]), number % 2)
+        return self._writer.text(PromptRequest(f"p{number}", wanted, request["view"]), number % 2)
 
     def _reply(self, request: dict[str, Any]) -> Answer:
         with self._lock:

@@ -224,6 +224,10 @@ class LLMConfig(Section):
     """aligned: the patches that answer best to the findings; random: any, to measure what alignment is worth."""
     condition: Literal["report", "labels"] = "report"
     """report: the text; labels: the names of its pathologies alone, to measure what the text is worth."""
+    written_texts: Fraction = 0.0
+    """Share of training samples whose text is written from the study's findings, as prompts are by the templates, in
+    place of its report. For corpora whose texts are no prose, such as lists of labels: the model can't read prompts
+    otherwise."""
     condition_dropout: Fraction = 0.1
     """Share of training samples without text and keypatches: the unconditional side of guidance."""
     text_dropout: Fraction = 0.0
@@ -241,6 +245,12 @@ class LLMConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     train: OptimiserConfig = OptimiserConfig(steps=1000, batch_size=16, learning_rate=3e-3, checkpoint_every=100)
+
+    @model_validator(mode="after")
+    def _labels_are_not_written(self) -> LLMConfig:
+        if self.condition == "labels" and self.written_texts:
+            raise ValueError("written_texts is of condition=report; labels are read as they are")
+        return self
 
 
 class ModelsConfig(Section):

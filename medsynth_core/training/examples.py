@@ -8,11 +8,14 @@ import torch
 
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.condition import RequestedFinding
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.tokenizers import ImageTokenizer
+from medsynth_core.random import stream
 from medsynth_core.training.jitter import jittered
 from medsynth_core.training.pairs import Pairs
+from medsynth_core.vocabulary.phrasing import Phrasing
 
 
 class Examples:
@@ -34,9 +37,11 @@ class Examples:
         alignment: AlignmentModel,
         codebook: VisualCodebook,
         settings: LLMConfig,
+        phrasing: Phrasing,
         batch_size: int = 32,
     ) -> None:
         self.pairs = pairs
+        self._phrasing = phrasing
         self._image_tokenizer = image_tokenizer
         self.codes_NT = image_codes(pairs, image_tokenizer, batch_size)
         self.texts = [
@@ -67,11 +72,28 @@ class Examples:
         return self._image_tokenizer.encode(jittered(pixels, draws_BF, jitter))
 
     def prefix(
-        self, model: ImageLanguageModel, index: int, *, text: bool = True, keypatches: bool = True, wording: int = 0
+        self,
+        model: ImageLanguageModel,
+        index: int,
+        *,
+        text: bool = True,
+        keypatches: bool = True,
+        written: bool = False,
+        wording: int = 0,
     ) -> Prefix:
-        """Returns what conditions a pair's image, with or without its text and its keypatches."""
+        """Returns what conditions a pair's image, with or without its text and its keypatches.
+
+        Args:
+            written: whether the text is one that the templates write of its findings; others by ``wording``.
+        """
         patches = self.keypatches[index] if keypatches else []
-        return model.prefix(self.pairs.conditions[index], self.texts[index] if text else "", patches, wording)
+        condition = self.pairs.conditions[index]
+        said = self._written(index, wording) if written else self.texts[index]
+        return model.prefix(condition, said if text else "", patches, wording)
+
+    def _written(self, index: int, wording: int) -> str:
+        findings = [RequestedFinding(**finding) for finding in self.pairs.conditions[index].findings]
+        return self._phrasing.text(findings, stream(0, "llm.written", index, wording))
 
 
 @torch.inference_mode()

@@ -39,6 +39,8 @@ from medsynth_core.training.jitter import DRAWS
 from medsynth_core.training.loop import Batch, Losses, Objective, Trained, make_accelerator, train
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.training.settings import LLMParams
+from medsynth_core.vocabulary.phrasing import Phrasing
+from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +81,9 @@ def run(params: LLMParams, paths: Paths, progress: Progress, *, key: str) -> Tra
     model, merge_adapters = fresh()
     if settings.gradient_checkpointing:
         model.lm.gradient_checkpointing_enable()
-    examples = Examples(pairs, image_tokenizer, alignment, codebook, settings)
-    held_out = Examples(held_out_pairs, image_tokenizer, alignment, codebook, settings)
+    phrasing = Phrasing(Vocabulary.load(paths["vocabulary"] / "vocabulary.json"))
+    examples = Examples(pairs, image_tokenizer, alignment, codebook, settings, phrasing)
+    held_out = Examples(held_out_pairs, image_tokenizer, alignment, codebook, settings, phrasing)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     foreboding = _Foreboding(settings.train.steps, image_tokenizer.codes // image_tokenizer.levels, len(pairs))
 
@@ -192,9 +195,10 @@ def _loss(module: nn.Module, model: ImageLanguageModel, batch: Batch, examples: 
         dropped = draw[1] < settings.condition_dropout
         text, patches = draw[2] >= settings.text_dropout, draw[3] >= settings.keypatch_dropout
         kept = {"text": text and not dropped, "keypatches": patches and not dropped}
+        written = draw[4] < settings.written_texts
         forward.append(pick)
         places.append(place)
-        prefixes.append(examples.prefix(model, pick, **kept, wording=wording))
+        prefixes.append(examples.prefix(model, pick, **kept, written=written, wording=wording))
     reverse_prefixes = [
         model.reverse_prefix(examples.codes_NT[i].tolist(), examples.pairs.conditions[i], wording)
         for i, wording in reverse

@@ -17,6 +17,7 @@ from medsynth_core.prompts.ledger import Ledger
 from medsynth_core.prompts.providers.openai import budget
 from medsynth_core.prompts.records import Assignment, Draft
 from medsynth_core.prompts.sampling import sample_requests
+from medsynth_core.prompts.server.batch import BatchProvider
 from medsynth_core.prompts.server.direct import OpenAIProvider
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
@@ -77,6 +78,15 @@ def written(
     return [draft for reply in replies for draft in reply.drafts]
 
 
+def written_as_a_batch(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], account: Account | None = None
+) -> list[Draft]:
+    config = OpenAIConfig(base_url=server.url, mode="batch", prompts_per_call=2, batch_poll_s=0.02, max_retries=0)
+    provider = BatchProvider(config, vocabulary, SecretStr("key"))
+    replies = provider.write(assignments, account or Account(Ledger(None), "plan", budget(config)))
+    return [draft for reply in replies for draft in reply.drafts]
+
+
 def changed(answer: Answer, change: dict[str, Any]) -> Answer:
     status, headers, data = answer
     return status, headers, json.dumps(json.loads(data) | change).encode()
@@ -88,6 +98,45 @@ def test_what_is_readable_is_read(
 ) -> None:
     server.script = [lambda _: completion(READ[name])]
     assert [draft.text for draft in written(server.url, vocabulary, assignments[:2])] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_it_is_read_of_a_batch_as_well(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    answer = json.loads(completion(READ[name])[2])
+    server.batch_line = lambda _, call: {"custom_id": call, "response": {"status_code": 200, "body": answer}}
+    assert [draft.text for draft in written_as_a_batch(server, vocabulary, assignments[:2])] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_tokens_that_a_batch_does_not_count(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    usage, spent = USAGE[name]
+    account = Account(Ledger(None), "plan", budget(OpenAIConfig()))
+    answer = json.loads(completion(TWO)[2]) | {"usage": usage}
+    server.batch_line = lambda _, call: {"custom_id": call, "response": {"status_code": 200, "body": answer}}
+    drafts = written_as_a_batch(server, vocabulary, assignments[:2], account)
+    assert [draft.text for draft in drafts] == ["One.", "Two."]
+    assert len(server.batches) == 1
+    assert account.ledger.spent("plan")[0] == spent or account.ledger.spent("plan")[0] > 501, "the bound, where unknown"
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in {"a web page", "a stream"}])
+def test_a_refusal_in_a_batch_is_told_and_no_second_one_is_handed_in(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    reply, _, said = REFUSED[name]
+    status, _, data = reply({})
+    refused = {"status_code": status, "body": json.loads(data)}
+    server.batch_line = lambda _, call: {"custom_id": call, "response": refused}
+    account = Account(Ledger(None), "plan", budget(OpenAIConfig()))
+    with pytest.raises(ConfigError, match=said if name != "no such path" else "Not Found") as told:
+        written_as_a_batch(server, vocabulary, assignments[:2], account)
+    assert str(told.value).endswith("(it refused every call of batch batch-0)")
+    assert len(server.batches) == 1
+    assert account.ledger.spent("plan")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +22,16 @@ from medsynth_core.errors import ConfigError, InputError, StateError
 from medsynth_core.models.alignment import AlignmentModel, Patches, Words, alignment_losses, local_scores
 from medsynth_core.models.artifact import model_digest
 from medsynth_core.models.classifier import FindingClassifier
-from medsynth_core.models.codebook import VisualCodebook
-from medsynth_core.models.condition import Condition
-from medsynth_core.models.llm import ImageLanguageModel
+from medsynth_core.models.codebook import Keypatch, VisualCodebook
+from medsynth_core.models.condition import Condition, RequestedFinding
+from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.pixels import to_inputs
 from medsynth_core.models.settings import DistilConfig, OptimiserConfig, VQGANConfig
 from medsynth_core.models.text import load_tokenizer
 from medsynth_core.models.tokenizers.vqgan import VQGAN, lapped
 from medsynth_core.progress import silent
+from medsynth_core.prompts.adherence import adherence_problem
+from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.training import alignment, classifier, distil, judge, llm, loop, vqgan
 from medsynth_core.training.curve import forecast
 from medsynth_core.training.examples import Examples
@@ -47,8 +49,11 @@ from medsynth_core.training.loop import (
 )
 from medsynth_core.training.pairs import read_pairs
 from medsynth_core.training.settings import TrainingParams
+from medsynth_core.vocabulary.phrasing import Phrasing
+from medsynth_core.vocabulary.vocabulary import Vocabulary
 from medsynth_core.workspace.stages import perform, workspace_paths
 from medsynth_core.workspace.tree import Config
+from tests.conftest import tiny
 
 Loss = Callable[[torch.nn.Module, Batch], Mapping[str, torch.Tensor]]
 
@@ -579,6 +584,10 @@ def test_feature_distance_is_relative_and_reaches_the_fake_alone(trained: tuple[
     assert not any(parameter.requires_grad for parameter in distance.parameters())
 
 
+def _phrasing(paths: Paths) -> Phrasing:
+    return Phrasing(Vocabulary.load(paths["vocabulary"] / "vocabulary.json"))
+
+
 def _llm_loss(trained: tuple[Config, Paths], **changes: float) -> tuple[dict[str, float], dict[str, float]]:
     """Returns the terms of a batch under other settings, and those of its samples without any conditioning."""
     paths = trained[1]
@@ -590,6 +599,7 @@ def _llm_loss(trained: tuple[Config, Paths], **changes: float) -> tuple[dict[str
         AlignmentModel.load(paths["alignment"]),
         VisualCodebook.load(paths["alignment"] / "codebook"),
         model.config,
+        _phrasing(paths),
     )
     batch = Batch(0, 0, np.arange(6), np.arange(6))
     with torch.no_grad():
@@ -677,6 +687,32 @@ def test_a_model_that_hardly_learnt_is_named(caplog: pytest.LogCaptureFixture) -
     assert not caplog.text
 
 
+def test_texts_are_written_as_prompts_are(trained: tuple[Config, Paths], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of labels has no prose, so that a model that read it alone couldn't read prompts."""
+    read: list[tuple[Condition, str]] = []
+    prefix = ImageLanguageModel.prefix
+
+    def noted(
+        model: ImageLanguageModel, condition: Condition, text: str, keypatches: Sequence[Keypatch], wording: int = 0
+    ) -> Prefix:
+        read.extend([(condition, text)] if text else [])
+        return prefix(model, condition, text, keypatches, wording)
+
+    monkeypatch.setattr(ImageLanguageModel, "prefix", noted)
+    reports = set(read_pairs(trained[1], "val").texts)
+    _llm_loss(trained, condition_dropout=0.0, written_texts=1.0)
+    assert len(read) == 6
+    for condition, text in read:
+        assert text not in reports
+        asked = PromptRequest("p", tuple(RequestedFinding(**each) for each in condition.findings), "frontal")
+        assert adherence_problem(text, asked) is None
+    read.clear()
+    _llm_loss(trained, condition_dropout=0.0)
+    assert {text for _, text in read} <= reports
+    with pytest.raises(ConfigError, match="written_texts is of condition=report"):
+        tiny(models={"llm": {"condition": "labels", "written_texts": 0.5}})
+
+
 def test_a_distilled_model_writes_without_guidance_what_it_wrote_with_it(
     trained: tuple[Config, Paths], tmp_path: Path
 ) -> None:
@@ -686,7 +722,8 @@ def test_a_distilled_model_writes_without_guidance_what_it_wrote_with_it(
         AlignmentModel.load(paths["alignment"]),
         VisualCodebook.load(paths["alignment"] / "codebook"),
     )
-    examples = Examples(read_pairs(paths, "train"), tokenizer, alignment_model, codebook, model.config)
+    pairs = read_pairs(paths, "train")
+    examples = Examples(pairs, tokenizer, alignment_model, codebook, model.config, _phrasing(paths))
     picks = list(range(16))
     own = [examples.prefix(model, pick) for pick in picks]
     none = [model.empty_prefix(examples.pairs.conditions[pick]) for pick in picks]

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import openai
@@ -22,6 +22,7 @@ from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usag
 from medsynth_core.prompts.server.chat import clock
 from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body, call_bound, split_calls
 from medsynth_core.prompts.server.direct import settings_of
+from medsynth_core.prompts.server.refusals import refusal
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -33,6 +34,8 @@ _WINDOW_S = 24 * 3600
 """Within which a server promises to answer a batch."""
 _ENDPOINT: Final = "/v1/chat/completions"
 _MARK = "medsynth"
+_SHOWN = 200
+"""Characters of what a server says."""
 _RECENT_BATCHES = 1000
 _ANOTHER_PLANS = PromptRequest("", (), "")
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -45,6 +48,14 @@ class _Call:
     asked: tuple[tuple[str, int], ...]
     number: int
     bound: Usage
+
+
+class _Refused(NamedTuple):
+    """How a call was refused: status of HTTP, the server's words, its code."""
+
+    status: int
+    said: str
+    code: str | None
 
 
 class BatchProvider:
@@ -162,18 +173,19 @@ class BatchProvider:
             self._forget(kept.name, calls.values(), account)
             raise ConfigError(f"the LLM server refused batch {batch.id}: {said[:300] or 'no reason given'}")
         answered: set[str] = set()
-        problem = ""
+        refused: _Refused | None = None
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             for line in self._client.files.content(file).text.splitlines():
                 name, result = _result(line)
-                if isinstance(result, str):
-                    problem = result
+                if isinstance(result, _Refused):
+                    refused = result
                 elif name in calls and name not in answered:
                     answered.add(name)
                     yield _keep(calls[name], wanted, result, account)
         self._forget(kept.name, [call for name, call in calls.items() if name not in answered], account)
-        if not answered and problem and batch.status == "completed":
-            raise ConfigError(f"the LLM server refused every call of batch {batch.id}, the last with {problem}")
+        if not answered and refused is not None and batch.status == "completed":
+            told = refusal(*refused, self._config) or f"the LLM server refused the request: {refused.said}"
+            raise ConfigError(f"{told} (it refused every call of batch {batch.id})")
 
     def _find(self, kept: KeptBatch) -> Batch | None:
         if kept.batch is not None:
@@ -218,16 +230,18 @@ def _calls(kept: KeptBatch) -> dict[str, _Call]:
     }
 
 
-def _result(line: str) -> tuple[str, Completion | str]:
-    """Returns the call's name and its completion, or why it failed, of a line of a result file."""
+def _result(line: str) -> tuple[str, Completion | _Refused]:
+    """Returns the call's name and its completion, or how it was refused, of a line of a result file."""
     try:
         value = json.loads(line)
         response = value.get("response") or {}
         if value.get("error") or response.get("status_code") != 200:
-            return str(value["custom_id"]), json.dumps(value.get("error") or response)[:300]
+            error = value.get("error") or (response.get("body") or {}).get("error") or response
+            said = " ".join(str(error.get("message") or error).split())[:_SHOWN]
+            return str(value["custom_id"]), _Refused(response.get("status_code") or 400, said, error.get("code"))
         return str(value["custom_id"]), Completion.model_validate(response["body"])
     except (json.JSONDecodeError, ValidationError, KeyError, AttributeError) as error:
-        return "", f"a line that is no result ({type(error).__name__})"
+        return "", _Refused(200, f"a line that is no result ({type(error).__name__})", None)
 
 
 def _keep(call: _Call, wanted: dict[tuple[str, int], Assignment], completion: Completion, account: Account) -> Reply:

@@ -21,6 +21,7 @@ from medsynth_core.errors import ConfigError, ModelOutputError, NotReadyError, T
 from medsynth_core.prompts.messages import Message
 from medsynth_core.prompts.records import Usage
 from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body
+from medsynth_core.prompts.server.refusals import refusal
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.tally import count
 
@@ -35,7 +36,6 @@ _SHOWN = 200
 _ADDRESS = "set prompts.openai.base_url to the address of its API, which as a rule ends in /v1"
 _OF_FORM = ("response_format", "response format", "json", "schema", "grammar", "guided", "structured", "unsupported")
 """Words of which one is in a refusal of a way of asking."""
-_TOO_LONG = ("context length", "context window", "maximum context", "context size", "max_model_len", "too many tokens")
 _UNKNOWN_HOST = ("Name or service not known", "nodename nor servname", "getaddrinfo", "Temporary failure in name")
 
 
@@ -133,10 +133,8 @@ class ChatServer:
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise ConfigError(f"the LLM server refused OPENAI_API_KEY (HTTP {error.status_code})") from error
             except openai.NotFoundError as error:
-                if "model" in error.message.lower():
-                    raise ConfigError(
-                        f"the LLM server knows no model {self._config.model!r}; set prompts.openai.model or base_url"
-                    ) from error
+                if (told := self._refusal(error)) is not None:
+                    raise ConfigError(told) from error
                 raise ConfigError(f"{self._at} has no chat completions (HTTP 404); {_ADDRESS}") from error
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
@@ -217,17 +215,9 @@ class ChatServer:
         """Takes the next way of asking after a refusal, or raises when there is none."""
         if error.code in {"content_filter", "content_policy_violation"}:
             raise ModelOutputError("refused by the server's content filter") from error
+        if (told := self._refusal(error)) is not None:
+            raise ConfigError(told) from error
         said = error.message
-        if any(words in said.lower() for words in _TOO_LONG) or error.code == "context_length_exceeded":
-            raise ConfigError(
-                f"the LLM server has no room for a call of that length: {_said(error)}; lower "
-                f"prompts.openai.prompts_per_call or tokens_per_prompt"
-            ) from error
-        if "temperature" in said.lower():
-            raise ConfigError(
-                f"the LLM server takes no temperature of {self._config.temperature}: {_said(error)}; set "
-                f"prompts.openai.temperature=null"
-            ) from error
         with self._lock:
             if (form, limit_name) != (self._form, self._limit_name):
                 return  # another thread has found out already
@@ -238,6 +228,9 @@ class ChatServer:
                 log.info("LLM server: no %s; it is asked for %s", FORMATS[form], FORMATS[form + 1])
             else:
                 raise ConfigError(f"the LLM server refused the request: {_said(error)}") from error
+
+    def _refusal(self, error: openai.APIStatusError) -> str | None:
+        return refusal(error.status_code, _said(error), error.code, self._config)
 
     def _wait(self, state: RetryCallState) -> float:
         """Returns how long to wait after a failed try: what the server asks, else longer each time, with jitter."""
