@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from medsynth_core.models.condition import RequestedFinding
@@ -10,6 +11,7 @@ from medsynth_core.prompts.records import PromptRequest
 from medsynth_core.vocabulary.mining import Mention, mine_report
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.phi import looks_private
+from medsynth_core.vocabulary.sentences import split_sentences
 
 MIN_WORDS, MAX_WORDS = 4, 90
 _COMPARISON = re.compile(
@@ -72,7 +74,9 @@ def _prose_problem(text: str) -> str | None:
         return f"style: {odd.group().strip()!r} is not in the prose of a findings section"
     if not text[:1].isupper() or not text.rstrip().endswith("."):
         return "style: not in whole sentences"
-    return None
+    said = Counter(sentence.casefold() for sentence in split_sentences(text))
+    sentence, times = said.most_common(1)[0]
+    return f"style: {sentence!r} is said {times} times" if times > 1 else None
 
 
 def _finding_problem(asked: RequestedFinding, named: Sequence[Mention]) -> str | None:

@@ -128,7 +128,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "prompts",
-        5,
+        6,
         "medsynth_core.prompts.stage:run",
         "write anatomy-pathology prompts",
         PromptsParams,

@@ -47,6 +47,7 @@ NORMAL = PromptRequest("p0", (), "frontal")
         ("Findings: small left pleural effusion.", EFFUSION, "style"),
         ("Small left pleural effusion. Follow-up is recommended.", EFFUSION, "style"),
         ("Small left pleural effusion of 3 cm.", EFFUSION, "style"),
+        ("Small left pleural effusion. No mass. no mass.", EFFUSION, "style"),
         ("small left pleural effusion", EFFUSION, "style"),
         ("Small left pleural effusion. There is no pleural effusion.", EFFUSION, "contradiction"),
         ("Small left pleural effusion. No right pleural effusion.", EFFUSION, None),
