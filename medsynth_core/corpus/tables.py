@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from medsynth_core.errors import InputError
 from medsynth_core.nearest import did_you_mean
 
 _FRONTAL = frozenset({"frontal", "pa", "ap", "ap erect", "ap supine", "postero-anterior", "antero-posterior"})
+_HEAD = 64 * 1024
+"""Bytes that hold a table's first line."""
 _LATERAL = frozenset({"lateral", "ll", "lat", "rl", "left lateral", "right lateral"})
 
 
@@ -30,8 +33,11 @@ def open_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         if path.suffix.lower() in {".parquet", ".pq"}:
             frame = pd.read_parquet(path)
         else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, OSError, pd.errors.ParserError, UnicodeDecodeError) as error:
+            encoding, separator = _form(path)
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding, sep=separator)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: neither in UTF-8 nor in UTF-16; save the table as CSV in UTF-8") from error
+    except (ValueError, OSError, pd.errors.ParserError) as error:
         raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())[:200]})") from error
     for column in wanted:
         if column not in frame.columns:
@@ -41,6 +47,18 @@ def open_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     if frame.empty:
         raise InputError(f"{path}: the table has no rows")
     return frame[wanted].fillna("").astype(str)
+
+
+def _form(path: Path) -> tuple[str, str]:
+    """Returns encoding and separator of a text table: UTF-16 by its mark, else UTF-8; what the first line has, as Excel
+    writes tabs ("Unicode text") and, where a comma is in numbers, semicolons."""
+    with path.open("rb") as stream:
+        begins = stream.read(_HEAD)
+    encoding = "utf-16" if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    header = begins.decode(encoding, "ignore").partition("\n")[0]
+    if "," in header:
+        return encoding, ","
+    return encoding, next((separator for separator in "\t;" if separator in header), ",")
 
 
 def image_folder(candidates: Iterable[Path], given: str | None, names: Iterable[str]) -> Path | None:

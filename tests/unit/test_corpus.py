@@ -85,6 +85,32 @@ def test_reports_without_images_are_read(tmp_path: Path) -> None:
     assert perform("corpus", table_config(path), tmp_path, silent).views == dict.fromkeys(SPLITS, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "separator"),
+    [
+        ("t.tsv", "utf-8", "\t"),
+        ("t.csv", "utf-16", "\t"),  # Excel's "Unicode text"
+        ("t.csv", "utf-16-be", ","),
+        ("t.csv", "utf-8-sig", ";"),
+        ("t.txt", "utf-8", "\t"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, name: str, encoding: str, separator: str) -> None:
+    rows = [("text", "filename"), ("Œdème, small; left effusion.", ""), ("Clear.", "")]
+    quoted = "\n".join(separator.join(f'"{cell}"' for cell in row) for row in rows)
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / name).write_bytes(f"{mark}{quoted}\n".encode(encoding))
+    perform("corpus", table_config(tmp_path / name), tmp_path / "w", silent)
+    texts = Corpus.open(tmp_path / "w" / "data" / "corpus").studies().column("findings").to_pylist()
+    assert texts == ["Œdème, small; left effusion.", "Clear."]
+
+
+def test_a_table_in_another_encoding_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text,filename\nŒdème.,\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"t\.csv: neither in UTF-8 nor in UTF-16; save the table as CSV in UTF-8"):
+        perform("corpus", table_config(tmp_path / "t.csv"), tmp_path / "w", silent)
+
+
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     path = write_table(tmp_path, report_text=["x"], filename=[""])
     with pytest.raises(InputError, match=r"no column 'text'; did you mean 'report_text'"):

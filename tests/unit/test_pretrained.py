@@ -53,7 +53,7 @@ LOADERS: dict[str, tuple[Callable[[], PreTrainedModel], Load]] = {
     ),
     "prompts.transformers.model": (
         _language,
-        lambda name, _, vocabulary: LocalProvider(LocalLLMConfig(model=name), vocabulary, "cpu"),
+        lambda name, _, vocabulary: LocalProvider(LocalLLMConfig(model=name), vocabulary, 0, "cpu"),
     ),
     "the image encoder": (_image, lambda name, *_: ImageEncoder(name)),
     "the image encoder ": (_image, lambda name, *_: EncoderFeatures(name)),
