@@ -41,7 +41,8 @@ class CorpusConfig(Section):
     """A module of corpus/readers: phantom, the built-in generator; openi, the Open-i / Indiana layout; table, any CSV
     or Parquet."""
     path: str | None = None
-    """Folder (openi) or file (table) that is read; null for the phantom alone."""
+    """Folder (openi) or file (table) that is read; null for the phantom alone. A table is Parquet, or text in UTF-8 or
+    UTF-16 with commas, tabs or semicolons."""
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
