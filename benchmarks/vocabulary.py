@@ -1,4 +1,4 @@
-"""How well and how fast reports are mined: ``python -m benchmarks.vocabulary accuracy|negation|speed|memory OPENI``.
+"""How well and how fast reports are mined: ``python -m benchmarks.vocabulary COMMAND OPENI``.
 
 OPENI is the folder of ``indiana_reports.csv``, whose columns MeSH and Problems were assigned by people. ``accuracy``
 holds mining against them, ``negation`` against the sets in tests/data, ``peers`` both and written texts, beside ConText
@@ -116,11 +116,11 @@ class Score:
 def accuracy(openi: Path) -> None:
     """Precision, recall and F1 of each label, and micro-averaged over the ten commonest findings."""
     rows = read_reports(openi)
-    mentions = [mine_report(f"{row['findings']}\n{row['impression']}") for row in rows]
-    every = [name for name in LABELS if "/" not in name]
-    every.sort(key=lambda name: -sum(is_assigned(row, name) for row in rows))
+    reports = (mine_report(f"{row['findings']}\n{row['impression']}") for row in rows)
+    mentions = [[mention for mention in of if mention.kind == "pathology"] for of in reports]
+    every = commonest(rows)
     table = Table("label", "hits", "false", "missed", "precision", "recall", "F1")
-    said = [found_in([m for m in of if m.kind == "pathology"]) for of in mentions]
+    said = [found_in(of) for of in mentions]
     scores = {name: score(name, rows, said) for name in LABELS}
     for name in [*every, *(name for name in LABELS if "/" in name)]:
         table.add_row(name.partition("|")[0], *scores[name].row)
@@ -169,9 +169,7 @@ def peers(
     found and what it says. NegEx doesn't know *uncertain*.
     """
     rows = read_reports(openi)
-    every = sorted(
-        (name for name in LABELS if "/" not in name), key=lambda name: -sum(is_assigned(r, name) for r in rows)
-    )
+    ten = commonest(rows)[:_TEN]
     table = Table("", "medsynth", *ENGINES.values())
     readers = [lambda asked: [found_in(mine_report(text)) for text in asked]]
     readers += [SpacyWorker(spacy, engine).found for engine in ENGINES]
@@ -186,7 +184,7 @@ def peers(
         table.add_row(f"{path.stem}: statuses right", *(f"{share:.3f}" for share in shares))
     reports = [f"{row['findings']}\n{row['impression']}" for row in rows]
     scores = [{name: score(name, rows, said) for name in LABELS} for said in (read(reports) for read in readers)]
-    table.add_row("Open-i: micro-F1 of the ten commonest", *(f"{micro(each, every[:_TEN]):.3f}" for each in scores))
+    table.add_row("Open-i: micro-F1 of the ten commonest", *(f"{micro(each, ten):.3f}" for each in scores))
     table.add_row("Open-i: micro-F1 of all", *(f"{micro(each, list(LABELS)):.3f}" for each in scores))
     console.print(table)
 
@@ -289,6 +287,12 @@ def read_reports(openi: Path) -> list[dict[str, str]]:
     """Returns the reports that have a text."""
     with (openi / "indiana_reports.csv").open(encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if (row["findings"] + row["impression"]).strip()]
+
+
+def commonest(rows: list[dict[str, str]]) -> list[str]:
+    """Returns the labels of Problems, the one of most reports first."""
+    every = [name for name in LABELS if "/" not in name]
+    return sorted(every, key=lambda name: -sum(is_assigned(row, name) for row in rows))
 
 
 def is_assigned(row: dict[str, str], label: str) -> bool:

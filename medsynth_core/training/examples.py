@@ -87,9 +87,10 @@ class Examples:
             written: whether the text is one that the templates write of its findings; others by ``wording``.
         """
         patches = self.keypatches[index] if keypatches else []
-        condition = self.pairs.conditions[index]
-        said = self._written(index, wording) if written else self.texts[index]
-        return model.prefix(condition, said if text else "", patches, wording)
+        said = ""
+        if text:
+            said = self._written(index, wording) if written else self.texts[index]
+        return model.prefix(self.pairs.conditions[index], said, patches, wording)
 
     def _written(self, index: int, wording: int) -> str:
         findings = [RequestedFinding(**finding) for finding in self.pairs.conditions[index].findings]

@@ -123,12 +123,12 @@ def mine_sentences(text: str) -> Iterator[Mined]:
         else:
             denied = ""
         if "?" in line:
-            line = _YES_NO.sub(_answered, line)
+            line = _YES_NO.sub(_answer_in_words, line)
         for sentence in split_sentences(strip_marks(line)):
             yield sentence, _mine_sentence(sentence)
 
 
-def _answered(found: re.Match[str]) -> str:
+def _answer_in_words(found: re.Match[str]) -> str:
     side = {"R": " right", "L": " left", None: ""}[found[2]]
     return f": {'present' if found[1] == 'Y' else 'absent'}{side}; "
 

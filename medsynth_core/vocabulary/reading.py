@@ -55,8 +55,8 @@ def write_reading(read: Read, corpus: Corpus, path: Path) -> None:
     """Writes the page: one file, no network, light and dark."""
     left_out = corpus.left_out({row["study_id"] for row in [*read.shown, *read.drawn]})
     parts = {
-        "silent": [_told(row, left_out.get(row["study_id"], ())) for row in read.shown],
-        "drawn": [_told(row, left_out.get(row["study_id"], ())) for row in read.drawn],
+        name: [_told(row, left_out.get(row["study_id"], ())) for row in rows]
+        for name, rows in (("silent", read.shown), ("drawn", read.drawn))
     }
     environment = Environment(
         autoescape=True, loader=PackageLoader("medsynth_core.vocabulary"), trim_blocks=True, lstrip_blocks=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,6 +60,11 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no model": (failing(404, message="model 'x' not found, try pulling it first"), ConfigError, "knows no model"),
     "no such path": (failing(404, message="Not Found"), ConfigError, "has no chat completions .* ends in /v1"),
     "temperature": (failing(400, message="'temperature' does not support 0.9"), ConfigError, "temperature=null"),
+    "a long refusal": (
+        failing(400, message=f"{'x ' * 150}maximum context length"),
+        ConfigError,
+        "lower prompts.openai.promp",
+    ),
     "roles": (failing(400, message="System role not supported"), ConfigError, "refused the request: .*System role"),
 }
 
@@ -87,6 +93,11 @@ def written_as_a_batch(
     return [draft for reply in replies for draft in reply.drafts]
 
 
+def in_a_batch(status: int, body: Any) -> Callable[[int, str], dict[str, Any]]:
+    """Returns what makes every line of a batch such an answer."""
+    return lambda _, call: {"custom_id": call, "response": {"status_code": status, "body": body}}
+
+
 def changed(answer: Answer, change: dict[str, Any]) -> Answer:
     status, headers, data = answer
     return status, headers, json.dumps(json.loads(data) | change).encode()
@@ -104,8 +115,7 @@ def test_what_is_readable_is_read(
 def test_it_is_read_of_a_batch_as_well(
     server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
 ) -> None:
-    answer = json.loads(completion(READ[name])[2])
-    server.batch_line = lambda _, call: {"custom_id": call, "response": {"status_code": 200, "body": answer}}
+    server.batch_line = in_a_batch(200, json.loads(completion(READ[name])[2]))
     assert [draft.text for draft in written_as_a_batch(server, vocabulary, assignments[:2])] == ["One.", "Two."]
 
 
@@ -115,8 +125,7 @@ def test_tokens_that_a_batch_does_not_count(
 ) -> None:
     usage, spent = USAGE[name]
     account = Account(Ledger(None), "plan", budget(OpenAIConfig()))
-    answer = json.loads(completion(TWO)[2]) | {"usage": usage}
-    server.batch_line = lambda _, call: {"custom_id": call, "response": {"status_code": 200, "body": answer}}
+    server.batch_line = in_a_batch(200, json.loads(completion(TWO)[2]) | {"usage": usage})
     drafts = written_as_a_batch(server, vocabulary, assignments[:2], account)
     assert [draft.text for draft in drafts] == ["One.", "Two."]
     assert len(server.batches) == 1
@@ -129,14 +138,21 @@ def test_a_refusal_in_a_batch_is_told_and_no_second_one_is_handed_in(
 ) -> None:
     reply, _, said = REFUSED[name]
     status, _, data = reply({})
-    refused = {"status_code": status, "body": json.loads(data)}
-    server.batch_line = lambda _, call: {"custom_id": call, "response": refused}
+    server.batch_line = in_a_batch(status, json.loads(data))
     account = Account(Ledger(None), "plan", budget(OpenAIConfig()))
     with pytest.raises(ConfigError, match=said if name != "no such path" else "Not Found") as told:
         written_as_a_batch(server, vocabulary, assignments[:2], account)
     assert str(told.value).endswith("(it refused every call of batch batch-0)")
     assert len(server.batches) == 1
     assert account.ledger.spent("plan")[0] == 0
+
+
+def test_a_refusal_in_a_batch_may_be_words_alone(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment]
+) -> None:
+    server.batch_line = in_a_batch(404, {"error": "model 'm' not found"})
+    with pytest.raises(ConfigError, match="knows no model"):
+        written_as_a_batch(server, vocabulary, assignments[:2])
 
 
 @pytest.mark.parametrize(

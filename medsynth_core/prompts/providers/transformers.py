@@ -137,9 +137,9 @@ class LocalProvider:
             said = _until_end(tokens.tolist(), self._ends())
             used = Usage(int(mask.sum()), len(said))
             raw = self._tokenizer.decode(said, skip_special_tokens=True)
-            ended = self._asking.stop is not None and self._asking.stop in raw
-            if ended:
-                raw = raw[: raw.index(str(self._asking.stop))]
+            ended = ""
+            if self._asking.stop is not None:
+                raw, ended, _ = raw.partition(self._asking.stop)
             if len(said) == self._config.max_new_tokens and not ended:
                 problem = "answer: cut off at the token limit (prompts.transformers.max_new_tokens)"
                 replies.append(failed_reply([assignment], raw, problem, used))

@@ -22,7 +22,7 @@ from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usag
 from medsynth_core.prompts.server.chat import clock
 from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body, call_bound, split_calls
 from medsynth_core.prompts.server.direct import settings_of
-from medsynth_core.prompts.server.refusals import refusal
+from medsynth_core.prompts.server.refusals import refusal, shown, words_of
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -34,8 +34,6 @@ _WINDOW_S = 24 * 3600
 """Within which a server promises to answer a batch."""
 _ENDPOINT: Final = "/v1/chat/completions"
 _MARK = "medsynth"
-_SHOWN = 200
-"""Characters of what a server says."""
 _RECENT_BATCHES = 1000
 _ANOTHER_PLANS = PromptRequest("", (), "")
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -184,7 +182,7 @@ class BatchProvider:
                     yield _keep(calls[name], wanted, result, account)
         self._forget(kept.name, [call for name, call in calls.items() if name not in answered], account)
         if not answered and refused is not None and batch.status == "completed":
-            told = refusal(*refused, self._config) or f"the LLM server refused the request: {refused.said}"
+            told = refusal(*refused, self._config) or f"the LLM server refused the request: {shown(refused.said)}"
             raise ConfigError(f"{told} (it refused every call of batch {batch.id})")
 
     def _find(self, kept: KeptBatch) -> Batch | None:
@@ -237,8 +235,8 @@ def _result(line: str) -> tuple[str, Completion | _Refused]:
         response = value.get("response") or {}
         if value.get("error") or response.get("status_code") != 200:
             error = value.get("error") or (response.get("body") or {}).get("error") or response
-            said = " ".join(str(error.get("message") or error).split())[:_SHOWN]
-            return str(value["custom_id"]), _Refused(response.get("status_code") or 400, said, error.get("code"))
+            code = error.get("code") if isinstance(error, dict) else None
+            return str(value["custom_id"]), _Refused(response.get("status_code") or 400, words_of(error), code)
         return str(value["custom_id"]), Completion.model_validate(response["body"])
     except (json.JSONDecodeError, ValidationError, KeyError, AttributeError) as error:
         return "", _Refused(200, f"a line that is no result ({type(error).__name__})", None)

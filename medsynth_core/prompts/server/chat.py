@@ -21,7 +21,7 @@ from medsynth_core.errors import ConfigError, ModelOutputError, NotReadyError, T
 from medsynth_core.prompts.messages import Message
 from medsynth_core.prompts.records import Usage
 from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body
-from medsynth_core.prompts.server.refusals import refusal
+from medsynth_core.prompts.server.refusals import refusal, shown, words_of
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.tally import count
 
@@ -31,8 +31,6 @@ _RATE_WINDOW_MS = int(Duration.MINUTE)
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _JITTER = 0.1
-_SHOWN = 200
-"""Characters of what a server says."""
 _ADDRESS = "set prompts.openai.base_url to the address of its API, which as a rule ends in /v1"
 _OF_FORM = ("response_format", "response format", "json", "schema", "grammar", "guided", "structured", "unsupported")
 """Words of which one is in a refusal of a way of asking."""
@@ -149,10 +147,10 @@ class ChatServer:
                     self._adapt(error, form, limit_name)
                 elif error.status_code in (408, 409) or error.status_code >= 500:
                     wait_s = retry_after_s(error.response.headers)
-                    raise ServerBusyError(f"HTTP {error.status_code}: {_said(error)}", wait_s, False) from error
+                    raise ServerBusyError(f"HTTP {error.status_code}: {shown(error.message)}", wait_s, False) from error
                 else:
                     raise ConfigError(
-                        f"the LLM server refused the request (HTTP {error.status_code}): {_said(error)}"
+                        f"the LLM server refused the request (HTTP {error.status_code}): {shown(error.message)}"
                     ) from error
             except openai.APIConnectionError as error:
                 self._raise_unreached(error)
@@ -177,15 +175,13 @@ class ChatServer:
         try:
             value = json.loads(body)
             if isinstance(value, dict) and value.get("error") and not value.get("choices"):
-                error = value["error"]
-                said = error.get("message") if isinstance(error, dict) else error
-                raise ServerBusyError(f"an error: {str(said or error)[:_SHOWN]}", None, False)
+                raise ServerBusyError(f"an error: {shown(words_of(value['error']))}", None, False)
             completion = Completion.model_validate(value)
             self._good = True
             return completion
         except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-            shown = begins[:60].decode("utf-8", "replace")
-            raise ServerBusyError(f"an answer that is no chat completion ({shown!r})", None, True) from error
+            said = begins[:60].decode("utf-8", "replace")
+            raise ServerBusyError(f"an answer that is no chat completion ({said!r})", None, True) from error
 
     def _raise_unreached(self, error: openai.APIConnectionError) -> None:
         """Raises at once what no further try will mend: a server that was never reached.
@@ -227,10 +223,10 @@ class ChatServer:
                 self._form = form + 1
                 log.info("LLM server: no %s; it is asked for %s", FORMATS[form], FORMATS[form + 1])
             else:
-                raise ConfigError(f"the LLM server refused the request: {_said(error)}") from error
+                raise ConfigError(f"the LLM server refused the request: {shown(error.message)}") from error
 
     def _refusal(self, error: openai.APIStatusError) -> str | None:
-        return refusal(error.status_code, _said(error), error.code, self._config)
+        return refusal(error.status_code, error.message, error.code, self._config)
 
     def _wait(self, state: RetryCallState) -> float:
         """Returns how long to wait after a failed try: what the server asks, else longer each time, with jitter."""
@@ -255,10 +251,6 @@ class ChatServer:
 
 def _speaks_of_form(said: str) -> bool:
     return any(word in said.lower() for word in _OF_FORM)
-
-
-def _said(error: openai.APIStatusError) -> str:
-    return " ".join(error.message.split())[:_SHOWN]
 
 
 def _reasons(error: BaseException | None) -> Iterator[str]:
