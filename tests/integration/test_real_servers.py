@@ -55,17 +55,18 @@ USAGE: dict[str, tuple[Any, int]] = {
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "a web page": (lambda _: (200, {}, b"<!doctype html><html>"), ConfigError, "answers with a web page; set prompts"),
     "a stream": (lambda _: (200, {}, b'data: {"choices": []}\n\n'), ConfigError, "a stream of events"),
-    "no room": (failing(400, message="This model's maximum context length is 4096 tokens"), ConfigError, "lower promp"),
-    "its code": (failing(400, message="no", code="context_length_exceeded"), ConfigError, "lower prompts.openai.promp"),
     "no model": (failing(404, message="model 'x' not found, try pulling it first"), ConfigError, "knows no model"),
     "no such path": (failing(404, message="Not Found"), ConfigError, "has no chat completions .* ends in /v1"),
     "temperature": (failing(400, message="'temperature' does not support 0.9"), ConfigError, "temperature=null"),
-    "a long refusal": (
-        failing(400, message=f"{'x ' * 150}maximum context length"),
-        ConfigError,
-        "lower prompts.openai.promp",
-    ),
     "roles": (failing(400, message="System role not supported"), ConfigError, "refused the request: .*System role"),
+}
+NO_ROOM: dict[str, Any] = {
+    "OpenAI's words": failing(400, message="This model's maximum context length is 4096 tokens. However, you asked"),
+    "its code": failing(400, message="no", code="context_length_exceeded"),
+    "llama.cpp's": failing(400, message="the request exceeds the available context size. try increasing it"),
+    "vLLM's": failing(400, message="max_tokens=9000 cannot be greater than max_model_len=8192"),
+    "LM Studio's": failing(400, message="Trying to keep the first 9000 tokens, but the context window is 4096"),
+    "said at length": failing(400, message=f"{'x ' * 150}maximum context length"),
 }
 
 
@@ -222,6 +223,50 @@ def test_a_server_that_fails_at_a_format_is_asked_without(
     assert all(draft.text for draft in written(server.url, vocabulary, assignments[:2]))
     forms = [json.loads(body.partition(b"\n\n")[2]).get("response_format", {}).get("type") for body in server.bodies]
     assert forms == ["json_schema", "json_object", None]
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_a_server_without_room_is_asked_for_fewer_texts_a_call(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    account = Account(Ledger(None), "plan", budget(OpenAIConfig()))
+    server.script = [NO_ROOM[name]]
+    drafts = written(server.url, vocabulary, assignments[:5], account)
+    assert all(draft.text for draft in drafts)
+    assert len(drafts) == 5, "none is lost"
+    bodies = [json.loads(body.partition(b"\n\n")[2]) for body in server.bodies]
+    assert len(bodies) == 1 + 5, "the refused one, then one for each"
+    assert {body["response_format"]["type"] for body in bodies} == {"json_schema"}, "it is no refusal of the format"
+    assert account.ledger.spent("plan")[0] == 5 * 501, "a refusal costs nothing"
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_a_server_without_room_for_one_text_is_told_of(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    server.script = [NO_ROOM[name]] * 9
+    with pytest.raises(ConfigError, match=r"even for one text: .*; lower prompts.openai.tokens_per_prompt"):
+        written(server.url, vocabulary, assignments[:2])
+    assert len(server.bodies) == 2
+    server.batch_line = in_a_batch(400, json.loads(NO_ROOM[name]({})[2]))
+    with pytest.raises(ConfigError, match=r"even for one text: .* \(it refused every call of batch batch-1\)"):
+        written_as_a_batch(server, vocabulary, assignments[:2])
+    assert len(server.batches) == 2
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_a_batch_without_room_is_handed_in_again_with_fewer_texts_a_call(
+    server: LLMServer, vocabulary: Vocabulary, assignments: list[Assignment], name: str
+) -> None:
+    def once(number: int, call: str) -> Any:
+        return in_a_batch(400, json.loads(NO_ROOM[name]({})[2]))(number, call) if len(server.batches) == 1 else None
+
+    server.batch_line = once
+    account = Account(Ledger(None), "plan", budget(OpenAIConfig()))
+    drafts = written_as_a_batch(server, vocabulary, assignments[:4], account)
+    assert [bool(draft.text) for draft in drafts] == [True] * 4
+    assert len(server.batches) == 2
+    assert account.ledger.spent("plan")[0] == 4 * 501
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from medsynth_core.prompts.records import Assignment, PromptRequest, Reply, Usag
 from medsynth_core.prompts.server.chat import clock
 from medsynth_core.prompts.server.completion import FORMATS, Completion, call_body, call_bound, split_calls
 from medsynth_core.prompts.server.direct import settings_of
-from medsynth_core.prompts.server.refusals import refusal, shown, words_of
+from medsynth_core.prompts.server.refusals import NO_ROOM, NoRoomError, refusal, shown, words_of
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -75,10 +75,13 @@ class BatchProvider:
             timeout=config.timeout_s,
             max_retries=config.max_retries,
         )
+        self._a_call = config.prompts_per_call
         self.settings = settings_of(config, self._told)
 
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
         """Yields the replies of batches that are out, then of new ones for the other assignments.
+
+        A server that has no room for so many texts a call is asked for half as many, and so on down to one.
 
         Raises:
             ConfigError: the server refuses the key, the model or the batch.
@@ -88,7 +91,7 @@ class BatchProvider:
             NotReadyError: a batch isn't ready within ``batch_wait_h``.
         """
         wanted = {(a.key, a.attempt): a for a in assignments}
-        answered = 0
+        answered, a_call = 0, self._a_call
         try:
             out = {key for kept in account.ledger.batches() for call in _calls(kept).values() for key in call.asked}
             end = self._hand_in([a for key, a in wanted.items() if key not in out], account)
@@ -109,15 +112,19 @@ class BatchProvider:
                 f"the LLM server refused a batch (HTTP {error.status_code}): {error.message[:200]}; "
                 f"set prompts.openai.mode=direct if it has no Batch API"
             ) from error
-        if end is not None and not answered:
+        if answered:
+            return
+        if end is not None:
             raise end
+        if self._a_call < a_call:
+            yield from self.write(assignments, account)
 
     def _hand_in(self, assignments: list[Assignment], account: Account) -> BudgetError | None:
         """Hands in as many calls as the budget allows; returns what stopped it."""
         lines: list[bytes] = []
         calls: dict[str, _Call] = {}
         size = 0
-        for call in split_calls(assignments, self._config):
+        for call in split_calls(assignments, self._a_call):
             messages = messages_for(call, self._told)
             bound = call_bound(self._config, messages, len(call))
             try:
@@ -171,19 +178,28 @@ class BatchProvider:
             self._forget(kept.name, calls.values(), account)
             raise ConfigError(f"the LLM server refused batch {batch.id}: {said[:300] or 'no reason given'}")
         answered: set[str] = set()
-        refused: _Refused | None = None
+        refused: ConfigError | None = None
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             for line in self._client.files.content(file).text.splitlines():
                 name, result = _result(line)
                 if isinstance(result, _Refused):
-                    refused = result
+                    refused = self._refusal(result, len(calls[name].asked) if name in calls else 1) or refused
                 elif name in calls and name not in answered:
                     answered.add(name)
                     yield _keep(calls[name], wanted, result, account)
         self._forget(kept.name, [call for name, call in calls.items() if name not in answered], account)
         if not answered and refused is not None and batch.status == "completed":
-            told = refusal(*refused, self._config) or f"the LLM server refused the request: {shown(refused.said)}"
-            raise ConfigError(f"{told} (it refused every call of batch {batch.id})")
+            raise ConfigError(f"{refused} (it refused every call of batch {batch.id})") from refused
+
+    def _refusal(self, refused: _Refused, n: int) -> ConfigError | None:
+        """Returns what ends a run when a call for ``n`` texts is refused; None where fewer a call may mend it."""
+        told = refusal(*refused, self._config)
+        if isinstance(told, NoRoomError) and n > 1:
+            if n // 2 < self._a_call:
+                log.info(NO_ROOM, n, n // 2)
+                self._a_call = n // 2
+            return None
+        return told or ConfigError(f"the LLM server refused the request: {shown(refused.said)}")
 
     def _find(self, kept: KeptBatch) -> Batch | None:
         if kept.batch is not None:

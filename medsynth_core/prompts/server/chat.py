@@ -84,6 +84,7 @@ class ChatServer:
 
         Raises:
             ConfigError: the server refuses the key, the model or the request.
+            NoRoomError: the call is longer than it has room for.
             ModelOutputError: it won't answer this content.
             TransientError: every try failed.
             NotReadyError: the server asks for a longer wait than ``max_wait_s``.
@@ -132,7 +133,7 @@ class ChatServer:
                 raise ConfigError(f"the LLM server refused OPENAI_API_KEY (HTTP {error.status_code})") from error
             except openai.NotFoundError as error:
                 if (told := self._refusal(error)) is not None:
-                    raise ConfigError(told) from error
+                    raise told from error
                 raise ConfigError(f"{self._at} has no chat completions (HTTP 404); {_ADDRESS}") from error
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
@@ -212,7 +213,7 @@ class ChatServer:
         if error.code in {"content_filter", "content_policy_violation"}:
             raise ModelOutputError("refused by the server's content filter") from error
         if (told := self._refusal(error)) is not None:
-            raise ConfigError(told) from error
+            raise told from error
         said = error.message
         with self._lock:
             if (form, limit_name) != (self._form, self._limit_name):
@@ -225,7 +226,7 @@ class ChatServer:
             else:
                 raise ConfigError(f"the LLM server refused the request: {shown(error.message)}") from error
 
-    def _refusal(self, error: openai.APIStatusError) -> str | None:
+    def _refusal(self, error: openai.APIStatusError) -> ConfigError | None:
         return refusal(error.status_code, error.message, error.code, self._config)
 
     def _wait(self, state: RetryCallState) -> float:

@@ -121,11 +121,14 @@ def call_bound(config: OpenAIConfig, messages: list[Message], n: int) -> Usage:
     return Usage(told + len(json.dumps(ANSWER_SCHEMA)), answer_limit(config, n))
 
 
-def split_calls(assignments: Sequence[Assignment], config: OpenAIConfig) -> list[tuple[Assignment, ...]]:
-    """Returns the assignments in calls: fewer together, the more often they were asked for."""
+def split_calls(assignments: Sequence[Assignment], a_call: int) -> list[tuple[Assignment, ...]]:
+    """Returns the assignments in calls of ``a_call``: of fewer, the more often they were asked for."""
     calls: list[tuple[Assignment, ...]] = []
     for attempt in sorted({a.attempt for a in assignments}):
-        same = [a for a in assignments if a.attempt == attempt]
-        size = max(1, config.prompts_per_call >> attempt)
-        calls += [tuple(same[start : start + size]) for start in range(0, len(same), size)]
+        calls += in_parts([a for a in assignments if a.attempt == attempt], max(1, a_call >> attempt))
     return calls
+
+
+def in_parts(assignments: Sequence[Assignment], size: int) -> list[tuple[Assignment, ...]]:
+    """Returns the assignments in parts of ``size``, the last one of what is left."""
+    return [tuple(assignments[start : start + size]) for start in range(0, len(assignments), size)]

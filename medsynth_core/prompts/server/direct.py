@@ -15,7 +15,8 @@ from medsynth_core.prompts.account import Account
 from medsynth_core.prompts.messages import INSTRUCTION, failed_reply, messages_for, told_vocabulary
 from medsynth_core.prompts.records import Assignment, Reply, Usage
 from medsynth_core.prompts.server.chat import ChatServer, ServerBusyError
-from medsynth_core.prompts.server.completion import call_bound, split_calls
+from medsynth_core.prompts.server.completion import call_bound, in_parts, split_calls
+from medsynth_core.prompts.server.refusals import NO_ROOM, NoRoomError
 from medsynth_core.prompts.server.settings import OpenAIConfig
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -46,10 +47,13 @@ class OpenAIProvider:
         self._config = config
         self._told = told_vocabulary(vocabulary)
         self._server = ChatServer(config, key)
+        self._a_call = config.prompts_per_call
         self.settings = settings_of(config, self._told)
 
     def write(self, assignments: Sequence[Assignment], account: Account) -> Iterator[Reply]:
         """Yields a reply a call, ``prompts_per_call`` requests a call, ``concurrency`` calls at once.
+
+        A server that has no room for so many is asked for half as many, and so on down to one.
 
         A call that fails in spite of all retries is left out. After a failure that ends the run, and when the
         caller goes away, calls in flight are waited for and kept.
@@ -60,7 +64,7 @@ class OpenAIProvider:
             TransientError: many calls failed one after the other.
             NotReadyError: the server asks for a long wait.
         """
-        calls = deque(split_calls(assignments, self._config))
+        calls = deque(split_calls(assignments, self._a_call))
         in_flight: dict[Future[Reply], tuple[Assignment, ...]] = {}
         at_once = self._config.concurrency
         failures = answered = 0
@@ -80,6 +84,10 @@ class OpenAIProvider:
                     elif isinstance(error, BudgetError) and in_flight:  # until these are settled, it may yet suffice
                         calls.appendleft(call)
                         at_once = len(in_flight)
+                    elif isinstance(error, NoRoomError) and len(call) > 1:
+                        self._a_call = min(self._a_call, len(call) // 2)
+                        log.info(NO_ROOM, len(call), self._a_call)
+                        calls = deque(part for each in (call, *calls) for part in in_parts(each, self._a_call))
                     elif isinstance(error, ServerBusyError):
                         failures, last = failures + 1, error
                         if failures >= self._config.concurrency + _FAILURES_IN_A_ROW:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from medsynth_core.errors import ConfigError
 from medsynth_core.prompts.server.settings import OpenAIConfig
 
 _SHOWN = 200
 """Characters of what a server says."""
+NO_ROOM = "LLM server: no room for %d texts a call, so %d are asked for (prompts.openai.prompts_per_call)"
+"""What is logged when fewer texts a call are asked for."""
 _TOO_LONG = ("context length", "context window", "maximum context", "context size", "max_model_len", "too many tokens")
+
+
+class NoRoomError(ConfigError):
+    """The server has no room for a call of that length; one that asks for fewer texts may have it."""
 
 
 def shown(said: str) -> str:
@@ -22,8 +29,8 @@ def words_of(error: Any) -> str:
     return str(said or error)
 
 
-def refusal(status: int, said: str, code: str | None, config: OpenAIConfig) -> str | None:
-    """Returns the line that tells of a refusal; None of one that is of another kind.
+def refusal(status: int, said: str, code: str | None, config: OpenAIConfig) -> ConfigError | None:
+    """Returns the error that tells of a refusal; None of one that is of another kind.
 
     Args:
         status: of HTTP.
@@ -32,14 +39,14 @@ def refusal(status: int, said: str, code: str | None, config: OpenAIConfig) -> s
     """
     words = said.lower()
     if status == 404 and "model" in words:
-        return f"the LLM server knows no model {config.model!r}; set prompts.openai.model or base_url"
+        return ConfigError(f"the LLM server knows no model {config.model!r}; set prompts.openai.model or base_url")
     if any(phrase in words for phrase in _TOO_LONG) or code == "context_length_exceeded":
-        return (
-            f"the LLM server has no room for a call of that length: {shown(said)}; lower "
-            f"prompts.openai.prompts_per_call or tokens_per_prompt"
+        return NoRoomError(
+            f"the LLM server has no room for a call of that length, even for one text: {shown(said)}; lower "
+            f"prompts.openai.tokens_per_prompt or choose a model with a longer context"
         )
     if "temperature" in words:
-        return (
+        return ConfigError(
             f"the LLM server takes no temperature of {config.temperature}: {shown(said)}; set "
             f"prompts.openai.temperature=null"
         )
