@@ -32,6 +32,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from medsynth_core.cores import processes_for
 from medsynth_core.corpus.normalised import STUDIES_SCHEMA
 from medsynth_core.corpus.sections import parse_sections
 from medsynth_core.progress import silent
@@ -230,7 +231,7 @@ def memory(openi: Path) -> None:
         root = base / f"times-{times}"
         n = write_corpus(openi, root, times)
         for cores in ({min(every)}, every):
-            processes = min(len(cores), vocabulary_stage.processes_for(n))
+            processes = min(len(cores), processes_for(n, vocabulary_stage.STUDIES_A_PROCESS))
             if processes < len(cores):
                 continue  # a small corpus is mined by fewer
             start = time.perf_counter()

@@ -92,6 +92,15 @@ def _command(name: str) -> Callable[..., None]:
     return command
 
 
+def _corpus(
+    workspace: Workspace = Path(),
+    update: Annotated[
+        bool, typer.Option("--update", help="Read new and changed images only; the others are taken over.")
+    ] = False,
+) -> None:
+    _stage("corpus", workspace, resume=update)
+
+
 def _prompts(
     workspace: Workspace = Path(),
     plan: Annotated[
@@ -122,7 +131,7 @@ def _utility(workspace: Workspace = Path(), overrides: Overrides = None) -> None
         utility_table(found["rows"])
 
 
-_SPECIAL: dict[str, Callable[..., None]] = {"prompts": _prompts, "utility": _utility}
+_SPECIAL: dict[str, Callable[..., None]] = {"corpus": _corpus, "prompts": _prompts, "utility": _utility}
 """Commands that do more than run their stage."""
 add_stages(app)
 
@@ -359,7 +368,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _stage(name: str, workspace: Path, overrides: Iterable[str] = ()) -> None:
+def _stage(name: str, workspace: Path, overrides: Iterable[str] = (), resume: bool = False) -> None:
     """Runs one stage in a workspace, as dvc.yaml does, and prints its report."""
     from medsynth_core.cli.bar import bar
     from medsynth_core.config.dotted import flat
@@ -374,7 +383,7 @@ def _stage(name: str, workspace: Path, overrides: Iterable[str] = ()) -> None:
         config = load_config(root / "params.yaml", overrides)
         check(config, root, [name])
         with bar(name) as progress:
-            report = stages.run_stage(name, config, root, progress)
+            report = stages.run_stage(name, config, root, progress, resume)
     for key, value in flat(report, f"{name}.").items():
         print(f"{key}: {value}")
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medsynth_core.corpus.records import UNMASKED
+from medsynth_core.corpus.records import UNMASKED, Given
 from medsynth_core.corpus.sections import LeftOut
 from medsynth_core.errors import InputError
 
@@ -34,8 +34,12 @@ STUDIES_SCHEMA = pa.schema(
         ("findings", pa.string()),
         ("impression", pa.string()),
         ("n_views", pa.int32()),
+        ("sex", pa.string()),
+        ("age", pa.int32()),
+        ("race", pa.string()),
     ]
 )
+"""``sex`` is F or M, ``age`` in years; each of the last three is null where it is unknown."""
 VIEWS_SCHEMA = pa.schema(
     [
         ("view_id", pa.string()),
@@ -45,8 +49,26 @@ VIEWS_SCHEMA = pa.schema(
         ("view", pa.string()),
         ("row", pa.int32()),
         ("source", pa.string()),
+        ("projection", pa.string()),
+        ("manufacturer", pa.string()),
+        ("pixel_spacing_mm", pa.float32()),
     ]
 )
+"""``view`` is frontal, lateral or unknown; ``projection`` tells PA, AP and AP supine apart where the source does."""
+GIVEN_SCHEMA = pa.schema(
+    [("study_id", pa.string()), ("name", pa.string()), ("status", pa.string()), ("origin", pa.string())]
+)
+"""What is said of findings beside the reports: names as the source has them, status present, uncertain or absent, and
+who says so."""
+BOXES_SCHEMA = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("name", pa.string()),
+        ("origin", pa.string()),
+        *((edge, pa.float32()) for edge in ("x0", "y0", "x1", "y1")),
+    ]
+)
+"""Where findings were seen: edges in 0..1 of the image of ``row``, from its upper left corner."""
 LEFT_OUT_SCHEMA = pa.schema([("study_id", pa.string()), ("reason", pa.string()), ("text", pa.string())])
 
 
@@ -110,6 +132,21 @@ class Corpus:
                     found[row["study_id"]].append(LeftOut(row["reason"], row["text"]))
         return found
 
+    def given(self, study_ids: Collection[str]) -> dict[str, list[Given]]:
+        """Returns what is said of the findings of some studies beside their reports; nothing of a study without."""
+        found: dict[str, list[Given]] = defaultdict(list)
+        wanted = pa.array(study_ids, pa.string())
+        with _table(self.folder / "given.parquet") as table:
+            for batch in table.iter_batches(_ROWS_A_BATCH):
+                for row in batch.filter(pc.is_in(batch["study_id"], wanted)).to_pylist():
+                    found[row["study_id"]].append(Given(row["name"], row["status"], row["origin"]))
+        return found
+
+    def boxes(self) -> pa.Table:
+        """Returns where findings were seen, columns of ``BOXES_SCHEMA``."""
+        with _table(self.folder / "boxes.parquet") as table:
+            return table.read()
+
     def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Returns the images of the given rows, uint8 [n, H, W].
 
@@ -142,7 +179,7 @@ class Corpus:
 
     def _chunk(self, number: int) -> npt.NDArray[np.uint8]:
         if number not in self._chunks:
-            path = self.folder / f"images-{number:05d}.npy"
+            path = image_chunk(self.folder, number)
             self._chunks[number] = _mapped(path, (self._rows_a_chunk[number], self.image_size, self.image_size))
         return self._chunks[number]
 
@@ -153,7 +190,7 @@ class Corpus:
     @cached_property
     def _mask_chunks(self) -> list[npt.NDArray[np.uint8] | None]:
         """Every chunk of masks. One whose images all came without has no file, so the masks are counted."""
-        paths = [self.folder / f"masks-{number:05d}.npy" for number in range(len(self._rows_a_chunk))]
+        paths = [mask_chunk(self.folder, number) for number in range(len(self._rows_a_chunk))]
         chunks = [
             _mapped(path, (rows, MASK_SIDE, MASK_SIDE)) if path.exists() else None
             for path, rows in zip(paths, self._rows_a_chunk, strict=True)
@@ -166,6 +203,16 @@ class Corpus:
                 f"{absent or 'none'}; {_AGAIN}"
             )
         return chunks
+
+
+def image_chunk(folder: Path, number: int) -> Path:
+    """Returns the file of a chunk of images, uint8 [rows, H, W]."""
+    return folder / f"images-{number:05d}.npy"
+
+
+def mask_chunk(folder: Path, number: int) -> Path:
+    """Returns the file of their masks, uint8 [rows, 64, 64]; it is left out where no image has one."""
+    return folder / f"masks-{number:05d}.npy"
 
 
 def _mapped(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:

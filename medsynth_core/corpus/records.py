@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medsynth_core.corpus.sections import LeftOut
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+"""Grayscale image of a film, shape [height, width], 0 = black .. 255 = white, air dark and bone bright; float32, and
+not rounded, where the file holds more than 8 bits a pixel."""
 
 ImageU8 = npt.NDArray[np.uint8]
 """Grayscale image, uint8, shape [height, width], 0 = black .. 255 = white, air dark and bone bright."""
@@ -23,7 +28,45 @@ UNMASKED = 255
 MaskU8 = npt.NDArray[np.uint8]
 """Numbers of organs, uint8, shape [height, width]."""
 
-ViewPosition = Literal["frontal", "lateral", "unknown"]
+Projection = Literal["PA", "AP", "AP supine", "frontal", "lateral", "unknown"]
+"""How a film was taken; ``frontal`` where PA and AP aren't told apart."""
+
+Status = Literal["present", "uncertain", "absent"]
+"""What is said of a finding; one of which nothing is said isn't mentioned, which may be another thing than absent."""
+
+NO_FINDING = "no finding"
+"""What a source's name for a normal chest is given as."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What somebody says of a finding beside the report.
+
+    Attributes:
+        name: of the finding, as the source calls it.
+        origin: who says so, e.g. ``radiologist``.
+    """
+
+    name: str
+    status: Status
+    origin: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where somebody saw a finding.
+
+    Attributes:
+        name, origin: as ``Given``'s.
+        x, y, width, height: in pixels of the file, from the upper left corner.
+    """
+
+    name: str
+    origin: str
+    x: float
+    y: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -31,24 +74,39 @@ class View:
     """One radiograph of a study.
 
     Attributes:
-        view_id: unique in the corpus; derived from the file name or the phantom's index.
-        position: projection, reduced to what conditions synthesis ("PA" and "AP" are both frontal).
+        view_id: unique in the corpus; the file's name in its folder, or the phantom's index.
+        projection: how it was taken.
         source: where the pixels come from, for error messages (a path, or ``phantom:<index>``).
-        load: returns the image as uint8 [height, width] in the file's own size; raises InputError when the
-            image can't be read. Called at most once, by the corpus stage.
-        load_mask: returns the organs in it, of the same height and width; None where nobody drew them.
+        load: returns the image in the file's own size, or, of a JPEG without boxes, reduced to no less than twice
+            ``corpus.image_size``; raises InputError when it can't be read. Called at most once, in any process.
+        load_mask: returns the organs in it, of the same shape as the file; None where nobody drew them.
+        called: the source's word for a projection that isn't known, else "".
+        manufacturer: of the machine, where it is known.
+        pixel_spacing_mm: size of the file's pixels at the detector, where it is known.
+        boxes: where findings were seen.
+        files: what pixels and mask are read from, where they are read from files.
     """
 
     view_id: str
-    position: ViewPosition
+    projection: Projection
     source: str
-    load: Callable[[], ImageU8]
+    load: Callable[[], Pixels]
     load_mask: Callable[[], MaskU8] | None = None
+    called: str = ""
+    manufacturer: str | None = None
+    pixel_spacing_mm: float | None = None
+    boxes: tuple[Box, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def position(self) -> str:
+        """The projection as it conditions synthesis: frontal, lateral or unknown."""
+        return self.projection if self.projection in {"lateral", "unknown"} else "frontal"
 
 
 @dataclass(frozen=True)
 class Study:
-    """One imaging study: a report and zero or more views.
+    """One imaging study: a report, or what else is said of its findings, and zero or more views.
 
     Attributes:
         study_id: unique in the corpus.
@@ -56,6 +114,11 @@ class Study:
         findings: findings section, "" when absent. Raw text: de-identification marks are still in it.
         impression: impression section, "" when absent.
         views: may be empty: reports without images still mine and prompt.
+        given: what is said of findings beside the report; a chest that is called normal has ``NO_FINDING`` present.
+        sex: F or M, None where it is unknown.
+        age: in years, None where it is unknown.
+        race: as the source calls it, None where it is unknown.
+        split: the one that the source itself puts it in (train, val or test); None where it has none.
         truth: known labels, from a phantom only; never read by training or synthesis, only by the oracle.
         left_out: parts of the report that aren't read, in order.
     """
@@ -65,6 +128,11 @@ class Study:
     findings: str
     impression: str
     views: tuple[View, ...] = ()
+    given: tuple[Given, ...] = ()
+    sex: str | None = None
+    age: int | None = None
+    race: str | None = None
+    split: str | None = None
     truth: Mapping[str, object] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
 
@@ -93,6 +161,6 @@ class Source:
         licence: what the source's terms are, for the dataset card.
     """
 
-    studies: Iterator[Study | BadRow]
+    studies: Iterable[Study | BadRow]
     total: int
     licence: str

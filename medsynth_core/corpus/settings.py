@@ -17,16 +17,31 @@ READERS = Plugins("medsynth_core.corpus.readers", setting="corpus.kind", functio
 class ColumnsConfig(Section):
     """Column names of ``corpus.kind: table``."""
 
-    text: str = "text"
-    """Report text (findings, or the whole report with section headings)."""
+    text: str | None = "text"
+    """Report text (findings, or the whole report with section headings); null where only findings are given."""
     image: str = "filename"
     """Image path relative to corpus.images (or corpus.path's folder); empty cells mean no image."""
     study: str | None = None
     """Study id; the row number when null."""
     patient: str | None = None
-    """Patient id, the unit of the split; the study when null."""
+    """Patient id, the unit of the split; the study when null. A table with a column that by its name holds patients
+    must name it, or the study's, where each is of another patient."""
     view: str | None = None
-    """Projection (PA, AP, LATERAL, ...); unknown when null."""
+    """Projection (PA, AP, AP supine, lateral, ...); unknown when null."""
+    findings: str | None = None
+    """Findings that somebody assigned, one or several a cell with semicolons or bars between; "no finding" is one."""
+    labels: tuple[str, ...] = ()
+    """Columns that are a finding each: 1 where it is present, 0 absent, -1 uncertain, empty where nothing is said."""
+    origin: str = "given"
+    """Who assigned the findings of these columns, as it shall stand beside them."""
+    sex: str | None = None
+    """Sex (F, M, female, ...); unknown when null."""
+    age: str | None = None
+    """Age in years, or as DICOM writes it (061Y); unknown when null."""
+    race: str | None = None
+    """Race, as the source calls it; unknown when null."""
+    split: str | None = None
+    """The split that a study is in (train, val, test); by chance when null, as ``corpus.split`` says."""
     impression: str | None = None
     """A second text column, when findings and impression are apart."""
     mask: str | None = None
@@ -38,14 +53,21 @@ class CorpusConfig(Section):
     """Where reports and images come from, and how they are split."""
 
     kind: str = "phantom"
-    """A module of corpus/readers: phantom, the built-in generator; openi, the Open-i / Indiana layout; table, any CSV
-    or Parquet."""
+    """A module of corpus/readers: phantom, the built-in generator; table, any CSV or Parquet; the others each the
+    layout of an archive, as docs/corpora.md has them."""
     path: str | None = None
-    """Folder (openi) or file (table) that is read; null for the phantom alone. A table is Parquet, or text in UTF-8 or
-    UTF-16 with commas, tabs or semicolons."""
+    """Folder of an archive, or file of a table; null for the phantom alone. A table is Parquet, or text in UTF-8,
+    UTF-16 or Windows-1252 with commas, tabs, semicolons or bars, which may be compressed."""
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
+    labels: Literal["text", "given", "both"] = "text"
+    """What says which findings a study shows, where it has a report and findings that somebody assigned: text, the
+    report; given, the assigned ones; both, either, and of a finding on which they disagree what was assigned. A study
+    that has only one of the two goes by that."""
+    split: Literal["source", "chance"] = "source"
+    """source: a study is in the split that its source puts it in, where it does; chance: by the shares below, whatever
+    the source says."""
     n_studies: PositiveInt = 6400
     """Phantom only: how many studies are drawn."""
     max_studies: PositiveInt | None = None

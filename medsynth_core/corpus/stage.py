@@ -5,27 +5,47 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from medsynth_core.config import Paths
-from medsynth_core.corpus.images import resize_and_crop
-from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, LEFT_OUT_SCHEMA, MASK_SIDE, STUDIES_SCHEMA, VIEWS_SCHEMA
+from medsynth_core.cores import processes_for
+from medsynth_core.corpus.kept import Kept, Partial, fingerprint, partial
+from medsynth_core.corpus.normalised import (
+    BOXES_SCHEMA,
+    GIVEN_SCHEMA,
+    IMAGES_PER_CHUNK,
+    LEFT_OUT_SCHEMA,
+    MASK_SIDE,
+    STUDIES_SCHEMA,
+    VIEWS_SCHEMA,
+    image_chunk,
+    mask_chunk,
+)
 from medsynth_core.corpus.readers import open_corpus
-from medsynth_core.corpus.records import UNMASKED, BadRow, ImageU8, MaskU8, Source, Study, View
+from medsynth_core.corpus.reading import Film, Item, read_films
+from medsynth_core.corpus.records import UNMASKED, BadRow, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig, CorpusParams
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("train", "judge", "val", "test")
 _ROWS_A_FLUSH = 5000
+_ROWS_A_PROCESS = 400
+"""A further process is worth its start for this many rows more."""
+_SHOWN = 8
+"""Words that are shown of those that aren't known."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,10 @@ class CorpusReport:
     Attributes:
         studies, views: counts by split.
         masks: images whose organs are known.
+        given: studies with findings that somebody assigned.
+        boxes: places of findings.
         skipped: rows, images and masks that couldn't be read.
+        taken_over: images that were taken over from before.
         left_out: reports of which a part isn't read, by the reason.
     """
 
@@ -45,37 +68,63 @@ class CorpusReport:
     studies: dict[str, int]
     views: dict[str, int]
     masks: int
+    given: int
+    boxes: int
     skipped: int
+    taken_over: int
     left_out: dict[str, int]
 
 
-def run(params: CorpusParams, paths: Paths, progress: Progress) -> CorpusReport:
+def run(params: CorpusParams, paths: Paths, progress: Progress, *, update: bool = False) -> CorpusReport:
     """Reads the corpus that ``corpus`` names and writes it normalised.
+
+    All cores decode. A run that was cut off goes on from the last whole chunk of images and ends in the same bytes.
+
+    Args:
+        update: images of the corpus that is there aren't read again where their files are as they were.
 
     Raises:
         InputError: a file or column is missing, nothing usable was found, or more than
             ``corpus.max_bad_fraction`` of rows and images is unreadable.
     """
     source = open_corpus(params.corpus, params.seed)
-    with replace_directory(paths["corpus"]) as folder:
-        writer = _Writer(folder, params)
-        for done, item in enumerate(source.studies, start=1):
-            if isinstance(item, BadRow):
-                writer.skip(item)
-            else:
-                writer.add(item)
-            if done % 200 == 0:
-                progress(done, source.total)
-        progress(source.total, source.total)
-        return writer.close(source)
+    target = paths["corpus"]
+    beside = target.with_name(f"{target.name}-partial")
+    with partial(beside, params.corpus.image_size, target if update else None) as making:
+        with replace_directory(target) as folder:
+            writer = _Writer(folder, making, params)
+            items = (_item(row, params.corpus, making.kept) for row in source.studies)
+            processes = processes_for(source.total, _ROWS_A_PROCESS)
+            for done, (item, films) in enumerate(read_films(items, params.corpus.image_size, processes), start=1):
+                writer.add(item, films)
+                if done % 200 == 0:
+                    progress(done, source.total)
+            progress(source.total, source.total)
+            report = writer.close(source)
+        return report
 
 
-def split_of(patient_id: str, seed: int, config: CorpusConfig) -> str:
-    """Returns the split of a patient: a hash of (seed, patient), so neither order nor corpus size matters."""
+def _item(row: Study | BadRow, config: CorpusConfig, kept: Kept) -> Item:
+    if isinstance(row, BadRow):
+        return Item(row)
+    wanted = tuple(view for view in row.views if config.views == "all" or view.projection != "lateral")
+    return Item(row, wanted, tuple(kept.find(view) for view in wanted))
+
+
+def split_of(patient_id: str, seed: int, config: CorpusConfig, given: str | None = None) -> str:
+    """Returns the split of a patient: a hash of (seed, patient), so neither order nor corpus size matters.
+
+    Args:
+        given: the source's own (train, val or test), which ``corpus.split: source`` obeys. The judge's patients are
+            drawn from its training ones, as validation's are where the source has none.
+    """
     digest = hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
+    obeyed = given if config.split == "source" else None
+    if obeyed in {"val", "test"}:
+        return str(obeyed)
     bound = 0.0
-    for split in ("test", "val", "judge"):
+    for split in ("val", "judge") if obeyed == "train" else ("test", "val", "judge"):
         bound += getattr(config, f"{split}_fraction")
         if share < bound:
             return split
@@ -83,46 +132,84 @@ def split_of(patient_id: str, seed: int, config: CorpusConfig) -> str:
 
 
 @dataclass
+class _Tables:
+    """The Parquet files of a corpus, written a few thousand rows at a time."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        schemas = {
+            "studies": STUDIES_SCHEMA,
+            "views": VIEWS_SCHEMA,
+            "given": GIVEN_SCHEMA,
+            "boxes": BOXES_SCHEMA,
+            "left_out": LEFT_OUT_SCHEMA,
+        }
+        self._schemas = schemas
+        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in schemas}
+        self._writers = {
+            name: pq.ParquetWriter(self.folder / f"{name}.parquet", schema) for name, schema in schemas.items()
+        }
+
+    def add(self, name: str, *rows: Mapping[str, Any]) -> None:
+        self._rows[name] += rows
+        if len(self._rows[name]) >= _ROWS_A_FLUSH:
+            self._flush(name)
+
+    def close(self) -> None:
+        for name, writer in self._writers.items():
+            self._flush(name)
+            writer.close()
+
+    def _flush(self, name: str) -> None:
+        self._writers[name].write_table(pa.Table.from_pylist(self._rows[name], schema=self._schemas[name]))
+        self._rows[name].clear()
+
+
+@dataclass
 class _Writer:
     """Streams studies to Parquet and images to chunks; holds one chunk in memory."""
 
     folder: Path
+    making: Partial
     params: CorpusParams
     studies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     positions: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    called: Counter[str] = field(default_factory=Counter)
     bad: list[BadRow] = field(default_factory=list)
     seen: int = 0
     rows: int = 0
     masks: int = 0
+    given: int = 0
+    boxes: int = 0
+    taken_over: int = 0
 
     def __post_init__(self) -> None:
-        self._chunk: list[ImageU8] = []
-        self._mask_chunk: list[MaskU8 | None] = []
-        self._study_rows: list[dict[str, object]] = []
-        self._view_rows: list[dict[str, object]] = []
-        self._left_out_rows: list[dict[str, str]] = []
+        self._chunk: list[Film] = []
+        self._journal: list[tuple[str, str]] = []
         self._ids: set[str] = set()
-        self._studies = pq.ParquetWriter(self.folder / "studies.parquet", STUDIES_SCHEMA)
-        self._views = pq.ParquetWriter(self.folder / "views.parquet", VIEWS_SCHEMA)
-        self._left_out = pq.ParquetWriter(self.folder / "left_out.parquet", LEFT_OUT_SCHEMA)
+        self._view_ids: set[str] = set()
+        self._splits: dict[str, str] = {}
+        self._tables = _Tables(self.folder)
         self._truth = (self.folder / "truth.jsonl").open("w", encoding="utf-8")
 
-    def skip(self, row: BadRow) -> None:
+    def add(self, item: Item, films: Sequence[Film]) -> None:
+        study = item.row
         self.seen += 1
-        self.bad.append(row)
-
-    def add(self, study: Study) -> None:
+        if isinstance(study, BadRow):
+            self.bad.append(study)
+            return
         if study.study_id in self._ids:
-            self.skip(BadRow(study.study_id, None, "study id repeats"))
+            self.bad.append(BadRow(study.study_id, None, "study id repeats"))
             return
         self._ids.add(study.study_id)
-        self.seen += 1
-        split = split_of(study.patient_id, self.params.seed, self.params.corpus)
-        kept = sum(self._add_view(study, view, split) for view in study.views)
+        split = self._split(study)
+        kept = sum(self._add_view(study, *each, split) for each in zip(item.views, item.kept, films, strict=True))
         self.studies[split] += 1
-        self._study_rows.append(
+        self._tables.add(
+            "studies",
             {
                 "study_id": study.study_id,
                 "patient_id": study.patient_id,
@@ -130,27 +217,38 @@ class _Writer:
                 "findings": study.findings,
                 "impression": study.impression,
                 "n_views": kept,
-            }
+                "sex": study.sex,
+                "age": study.age,
+                "race": study.race,
+            },
         )
+        self.given += bool(study.given)
+        self._tables.add("given", *({"study_id": study.study_id, **asdict(each)} for each in study.given))
         self.left_out.update({part.reason for part in study.left_out})
-        self._left_out_rows += [{"study_id": study.study_id, **part._asdict()} for part in study.left_out]
+        self._tables.add("left_out", *({"study_id": study.study_id, **part._asdict()} for part in study.left_out))
         if study.truth:
             self._truth.write(json.dumps({"study_id": study.study_id, **study.truth}, sort_keys=True) + "\n")
-        if len(self._study_rows) >= _ROWS_A_FLUSH:
-            self._flush_rows()
 
-    def _add_view(self, study: Study, view: View, split: str) -> bool:
-        if self.params.corpus.views == "frontal" and view.position == "lateral":
+    def _split(self, study: Study) -> str:
+        """Returns the split of a study: its patient's, whatever the source says of a later one."""
+        if study.split is None:
+            return split_of(study.patient_id, self.params.seed, self.params.corpus)
+        split = split_of(study.patient_id, self.params.seed, self.params.corpus, study.split)
+        return self._splits.setdefault(study.patient_id, split)
+
+    def _add_view(self, study: Study, view: View, kept: object, film: Film, split: str) -> bool:
+        self.seen += 1 if view.load_mask is None else 2
+        self.bad += [BadRow(view.source, None, problem) for problem in film.problems]
+        if film.image is None:
             return False
-        self.seen += 1
-        try:
-            film = view.load()
-        except InputError as error:
-            self.bad.append(BadRow(view.source, None, str(error).removeprefix(f"{view.source}: ")))
+        if view.view_id in self._view_ids:
+            self.bad.append(BadRow(view.source, None, "image is there twice"))
             return False
-        self._chunk.append(resize_and_crop(film, self.params.corpus.image_size))
-        self._mask_chunk.append(self._mask(view, film.shape))
-        self._view_rows.append(
+        self._view_ids.add(view.view_id)
+        self._chunk.append(film)
+        self._journal.append(("" if film.problems else fingerprint(view), json.dumps(film.boxes)))
+        self._tables.add(
+            "views",
             {
                 "view_id": view.view_id,
                 "study_id": study.study_id,
@@ -159,56 +257,40 @@ class _Writer:
                 "view": view.position,
                 "row": self.rows,
                 "source": view.source,
-            }
+                "projection": view.projection,
+                "manufacturer": view.manufacturer,
+                "pixel_spacing_mm": view.pixel_spacing_mm,
+            },
         )
+        self._tables.add("boxes", *({"row": self.rows, **box} for box in film.boxes))
+        self.boxes += len(film.boxes)
+        self.masks += film.mask is not None
+        self.taken_over += kept is not None
         self.rows += 1
         self.views[split] += 1
         self.positions[view.position] += 1
+        if view.called:
+            self.called[view.called] += 1
         if len(self._chunk) == IMAGES_PER_CHUNK:
             self._flush_images()
         return True
 
-    def _mask(self, view: View, shape: tuple[int, ...]) -> MaskU8 | None:
-        """Returns the organs of a view; an image is kept whatever is wrong with its mask."""
-        if view.load_mask is None:
-            return None
-        self.seen += 1
-        try:
-            mask = view.load_mask()
-            if mask.shape != shape:
-                high, wide = mask.shape
-                raise InputError(f"its mask has {wide}x{high} pixels, the image {shape[1]}x{shape[0]}")
-        except InputError as error:
-            self.bad.append(BadRow(view.source, None, str(error).removeprefix(f"{view.source}: ")))
-            return None
-        self.masks += 1
-        return resize_and_crop(mask, MASK_SIDE, Image.Resampling.NEAREST)
-
     def _flush_images(self) -> None:
-        if self._chunk:
-            number = (self.rows - 1) // IMAGES_PER_CHUNK
-            np.save(self.folder / f"images-{number:05d}.npy", np.stack(self._chunk), allow_pickle=False)
-            if any(mask is not None for mask in self._mask_chunk):
-                none = np.full((MASK_SIDE, MASK_SIDE), UNMASKED, dtype=np.uint8)
-                masks = np.stack([none if mask is None else mask for mask in self._mask_chunk])
-                np.save(self.folder / f"masks-{number:05d}.npy", masks, allow_pickle=False)
-            self._chunk.clear()
-            self._mask_chunk.clear()
-
-    def _flush_rows(self) -> None:
-        self._studies.write_table(pa.Table.from_pylist(self._study_rows, schema=STUDIES_SCHEMA))
-        self._views.write_table(pa.Table.from_pylist(self._view_rows, schema=VIEWS_SCHEMA))
-        self._left_out.write_table(pa.Table.from_pylist(self._left_out_rows, schema=LEFT_OUT_SCHEMA))
-        self._study_rows.clear()
-        self._view_rows.clear()
-        self._left_out_rows.clear()
+        if not self._chunk:
+            return
+        number = (self.rows - 1) // IMAGES_PER_CHUNK
+        run = self.making.run
+        np.save(image_chunk(run, number), np.stack([film.image for film in self._chunk if film.image is not None]))
+        if any(film.mask is not None for film in self._chunk):
+            none = np.full((MASK_SIDE, MASK_SIDE), UNMASKED, dtype=np.uint8)
+            np.save(mask_chunk(run, number), np.stack([none if f.mask is None else f.mask for f in self._chunk]))
+        self.making.note(number, *map(list, zip(*self._journal, strict=True)))
+        self._chunk.clear()
+        self._journal.clear()
 
     def close(self, source: Source) -> CorpusReport:
         self._flush_images()
-        self._flush_rows()
-        self._studies.close()
-        self._views.close()
-        self._left_out.close()
+        self._tables.close()
         self._truth.close()
         limit = self.params.corpus.max_bad_fraction
         if self.bad and len(self.bad) > limit * self.seen:
@@ -220,10 +302,17 @@ class _Writer:
             )
         if not sum(self.studies.values()):
             raise InputError(f"{self.params.corpus.path or self.params.corpus.kind}: no study with a report in it")
+        if self.called:
+            words = ", ".join(f"{word!r} ({n})" for word, n in self.called.most_common(_SHOWN))
+            log.warning(
+                "corpus: %d views are called %s, which is no projection that is known; they count as frontal",
+                self.called.total(), words,
+            )  # fmt: skip
         with (self.folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["source", "row", "reason"])
             writer.writerows((bad.source, bad.row, bad.reason) for bad in self.bad)
+        self.making.move_to(self.folder)
         report = CorpusReport(
             self.params.corpus.kind,
             self.params.corpus.image_size,
@@ -231,9 +320,14 @@ class _Writer:
             self.studies,
             self.views,
             self.masks,
+            self.given,
+            self.boxes,
             len(self.bad),
+            self.taken_over,
             dict(sorted(self.left_out.items())),
         )
-        about = {**asdict(report), "positions": dict(sorted(self.positions.items()))}
+        about = {name: value for name, value in asdict(report).items() if name != "taken_over"}
+        about["positions"] = dict(sorted(self.positions.items()))
+        about["unknown_projections"] = dict(sorted(self.called.items()))
         (self.folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
         return report

@@ -1,4 +1,4 @@
-"""A synthetic image as a DICOM file that says in every place that it is one; needs pydicom, an optional extra."""
+"""A synthetic image as a DICOM file that says in every place that it is one."""
 
 from __future__ import annotations
 

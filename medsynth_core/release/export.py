@@ -57,7 +57,7 @@ def export(release: Release, out: Path, layout: str, metadata: str, progress: Pr
         metadata: ``csv`` or ``jsonl``, the table ``metadata.*`` in each folder of images.
 
     Raises:
-        ConfigError: the layout or the kind of table is unknown, or pydicom isn't installed.
+        ConfigError: the layout or the kind of table is unknown.
         InputError: ``out`` exists and isn't an empty folder.
         CorruptObjectError: an image, a row or a manifest part isn't what it must be.
         IncompleteRunError: the release lacks rows.
@@ -147,8 +147,6 @@ def _words(value: Any) -> Any:
 
 
 def _dicom() -> Encode:
-    try:
-        from medsynth_core.release.dicom import encode_dicom
-    except ModuleNotFoundError as error:
-        raise ConfigError("--format dicom needs pydicom; run `pip install 'medsynth[dicom]'`") from error
+    from medsynth_core.release.dicom import encode_dicom
+
     return encode_dicom

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsynth_core.config import Paths
+from medsynth_core.cores import processes_for
 from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus, row_batches
@@ -59,7 +59,7 @@ _EXAMPLES = 3
 """Reports that are shown where more do, by so many characters."""
 _SHOWN = 100
 _ROWS_A_BATCH = 1000
-_STUDIES_A_PROCESS = 10_000
+STUDIES_A_PROCESS = 10_000
 """A further process is worth its start for this many studies more."""
 
 
@@ -96,7 +96,7 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
         mined = folder / "mined.parquet"
         with pq.ParquetWriter(mined, LABELS_SCHEMA) as writer:
             done = 0
-            for part in _mine(corpus, params.vocabulary.min_studies, processes_for(total)):
+            for part in _mine(corpus, params.vocabulary.min_studies, processes_for(total, STUDIES_A_PROCESS)):
                 counts.merge(part.counts)
                 writer.write_table(pa.Table.from_pylist(part.labels, schema=LABELS_SCHEMA))
                 silent, drawn = some([*silent, *part.silent]), some([*drawn, *part.drawn])
@@ -141,20 +141,6 @@ def _warn_of_silent(counts: Counts, total: int, some_silent: Sequence[Row], page
         "; ".join(map(repr, beginnings)),
         page,
     )
-
-
-def processes_for(n_studies: int) -> int:
-    """Returns how many processes mine a corpus."""
-    return max(1, min(usable_cores(), n_studies // _STUDIES_A_PROCESS))
-
-
-def usable_cores() -> int:
-    """Returns the cores that this process may use; all of the machine's where the system doesn't tell."""
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Batch(NamedTuple):

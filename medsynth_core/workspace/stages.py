@@ -54,6 +54,7 @@ class Stage:
         metrics: files of figures.
         plots: files of points, each with DVC's settings of its plot.
         store: whether it reads or writes the store; then another store makes its output stale.
+        updates: whether it can bring its output up to date with what has come to its source.
         trains: whether it is a training, whose key names its checkpoints.
         models: whether it uses trained models, be they the workspace's own or given by ``models.path``.
         calls: whether it asks servers in other ways than through its store; they may fail for a while.
@@ -70,6 +71,7 @@ class Stage:
     metrics: tuple[str, ...] = ()
     plots: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     store: bool = False
+    updates: bool = False
     trains: bool = False
     models: bool = False
     calls: bool = False
@@ -109,11 +111,12 @@ def _training(model: str, help_: str, version: int, params: type[Params], deps: 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "corpus",
-        6,
+        7,
         "medsynth_core.corpus.stage:run",
         "normalise the corpus: any source to a study table and grayscale images",
         CorpusParams,
         out="data/corpus",
+        updates=True,
         command="corpus",
     ),
     Stage(
@@ -319,7 +322,8 @@ def perform(
 
     Args:
         store: what ``store`` names when None.
-        resume: a training goes on from what the last one of the model left, though settings or data have changed.
+        resume: a training goes on from what the last one of the model left, though settings or data have changed; a
+            stage that can brings its output up to date.
 
     Raises:
         MedsynthError: as the stage's ``run`` says.
@@ -327,11 +331,13 @@ def perform(
     stage, paths = find_stage(name), _paths(name, config, root)
     module, _, function = stage.function.partition(":")
     stores = (store or open_store(config.store, root),) if stage.store else ()
-    keyed = {"key": freshness_key(stage, config, paths)} if stage.trains else {}
+    further: dict[str, Any] = {"key": freshness_key(stage, config, paths)} if stage.trains else {}
     if resume and stage.trains:
-        _go_on(name, config, paths, keyed["key"])
+        _go_on(name, config, paths, further["key"])
+    if resume and stage.updates:
+        further["update"] = True
     with full_disk(root / stage.out):
-        return getattr(import_module(module), function)(stage.params.of(config), paths, *stores, progress, **keyed)
+        return getattr(import_module(module), function)(stage.params.of(config), paths, *stores, progress, **further)
 
 
 def _go_on(name: str, config: Config, paths: Paths, key: str) -> None:

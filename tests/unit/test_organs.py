@@ -166,7 +166,7 @@ def write_table(folder: Path, masks: list[np.ndarray | str]) -> Config:
     """Returns the configuration of a table of images 40 wide and 30 high, each with a mask (an array, or a name)."""
     names = []
     for number, mask in enumerate(masks):
-        Image.fromarray(np.full((30, 40), 100, dtype=np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (30, 1))).save(folder / f"{number}.png")
         names.append(mask if isinstance(mask, str) else f"mask-{number}.png")
         if not isinstance(mask, str):
             Image.fromarray(mask).save(folder / names[-1])

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medsynth_core.config import Paths
+from medsynth_core.cores import processes_for
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.progress import silent
 from medsynth_core.vocabulary import stage
@@ -178,7 +179,7 @@ def test_the_vocabulary_does_not_depend_on_the_number_of_processes(
     config, paths = trained
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "corpus").symlink_to(paths["corpus"])
-    monkeypatch.setattr(stage, "processes_for", lambda _: 2)
+    monkeypatch.setattr(stage, "processes_for", lambda *_: 2)
     monkeypatch.setattr(stage, "_ROWS_A_BATCH", 50)
     perform("vocabulary", config, tmp_path, silent)
     assert Vocabulary.load(workspace_paths(tmp_path)["vocabulary"] / "vocabulary.json") == Vocabulary.load(
@@ -207,8 +208,8 @@ def test_cores_are_counted_on_any_system(
         monkeypatch.delattr(os, name, raising=False)
     for name, call in calls.items():
         monkeypatch.setattr(os, name, call, raising=False)
-    assert stage.processes_for(10**9) == cores
-    assert stage.processes_for(1) == 1
+    assert processes_for(10**9, 1000) == cores
+    assert processes_for(1, 1000) == 1
 
 
 def test_modifiers_belong_to_their_finding() -> None:

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
+from medsynth_core.corpus.files import image_folder
 from medsynth_core.corpus.records import BadRow, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig
-from medsynth_core.corpus.tables import file_view, image_folder, open_table
+from medsynth_core.corpus.tables import Table, open_table
+from medsynth_core.corpus.views import file_view
 from medsynth_core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -32,22 +32,25 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     reports = open_table(folder / "indiana_reports.csv", ["uid", "findings", "impression"])
     projections = open_table(folder / "indiana_projections.csv", ["uid", "filename", "projection"])
     candidates = [folder / "images", folder / "images" / "images_normalized", folder]
-    images = image_folder(candidates, config.images, projections["filename"])
+    images = image_folder(candidates, config.images, projections.column("filename"))
     views: dict[str, list[View]] = defaultdict(list)
     if images is None:
         log.warning("%s: no image folder: %d reports are read without images", folder, len(reports))
     else:
-        for uid, name, projection in projections.itertuples(index=False):
-            views[uid].append(file_view(images, name, projection, config.max_image_pixels))
-    reports = reports.head(config.max_studies or len(reports))
-    return Source(_studies(reports, views, folder / "indiana_reports.csv"), len(reports), LICENCE)
+        for _, row in projections.rows():
+            views[row["uid"]].append(file_view(images, row["filename"], config, projection=row["projection"]))
+    reports = reports.head(config.max_studies)
+    total = len(reports) + len(reports.bad) + len(projections.bad)
+    return Source(_studies(reports, projections.bad, views), total, LICENCE)
 
 
-def _studies(reports: pd.DataFrame, views: dict[str, list[View]], path: Path) -> Iterator[Study | BadRow]:
-    for row, (uid, findings, impression) in enumerate(reports.itertuples(index=False), start=2):
-        if not uid.strip():
-            yield BadRow(str(path), row, "empty uid")
-        elif not (findings.strip() or impression.strip()):
-            yield BadRow(str(path), row, "no findings and no impression")
+def _studies(reports: Table, bad: list[BadRow], views: dict[str, list[View]]) -> Iterator[Study | BadRow]:
+    yield from (*reports.bad, *bad)
+    for number, row in reports.rows():
+        if not row["uid"]:
+            yield BadRow(str(reports.path), number, "empty uid")
+        elif not (row["findings"] or row["impression"]):
+            yield BadRow(str(reports.path), number, "no findings and no impression")
         else:
-            yield Study(f"openi-{uid}", f"openi-{uid}", findings, impression, tuple(views.get(uid, ())))
+            uid = f"openi-{row['uid']}"
+            yield Study(uid, uid, row["findings"], row["impression"], tuple(views.get(row["uid"], ())))

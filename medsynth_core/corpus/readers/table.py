@@ -1,65 +1,190 @@
-"""Reader of any CSV or Parquet table with a text column and an image-path column."""
+"""Reader of any CSV or Parquet table with a column of reports or of findings, and one of image paths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from medsynth_core.corpus.records import BadRow, Source, Study, View
+from medsynth_core.corpus.files import image_folder, missing
+from medsynth_core.corpus.people import age_of, sex_of, split_named
+from medsynth_core.corpus.records import NO_FINDING, BadRow, Given, Source, Status, Study, View
 from medsynth_core.corpus.sections import read_sections
 from medsynth_core.corpus.settings import CorpusConfig
-from medsynth_core.corpus.tables import file_view, image_folder, open_table
+from medsynth_core.corpus.tables import Table, header, open_table, patient_column
+from medsynth_core.corpus.views import file_view
 from medsynth_core.errors import InputError
+
+Row = tuple[int, dict[str, str]]
+
+STATUSES: dict[str, Status] = {
+    "1": "present", "1.0": "present", "0": "absent", "0.0": "absent", "-1": "uncertain", "-1.0": "uncertain",
+    "true": "present", "false": "absent",
+}  # fmt: skip
+"""How tables of labels write what is said of a finding."""
+_SEVERAL = re.compile(r"\s*[;|]\s*")
+_LOOKED_AT = 200
+"""Rows by which a column is known to hold something else than reports."""
+_MOST = 0.9
 
 
 def open_source(config: CorpusConfig, seed: int) -> Source:
     """Returns one study a distinct study id (a row, when no study column is named).
 
     Raises:
-        InputError: the table, a column or the image folder is missing.
+        InputError: the table, a column or the image folder is missing, or a column holds something else.
     """
     path = Path(str(config.path)).expanduser()
     columns = config.columns
+    if not (columns.text or columns.findings or columns.labels):
+        raise InputError(f"{path}: set corpus.columns.text, corpus.columns.findings or corpus.columns.labels")
     named = [
-        columns.text,
-        columns.image,
-        columns.study,
-        columns.patient,
-        columns.view,
-        columns.impression,
-        columns.mask,
-    ]
-    frame = open_table(path, [name for name in named if name])
-    images = image_folder([path.parent, path.parent / "images"], config.images, frame[columns.image])
-    if images is None and (frame[columns.image] != "").any():
+        columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression, columns.mask,
+        columns.findings, *columns.labels, columns.sex, columns.age, columns.race, columns.split,
+    ]  # fmt: skip
+    table = open_table(path, [name for name in named if name])
+    if columns.patient is None and (patients := patient_column(header(path))) is not None:
         raise InputError(
-            f"{path}: column {columns.image!r} names images, but none is in {path.parent} or its images/ folder; "
-            f"set corpus.images to the folder that they are relative to"
+            f"{path}: column {patients!r} seems to hold patients, whose films mustn't be on both sides of a split; set "
+            f"corpus.columns.patient={patients}, or to the study's column where each study is of another patient"
         )
-    frame = frame.head(config.max_studies or len(frame))
-    return Source(_studies(frame, images, config, path), len(frame), "as the source's terms say")
+    for name in filter(None, (columns.study, columns.patient)):
+        table = table.whole(name)
+    if columns.text:
+        _check_text(table, columns.text)
+    named_images = [name for name in table.column(columns.image) if name]
+    images = image_folder([path.parent, path.parent / "images"], config.images, named_images)
+    if images is None and named_images:
+        raise InputError(
+            f"{path}: column {columns.image!r} names images, but none is in {path.parent} or its images/ folder, e.g. "
+            f"{named_images[0]!r} ({missing(path.parent, named_images[0])}); set corpus.images to the folder that they "
+            f"are relative to"
+        )
+    table = table.head(config.max_studies)
+    return Source(_studies(table, images, config), len(table) + len(table.bad), "as the source's terms say")
 
 
-def _studies(frame: pd.DataFrame, images: Path | None, config: CorpusConfig, path: Path) -> Iterator[Study | BadRow]:
+def _check_text(table: Table, column: str) -> None:
+    """Raises InputError for a column of numbers or of files, which would be read as reports of normal chests."""
+    cells = [cell for cell in table.head(_LOOKED_AT).column(column) if cell]
+    if len(cells) < 2:
+        return
+    if sum(_is_number(cell) for cell in cells) > _MOST * len(cells):
+        raise InputError(
+            f"{table.path}: column {column!r} holds numbers, not reports; set corpus.columns.text to the reports' "
+            f"column, or to null and corpus.columns.labels to the findings'"
+        )
+    if sum(cell.lower().endswith((".txt", ".rtf", ".xml")) and " " not in cell for cell in cells) > _MOST * len(cells):
+        raise InputError(
+            f"{table.path}: column {column!r} holds paths of files, not reports; put the reports' texts into it "
+            f"(corpus.kind=mimic-cxr reads MIMIC's own tree)"
+        )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _studies(table: Table, images: Path | None, config: CorpusConfig) -> Iterator[Study | BadRow]:
+    yield from table.bad
+    owners: dict[str, int] = {}
+    for rows in table.groups(config.columns.study):
+        kept: list[Row] = []
+        for number, row in rows:
+            problem = _problem(row, kept, owners, config)
+            if problem:
+                yield BadRow(str(table.path), number, problem)
+            elif problem is None:
+                kept.append((number, row))
+        if kept:
+            for _, row in kept:
+                owners[row[config.columns.image]] = kept[0][0]
+            yield _study(kept, images, config, table.path)
+
+
+def _problem(row: dict[str, str], kept: Sequence[Row], owners: dict[str, int], config: CorpusConfig) -> str | None:
+    """Returns what is wrong with a row beside those that are kept of its study; None when nothing is, "" when it says
+    what another one has said."""
     columns = config.columns
-    keys = frame[columns.study] if columns.study else pd.Series([f"row-{i:06d}" for i in range(len(frame))])
-    for study_id, rows in frame.groupby(keys.to_numpy(), sort=False):
-        number = int(rows.index[0]) + 2
-        first = rows.iloc[0]
-        findings, impression, left_out = read_sections(first[columns.text])
-        if columns.impression:
-            impression = first[columns.impression].strip()
-        if not (findings or impression):
-            only = f" but {' and '.join({part.reason: 0 for part in left_out})}" if left_out else ""
-            yield BadRow(str(path), number, f"no text in column {columns.text!r}{only}")
+    for name, what in ((columns.study, "study"), (columns.patient, "patient")):
+        if name and not row[name]:
+            return f"no {what} in column {name!r}"
+    image = row[columns.image]
+    if image and image in owners:
+        return f"its image is another study's, too (row {owners[image]})"
+    if not kept:
+        return None
+    first_number, first = kept[0]
+    same = {
+        "patient": [columns.patient],
+        "report": [columns.text, columns.impression],
+        "findings": [columns.findings, *columns.labels],
+        "sex": [columns.sex],
+        "age": [columns.age],
+        "split": [columns.split],
+    }
+    for what, names in same.items():
+        if any(name and row[name] != first[name] for name in names):
+            return f"another {what} than row {first_number}, which is of the same study"
+    return "" if any(image == other[columns.image] for _, other in kept) else None
+
+
+def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path: Path) -> Study | BadRow:
+    columns = config.columns
+    number, first = rows[0]
+    findings, impression, left_out = read_sections(first[columns.text]) if columns.text else ("", "", ())
+    if columns.impression:
+        impression = first[columns.impression].strip()
+    given, unread = _given(first, config)
+    if unread:
+        return BadRow(str(path), number, unread)
+    if not (findings or impression or given):
+        if not columns.text:
+            return BadRow(str(path), number, "no findings are given")
+        only = f" but {' and '.join({part.reason: 0 for part in left_out})}" if left_out else ""
+        return BadRow(str(path), number, f"no text in column {columns.text!r}{only}")
+    views: list[View] = []
+    for _, row in rows:
+        if images is not None and row[columns.image]:
+            projection = row[columns.view] if columns.view else ""
+            mask = row[columns.mask] if columns.mask else ""
+            views.append(file_view(images, row[columns.image], config, projection=projection, mask=mask))
+    study = first[columns.study] if columns.study else f"row-{number - 2:06d}"
+    return Study(
+        study,
+        first[columns.patient] if columns.patient else study,
+        findings,
+        impression,
+        tuple(views),
+        given,
+        sex=sex_of(first[columns.sex]) if columns.sex else None,
+        age=age_of(first[columns.age]) if columns.age else None,
+        race=first[columns.race] or None if columns.race else None,
+        split=split_named(first[columns.split]) if columns.split else None,
+        left_out=left_out,
+    )
+
+
+def _given(row: dict[str, str], config: CorpusConfig) -> tuple[tuple[Given, ...], str | None]:
+    """Returns the findings that a row gives, and what can't be read of it."""
+    columns = config.columns
+    names = [name for name in _SEVERAL.split(row[columns.findings]) if name] if columns.findings else []
+    given = [Given(name, "present", columns.origin) for name in dict.fromkeys(names)]
+    for column in columns.labels:
+        if (cell := row[column]) == "":
             continue
-        views: list[View] = []
-        for _, row in rows.iterrows():
-            if images is not None and row[columns.image]:
-                projection = row[columns.view] if columns.view else ""
-                mask = row[columns.mask] if columns.mask else ""
-                views.append(file_view(images, row[columns.image], projection, config.max_image_pixels, mask))
-        patient = first[columns.patient] if columns.patient else ""
-        yield Study(str(study_id), patient or str(study_id), findings, impression, tuple(views), left_out=left_out)
+        status = STATUSES.get(cell.lower())
+        if status is None:
+            return (), f"{cell!r} in column {column!r}; 1, 0, -1 or nothing is expected"
+        if status == "present" or not is_no_finding(column):
+            given.append(Given(column, status, columns.origin))
+    return tuple(given), None
+
+
+def is_no_finding(name: str) -> bool:
+    """Returns whether a source's name is that of a normal chest."""
+    return name.strip().lower().replace("_", " ") in {NO_FINDING, "normal", "no findings", "normal chest"}

@@ -1,0 +1,167 @@
+"""Films that need no second reading: of a corpus that was cut off in the making, or of the one that is brought up to
+date."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, image_chunk, mask_chunk
+from medsynth_core.corpus.records import UNMASKED, View
+from medsynth_core.hashing import sha256_json
+from medsynth_core.storage.atomic import full_disk, write_bytes_atomically
+
+if TYPE_CHECKING:
+    from medsynth_core.corpus.reading import Film
+
+_IDENTITY = "identity.json"
+_FORM = 1
+"""Raised when the same file would become another film."""
+_DIGITS = 24
+_JOURNAL = pa.schema([("fingerprint", pa.string()), ("boxes", pa.string())])
+
+
+@dataclass(frozen=True)
+class KeptFilm:
+    """Where a film is kept: a folder of chunks, a row, and its boxes as JSON."""
+
+    folder: Path
+    row: int
+    boxes: str
+
+    def film(self) -> Film:
+        """Returns the film."""
+        from medsynth_core.corpus.reading import Film
+
+        number, place = divmod(self.row, IMAGES_PER_CHUNK)
+        image = np.load(image_chunk(self.folder, number), mmap_mode="r")[place].copy()
+        masks = mask_chunk(self.folder, number)
+        mask = np.load(masks, mmap_mode="r")[place].copy() if masks.exists() else None
+        if mask is not None and mask[0, 0] == UNMASKED:
+            mask = None
+        return Film(image, mask, tuple(json.loads(self.boxes)))
+
+
+class Kept:
+    """The films of chunks that are whole."""
+
+    def __init__(self) -> None:
+        self._films: dict[str, KeptFilm] = {}
+
+    def __len__(self) -> int:
+        return len(self._films)
+
+    def add(self, folder: Path, first: int, fingerprints: list[str], boxes: list[str]) -> None:
+        """Adds films from row ``first`` of a folder on; those without a fingerprint are left out."""
+        for place, (fingerprint, each) in enumerate(zip(fingerprints, boxes, strict=True)):
+            if fingerprint:
+                self._films[fingerprint] = KeptFilm(folder, first + place, each)
+
+    def find(self, view: View) -> KeptFilm | None:
+        """Returns what is kept of a view."""
+        return self._films.get(fingerprint(view)) if self._films else None
+
+
+def fingerprint(view: View) -> str:
+    """Returns what a view is known by: path, size and time of change of each of its files; "" of what is in no file, or
+    gone."""
+    if not view.files:
+        return ""
+    try:
+        said = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in view.files]
+    except OSError:
+        return ""
+    return sha256_json([said, [asdict(box) for box in view.boxes]])[:_DIGITS]
+
+
+class Partial:
+    """A corpus in the making, in a folder that a kill leaves: whole chunks of films, each with a journal of its own.
+
+    Each run writes into a folder of its own inside it and takes films from the others', so that the chunks are those
+    that an uninterrupted run writes.
+
+    Attributes:
+        kept: films that needn't be read again.
+        run: where chunks are written.
+    """
+
+    def __init__(self, folder: Path, image_size: int, complete: Path | None) -> None:
+        self._folder = folder
+        identity = {"form": _FORM, "image_size": image_size}
+        if folder.exists() and _read_json(folder / _IDENTITY) != identity:
+            shutil.rmtree(folder)
+        earlier = sorted(folder.glob("run-*"))
+        self.kept = Kept()
+        if complete is not None and _read_json(complete / _IDENTITY) == identity:
+            _add_journals(self.kept, complete)
+        for run in earlier:
+            _add_journals(self.kept, run)
+        number = 1 + max((int(run.name.removeprefix("run-")) for run in earlier), default=-1)
+        self.run = folder / f"run-{number:03d}"
+        self.run.mkdir(parents=True)
+        for place in (folder, self.run):
+            write_bytes_atomically(place / _IDENTITY, (json.dumps(identity) + "\n").encode())
+
+    def note(self, number: int, fingerprints: list[str], boxes: list[str]) -> None:
+        """Notes that a chunk is whole."""
+        path = _journal(self.run, number)
+        unfinished = path.with_suffix(".new")
+        pq.write_table(pa.table({"fingerprint": fingerprints, "boxes": boxes}, schema=_JOURNAL), unfinished)
+        unfinished.replace(path)
+
+    def move_to(self, folder: Path) -> None:
+        """Puts the chunks of this run into another folder; here they stay as well, until ``drop``."""
+        for path in sorted(self.run.iterdir()):
+            try:
+                (folder / path.name).hardlink_to(path)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(path, folder / path.name)
+
+    def drop(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def partial(folder: Path, image_size: int, complete: Path | None) -> Iterator[Partial]:
+    """Yields the corpus in the making; it is dropped when the block ends without an error.
+
+    Args:
+        complete: a corpus whose films are taken over.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    with full_disk(folder):
+        making = Partial(folder, image_size, complete)
+        yield making
+        making.drop()
+
+
+def _journal(run: Path, number: int) -> Path:
+    return run / f"films-{number:05d}.parquet"
+
+
+def _add_journals(kept: Kept, run: Path) -> None:
+    for number, path in enumerate(sorted(run.glob("films-*.parquet"))):
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid):
+            return
+        kept.add(run, number * IMAGES_PER_CHUNK, table["fingerprint"].to_pylist(), table["boxes"].to_pylist())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None

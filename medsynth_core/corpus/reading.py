@@ -1,0 +1,116 @@
+"""Reading of films by all cores: each becomes a square of ``corpus.image_size``, in the order of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from itertools import chain
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+from PIL import Image
+
+from medsynth_core.corpus.images import resize_and_crop
+from medsynth_core.corpus.kept import KeptFilm
+from medsynth_core.corpus.normalised import MASK_SIDE
+from medsynth_core.corpus.records import BadRow, Box, ImageU8, MaskU8, Study, View
+from medsynth_core.errors import InputError
+
+_VIEWS_A_BATCH = 16
+_ITEMS_A_BATCH = 64
+
+
+class Film(NamedTuple):
+    """What became of a view.
+
+    Attributes:
+        image: uint8 [size, size], None where it can't be read.
+        mask: uint8 [64, 64], None where there is none.
+        boxes: of findings, with x0, y0, x1, y1 in 0..1 of the square; those outside it are left out.
+        problems: why it, or its mask, can't be read.
+    """
+
+    image: ImageU8 | None
+    mask: MaskU8 | None = None
+    boxes: tuple[dict[str, Any], ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Item(NamedTuple):
+    """A row of a source with the views of it that are wanted, each with the film that is kept of it from before."""
+
+    row: Study | BadRow
+    views: tuple[View, ...] = ()
+    kept: tuple[KeptFilm | None, ...] = ()
+
+
+def read_films(items: Iterable[Item], size: int, processes: int) -> Iterator[tuple[Item, list[Film]]]:
+    """Yields items with their films, in order, a bounded number ahead."""
+    parallel = joblib.Parallel(n_jobs=processes, return_as="generator", pre_dispatch=2 * processes)
+    batches = parallel(joblib.delayed(_read_batch)(batch, size) for batch in _batches(items))
+    return chain.from_iterable(batches)
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    views = 0
+    for item in items:
+        batch.append(item)
+        views += len(item.views)
+        if views >= _VIEWS_A_BATCH or len(batch) >= _ITEMS_A_BATCH:
+            yield batch
+            batch, views = [], 0
+    if batch:
+        yield batch
+
+
+def _read_batch(batch: list[Item], size: int) -> list[tuple[Item, list[Film]]]:
+    def films(item: Item) -> list[Film]:
+        asked = zip(item.views, item.kept, strict=True)
+        return [kept.film() if kept else read_film(view, size) for view, kept in asked]
+
+    return [(item, films(item)) for item in batch]
+
+
+def read_film(view: View, size: int) -> Film:
+    """Returns the film of a view; one is kept whatever is wrong with its mask."""
+    try:
+        pixels = view.load()
+    except InputError as error:
+        return Film(None, problems=(_reason(error, view),))
+    height, width = pixels.shape
+    boxes = tuple(placed for box in view.boxes if (placed := _placed(box, height, width)) is not None)
+    image = resize_and_crop(pixels, size)
+    if view.load_mask is None:
+        return Film(image, None, boxes)
+    try:
+        mask = _mask(view.load_mask, height, width)
+    except InputError as error:
+        return Film(image, None, boxes, (_reason(error, view),))
+    return Film(image, mask, boxes)
+
+
+def _reason(error: InputError, view: View) -> str:
+    return str(error).removeprefix(f"{view.source}: ")
+
+
+def _mask(load: Callable[[], MaskU8], height: int, width: int) -> MaskU8:
+    mask = load()
+    if mask.shape != (height, width):
+        high, wide = mask.shape
+        raise InputError(f"its mask has {wide}x{high} pixels, the image {width}x{height}")
+    return resize_and_crop(mask, MASK_SIDE, Image.Resampling.NEAREST)
+
+
+def _placed(box: Box, height: int, width: int) -> dict[str, Any] | None:
+    """Returns a box in the centre square, None when it is outside."""
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    x0, x1 = np.clip((np.array([box.x, box.x + box.width]) - left) / side, 0, 1).tolist()
+    y0, y1 = np.clip((np.array([box.y, box.y + box.height]) - top) / side, 0, 1).tolist()
+    if x0 >= x1 or y0 >= y1:
+        return None
+    return {key: value for key, value in asdict(box).items() if key in {"name", "origin"}} | {
+        "x0": x0, "y0": y0, "x1": x1, "y1": y1,
+    }  # fmt: skip
