@@ -14,7 +14,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert
 
 from medsynth_core.corpus.files import found
 from medsynth_core.corpus.images import check_contrast, check_pixels, check_shape, windowed
-from medsynth_core.corpus.people import age_of, sex_of
+from medsynth_core.corpus.labels import age_of, sex_of
 from medsynth_core.corpus.records import Pixels
 from medsynth_core.errors import InputError
 

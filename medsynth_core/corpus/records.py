@@ -143,6 +143,23 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Recognised:
+    """What a folder or file seems to be.
+
+    Attributes:
+        what: its layout, in words.
+        settings: of section corpus that read it, e.g. ``{"kind": "nih", "path": "/data/nih"}``.
+        found: what is there, a line each.
+        missing: what isn't, though a reader could use it, a line each.
+    """
+
+    what: str
+    settings: Mapping[str, object]
+    found: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BadRow:
     """A row or an image that a reader had to skip."""
 

@@ -1,7 +1,7 @@
 """Corpus readers, one a module, all yielding the same Study; ``corpus.kind`` is the name of one.
 
 Each has ``open_source(config: CorpusConfig, seed: int) -> Source``, which checks files and columns before anything is
-read.
+read, and may have ``recognise(place: Path) -> Recognised | None``, which says what a folder or file seems to be.
 """
 
 from __future__ import annotations

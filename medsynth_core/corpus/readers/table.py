@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medsynth_core.corpus.files import image_folder, missing
-from medsynth_core.corpus.people import age_of, sex_of, split_named
-from medsynth_core.corpus.records import NO_FINDING, BadRow, Given, Source, Status, Study, View
+from medsynth_core.corpus.labels import age_of, labelled, listed, sex_of, split_named
+from medsynth_core.corpus.records import BadRow, Given, Source, Study, View
 from medsynth_core.corpus.sections import read_sections
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table, patient_column
@@ -17,12 +16,6 @@ from medsynth_core.errors import InputError
 
 Row = tuple[int, dict[str, str]]
 
-STATUSES: dict[str, Status] = {
-    "1": "present", "1.0": "present", "0": "absent", "0.0": "absent", "-1": "uncertain", "-1.0": "uncertain",
-    "true": "present", "false": "absent",
-}  # fmt: skip
-"""How tables of labels write what is said of a finding."""
-_SEVERAL = re.compile(r"\s*[;|]\s*")
 _LOOKED_AT = 200
 """Rows by which a column is known to hold something else than reports."""
 _MOST = 0.9
@@ -172,19 +165,11 @@ def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path:
 def _given(row: dict[str, str], config: CorpusConfig) -> tuple[tuple[Given, ...], str | None]:
     """Returns the findings that a row gives, and what can't be read of it."""
     columns = config.columns
-    names = [name for name in _SEVERAL.split(row[columns.findings]) if name] if columns.findings else []
-    given = [Given(name, "present", columns.origin) for name in dict.fromkeys(names)]
+    given = list(listed(row[columns.findings], columns.origin)) if columns.findings else []
     for column in columns.labels:
-        if (cell := row[column]) == "":
-            continue
-        status = STATUSES.get(cell.lower())
-        if status is None:
-            return (), f"{cell!r} in column {column!r}; 1, 0, -1 or nothing is expected"
-        if status == "present" or not is_no_finding(column):
-            given.append(Given(column, status, columns.origin))
+        try:
+            label = labelled(column, row[column], columns.origin)
+        except ValueError as error:
+            return (), str(error)
+        given += [] if label is None else [label]
     return tuple(given), None
-
-
-def is_no_finding(name: str) -> bool:
-    """Returns whether a source's name is that of a normal chest."""
-    return name.strip().lower().replace("_", " ") in {NO_FINDING, "normal", "no findings", "normal chest"}
