@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +112,18 @@ class Corpus:
         return _n_rows(self.folder / "studies.parquet")
 
     def study_batches(self, rows: int) -> Iterator[list[dict[str, Any]]]:
-        """Yields the studies of all splits in order, ``rows`` at a time, with the columns of ``STUDIES_SCHEMA``."""
-        with _table(self.folder / "studies.parquet") as table:
-            yield from _batches(table, rows)
+        """Yields the studies of all splits in order, ``rows`` at a time, with the columns of ``STUDIES_SCHEMA`` and, as
+        ``given``, what is said of their findings beside the reports."""
+        with _table(self.folder / "studies.parquet") as table, _table(self.folder / "given.parquet") as given:
+            said = groupby(chain.from_iterable(_batches(given, rows)), key=itemgetter("study_id"))
+            upcoming = next(said, None)
+            for batch in _batches(table, rows):
+                for study in batch:
+                    study["given"] = []
+                    if upcoming is not None and upcoming[0] == study["study_id"]:
+                        study["given"] = [Given(row["name"], row["status"], row["origin"]) for row in upcoming[1]]
+                        upcoming = next(said, None)
+                yield batch
 
     def studies(self, split: str | None = None) -> pa.Table:
         """Returns the studies of a split (all when None), columns of ``STUDIES_SCHEMA``."""
@@ -132,15 +143,10 @@ class Corpus:
                     found[row["study_id"]].append(LeftOut(row["reason"], row["text"]))
         return found
 
-    def given(self, study_ids: Collection[str]) -> dict[str, list[Given]]:
-        """Returns what is said of the findings of some studies beside their reports; nothing of a study without."""
-        found: dict[str, list[Given]] = defaultdict(list)
-        wanted = pa.array(study_ids, pa.string())
+    def studies_given(self) -> frozenset[str]:
+        """Returns the studies of whose findings something is said beside the reports."""
         with _table(self.folder / "given.parquet") as table:
-            for batch in table.iter_batches(_ROWS_A_BATCH):
-                for row in batch.filter(pc.is_in(batch["study_id"], wanted)).to_pylist():
-                    found[row["study_id"]].append(Given(row["name"], row["status"], row["origin"]))
-        return found
+            return frozenset(table.read(["study_id"])["study_id"].unique().to_pylist())
 
     def boxes(self) -> pa.Table:
         """Returns where findings were seen, columns of ``BOXES_SCHEMA``."""

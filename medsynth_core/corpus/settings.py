@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
 
-from medsynth_core.config.parameters import Params
+from medsynth_core.config.parameters import Param, Params
 from medsynth_core.config.plugins import Plugins
 from medsynth_core.config.section import Fraction, Section
 
+LabelRule = Literal["text", "given", "both"]
 READERS = Plugins("medsynth_core.corpus.readers", setting="corpus.kind", function="open_source")
 
 
@@ -61,7 +62,7 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     columns: ColumnsConfig = ColumnsConfig()
-    labels: Literal["text", "given", "both"] = "text"
+    labels: LabelRule = "text"
     """What says which findings a study shows, where it has a report and findings that somebody assigned: text, the
     report; given, the assigned ones; both, either, and of a finding on which they disagree what was assigned. A study
     that has only one of the two goes by that."""
@@ -108,4 +109,4 @@ class CorpusParams(Params):
     """What stage ``corpus`` reads of params.yaml."""
 
     seed: int
-    corpus: CorpusConfig
+    corpus: Annotated[CorpusConfig, Param(but=("labels",))]

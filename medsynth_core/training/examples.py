@@ -8,11 +8,9 @@ import torch
 
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.models.codebook import Keypatch, VisualCodebook
-from medsynth_core.models.condition import RequestedFinding
 from medsynth_core.models.llm import ImageLanguageModel, Prefix
 from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.tokenizers import ImageTokenizer
-from medsynth_core.random import stream
 from medsynth_core.training.jitter import jittered
 from medsynth_core.training.pairs import Pairs
 from medsynth_core.vocabulary.phrasing import Phrasing
@@ -43,6 +41,7 @@ class Examples:
         self.pairs = pairs
         self._phrasing = phrasing
         self._image_tokenizer = image_tokenizer
+        self._unread = [settings.condition == "report" and not reported for reported in pairs.reported]
         self.codes_NT = image_codes(pairs, image_tokenizer, batch_size)
         self.texts = [
             condition.text(settings.condition, report)
@@ -84,17 +83,18 @@ class Examples:
         """Returns what conditions a pair's image, with or without its text and its keypatches.
 
         Args:
-            written: whether the text is one that the templates write of its findings; others by ``wording``.
+            written: whether the text is one that the templates write of its findings, others by ``wording``; that of
+                a study without a report always is.
         """
         patches = self.keypatches[index] if keypatches else []
         said = ""
         if text:
-            said = self._written(index, wording) if written else self.texts[index]
+            said = self._written(index, wording) if written or self._unread[index] else self.texts[index]
         return model.prefix(self.pairs.conditions[index], said, patches, wording)
 
     def _written(self, index: int, wording: int) -> str:
-        findings = [RequestedFinding(**finding) for finding in self.pairs.conditions[index].findings]
-        return self._phrasing.text(findings, stream(0, "llm.written", index, wording))
+        findings, undecided = self.pairs.conditions[index].findings, self.pairs.undecided[index]
+        return self._phrasing.of_study(findings, undecided, str(index), wording)
 
 
 @torch.inference_mode()

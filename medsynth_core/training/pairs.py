@@ -15,6 +15,8 @@ from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.errors import InputError
 from medsynth_core.models.condition import Condition
+from medsynth_core.vocabulary.phrasing import Phrasing
+from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Pairs:
         rows: int64, image rows in the corpus.
         patients: patient ids.
         conditions: the positive findings that mining saw, and frontal or lateral.
-        texts: reports without de-identification marks.
+        undecided: pathologies that are uncertain.
+        texts: reports without de-identification marks; of a study without one, what the templates write of its
+            findings.
+        reported: whether the text is a report's.
         label_keys: equal for views that show the same findings in the same places.
     """
 
@@ -33,7 +38,9 @@ class Pairs:
     rows: np.ndarray
     patients: list[str]
     conditions: list[Condition]
+    undecided: list[frozenset[str]]
     texts: list[str]
+    reported: list[bool]
     label_keys: np.ndarray
 
     def __len__(self) -> int:
@@ -49,7 +56,7 @@ class Pairs:
 
 
 def read_pairs(paths: Paths, split: str) -> Pairs:
-    """Returns the pairs of one split: every view of a study with a report.
+    """Returns the pairs of one split: every view of a study with a report, or of whose findings something is said.
 
     Raises:
         InputError: there is none, or the labels don't belong to this corpus.
@@ -60,32 +67,42 @@ def read_pairs(paths: Paths, split: str) -> Pairs:
         row["study_id"]: strip_marks(f"{row['findings']} {row['impression']}")
         for row in corpus.studies(split).select(["study_id", "findings", "impression"]).to_pylist()
     }
-    rows, patients, conditions, texts, keys = [], [], [], [], []
+    given = corpus.studies_given()
+    phrasing = Phrasing(Vocabulary.load(paths["vocabulary"] / "vocabulary.json"))
+    rows, patients, conditions, keys = [], [], [], []
+    undecided, texts, reported = list[frozenset[str]](), list[str](), list[bool]()
     for view in corpus.views(split).to_pylist():
-        text = reports.get(view["study_id"], "")
-        if not text:
+        study = view["study_id"]
+        if not (reports.get(study) or study in given):
             continue
-        if view["study_id"] not in labels:
-            raise InputError(
-                f"{paths['vocabulary']}: no labels of study {view['study_id']}; run `medsynth vocabulary` again"
-            )
-        found = labels[view["study_id"]]
+        if study not in labels:
+            raise InputError(f"{paths['vocabulary']}: no labels of study {study}; run `medsynth vocabulary` again")
+        found, unsure = labels[study]
         rows.append(view["row"])
         patients.append(view["patient_id"])
         conditions.append(Condition(tuple(found), "lateral" if view["view"] == "lateral" else "frontal"))
-        texts.append(text)
+        undecided.append(unsure)
+        reported.append(bool(reports.get(study)))
+        texts.append(reports.get(study) or phrasing.of_study(found, unsure, study))
         keys.append("|".join(sorted({f"{f['pathology']}:{f['anatomy']}:{f['side']}" for f in found})))
     if not rows:
         raise InputError(
-            f"{paths['corpus']}: no {split} image with a report; models can't be trained on reports alone: "
-            f"set corpus.images, or models.path to trained models"
+            f"{paths['corpus']}: no {split} image with a report or given findings; models can't be trained on "
+            f"reports alone: set corpus.images, or models.path to trained models"
         )
     _, label_keys = np.unique(np.array(keys), return_inverse=True)
-    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, conditions, texts, label_keys)
+    return Pairs(corpus, np.array(rows, dtype=np.int64), patients, conditions, undecided, texts, reported, label_keys)
 
 
-def _labels(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _labels(folder: Path) -> dict[str, tuple[list[dict[str, Any]], frozenset[str]]]:
+    """Returns of each study the positive findings and the pathologies that are uncertain."""
     path = folder / "labels.parquet"
     if not path.is_file():
         raise InputError(f"{path}: not found; run `medsynth vocabulary` first")
-    return {row["study_id"]: row["findings"] for row in pq.read_table(path).to_pylist()}
+    return {
+        row["study_id"]: (
+            row["findings"],
+            frozenset(each["pathology"] for each in row["statuses"] if each["status"] == "uncertain"),
+        )
+        for row in pq.read_table(path).to_pylist()
+    }

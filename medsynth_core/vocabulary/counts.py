@@ -49,6 +49,7 @@ class Counts:
     Attributes:
         min_patients: k-anonymity: a term, wording or variant of fewer patients is never given out.
         silent: why reports say nothing that is known, with how many do: their language, or "" for another reason.
+        unknown: names of given findings that aren't known, with the studies that have them.
     """
 
     min_patients: int
@@ -62,6 +63,7 @@ class Counts:
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._terms: Patients[tuple[str, str]] = Patients(self.min_patients)
@@ -95,7 +97,7 @@ class Counts:
         """Adds another batch's counts; batches merge in any order to the same vocabulary."""
         self.n_studies += other.n_studies
         self.n_normal += other.n_normal
-        for name in ("studies", "negated", "wordings", "variants", "findings", "pairs", "sizes", "silent"):
+        for name in ("studies", "negated", "wordings", "variants", "findings", "pairs", "sizes", "silent", "unknown"):
             getattr(self, name).update(getattr(other, name))
         self._terms.merge(other._terms)
         self._wordings.merge(other._wordings)

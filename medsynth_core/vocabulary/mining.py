@@ -44,6 +44,10 @@ _ATTRIBUTE = re.compile(
 """Where a form goes on with what it said on the line before."""
 
 
+REPORT = "report"
+"""Where a mention comes from that a report makes."""
+
+
 @dataclass(frozen=True)
 class Mention:
     """One term in one sentence.
@@ -61,6 +65,7 @@ class Mention:
         normal: of an anatomy: said to be normal.
         listed: whether the ontology has the term.
         rule: the words that say that it is absent or uncertain; "" where it is asserted.
+        origin: who says so.
     """
 
     term: str
@@ -75,6 +80,7 @@ class Mention:
     normal: bool = False
     listed: bool = True
     rule: str = ""
+    origin: str = REPORT
 
     @property
     def asserted(self) -> bool:
@@ -161,12 +167,14 @@ def positive_findings(mentions: Sequence[Mention]) -> list[dict[str, str | None]
 
 def statuses(mentions: Sequence[Mention]) -> list[dict[str, str]]:
     """Returns what is said of each pathology that is mentioned, by name: present if it is asserted anywhere, else
-    uncertain if it is hedged, else absent; items with keys pathology, status."""
-    said: dict[str, str] = {}
+    uncertain if it is hedged, else absent, and who says so; items with keys pathology, status, origin."""
+    said: dict[str, Mention] = {}
     for mention in mentions:
         if mention.kind == "pathology":
-            said[mention.term] = max(said.get(mention.term, "absent"), mention.status, key=_STATUSES.index)
-    return [{"pathology": name, "status": status} for name, status in sorted(said.items())]
+            said[mention.term] = max(
+                said.get(mention.term, mention), mention, key=lambda each: _STATUSES.index(each.status)
+            )
+    return [{"pathology": name, "status": each.status, "origin": each.origin} for name, each in sorted(said.items())]
 
 
 def _wider(side: str) -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from medsynth_core.models.condition import RequestedFinding
+from medsynth_core.random import stream
 from medsynth_core.vocabulary.ontology import load_ontology
 from medsynth_core.vocabulary.vocabulary import Vocabulary
 
@@ -106,31 +108,57 @@ class Phrasing:
         known = {region for name in spoken_of for region in called_normal(name)}
         self._regions = [region for region in _NORMAL if region in known]
 
-    def text(self, findings: Sequence[RequestedFinding], draw: np.random.Generator, explicit: bool = False) -> str:
+    def text(
+        self,
+        findings: Sequence[RequestedFinding],
+        draw: np.random.Generator,
+        explicit: bool = False,
+        undecided: Collection[str] = (),
+    ) -> str:
         """Returns a text that asserts findings, calls some of what they leave alone normal, and denies some others.
 
         Args:
             explicit: whether places are named that go without saying.
+            undecided: pathologies of which nothing may be said.
         """
         asserted = [_assertion(finding, draw, explicit) for finding in findings]
-        rest = [*self._normal_regions(findings, draw), *self._denials(findings, draw)]
+        rest = [*self._normal_regions(findings, draw, undecided), *self._denials(findings, draw, undecided)]
         draw.shuffle(rest)
         return " ".join([*asserted, *rest])
 
-    def _normal_regions(self, findings: Sequence[RequestedFinding], draw: np.random.Generator) -> list[str]:
-        """Returns which regions are called normal: none that a finding lies in or affects."""
-        affected = load_ontology().affected
-        touched = {name for f in findings for name in affected(f.pathology, f.anatomy, f.severity)}
+    def of_study(
+        self, findings: Iterable[Mapping[str, Any]], undecided: Collection[str], name: str, wording: int = 0
+    ) -> str:
+        """Returns a text of what is known of a study without a report.
+
+        Args:
+            findings: with the keys pathology, anatomy, side, severity.
+            undecided: as ``text``'s.
+            name: the study's; others are worded in another way.
+            wording: so are others of these.
+        """
+        asked = [RequestedFinding(**finding) for finding in findings]
+        return self.text(asked, stream(wording, "phrasing.study", name), undecided=undecided)
+
+    def _normal_regions(
+        self, findings: Sequence[RequestedFinding], draw: np.random.Generator, undecided: Collection[str]
+    ) -> list[str]:
+        """Returns which regions are called normal: none that a finding lies in or affects, or may."""
+        ontology = load_ontology()
+        touched = {name for f in findings for name in ontology.affected(f.pathology, f.anatomy, f.severity)}
+        touched |= {name for each in undecided for name in ontology.affected(each, ontology.usual_place(each), None)}
         free = [region for region in self._regions if region not in touched]
         wanted = int(draw.integers(2, 4)) if findings else int(draw.integers(2, 6))
         first = free[:1] if "lung" in free[:1] else []  # an X-ray report speaks of the lungs
         others = [free[i] for i in draw.permutation(len(free)) if free[i] not in first]
         return [_pick(_NORMAL[region], draw) for region in [*first, *others][:wanted]]
 
-    def _denials(self, findings: Sequence[RequestedFinding], draw: np.random.Generator) -> list[str]:
+    def _denials(
+        self, findings: Sequence[RequestedFinding], draw: np.random.Generator, undecided: Collection[str]
+    ) -> list[str]:
         """Returns which pathologies are denied: none that an asked one is, or appears as."""
         shows = load_ontology().shows
-        asked = {name for finding in findings for name in shows(finding.pathology)}
+        asked = {name for each in (*(f.pathology for f in findings), *undecided) for name in shows(each)}
         free = [name for name in self._denied if name not in asked]
         n = min(len(free), int(draw.choice([0, 1, 2, 2, 3])))
         if not n:

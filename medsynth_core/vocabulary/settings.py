@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import PositiveInt
 
-from medsynth_core.config.parameters import Params
+from medsynth_core.config.parameters import Param, Params
 from medsynth_core.config.section import Section
+from medsynth_core.corpus.settings import LabelRule
 
 
 class VocabularyConfig(Section):
@@ -24,3 +26,4 @@ class VocabularyParams(Params):
     """What stage ``vocabulary`` reads of params.yaml."""
 
     vocabulary: VocabularyConfig
+    labels: Annotated[LabelRule, Param("corpus.labels")]

@@ -18,10 +18,12 @@ from medsynth_core.cores import processes_for
 from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.marks import strip_marks
 from medsynth_core.corpus.normalised import Corpus, row_batches
+from medsynth_core.corpus.settings import LabelRule
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
 from medsynth_core.vocabulary.counts import Counts
+from medsynth_core.vocabulary.given import combined, unknown_names
 from medsynth_core.vocabulary.mining import mine_report, positive_findings, statuses
 from medsynth_core.vocabulary.normality import says_normal
 from medsynth_core.vocabulary.phi import without_private
@@ -45,11 +47,14 @@ LABELS_SCHEMA = pa.schema(
                 )
             ),
         ),
-        ("statuses", pa.list_(pa.struct([("pathology", pa.string()), ("status", pa.string())]))),
+        (
+            "statuses",
+            pa.list_(pa.struct([("pathology", pa.string()), ("status", pa.string()), ("origin", pa.string())])),
+        ),
     ]
 )
-"""``findings`` are those that a report asserts, ``statuses`` all that it speaks of: present, uncertain or absent. What
-is in neither isn't mentioned, which may be another thing than absent."""
+"""``findings`` are those that are asserted, ``statuses`` all that are spoken of: present, uncertain or absent, by the
+report or by who else assigned them. What is in neither isn't mentioned, which may be another thing than absent."""
 log = logging.getLogger(__name__)
 
 READING = "reading.html"
@@ -58,6 +63,7 @@ _FEW_SILENT = 0.03
 _EXAMPLES = 3
 """Reports that are shown where more do, by so many characters."""
 _SHOWN = 100
+_NAMES = 20
 _ROWS_A_BATCH = 1000
 STUDIES_A_PROCESS = 10_000
 """A further process is worth its start for this many studies more."""
@@ -96,7 +102,8 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
         mined = folder / "mined.parquet"
         with pq.ParquetWriter(mined, LABELS_SCHEMA) as writer:
             done = 0
-            for part in _mine(corpus, params.vocabulary.min_studies, processes_for(total, STUDIES_A_PROCESS)):
+            processes = processes_for(total, STUDIES_A_PROCESS)
+            for part in _mine(corpus, params.vocabulary.min_studies, params.labels, processes):
                 counts.merge(part.counts)
                 writer.write_table(pa.Table.from_pylist(part.labels, schema=LABELS_SCHEMA))
                 silent, drawn = some([*silent, *part.silent]), some([*drawn, *part.drawn])
@@ -104,6 +111,7 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
                 progress(done, total)
         write_reading(Read(total, counts.silent, silent, drawn, corpus.n_left_out), corpus, folder / READING)
         _warn_of_silent(counts, total, silent, paths["vocabulary"] / READING)
+        _warn_of_unknown(counts)
         vocabulary, too_rare = counts.vocabulary(params.vocabulary.max_terms)
         if not vocabulary.pathology:
             raise InputError(
@@ -123,6 +131,15 @@ def run(params: VocabularyParams, paths: Paths, progress: Progress) -> Vocabular
         len(vocabulary.variants),
         too_rare,
     )
+
+
+def _warn_of_unknown(counts: Counts) -> None:
+    """Says which given names are of no finding that is known."""
+    if counts.unknown:
+        names = ", ".join(f"{name!r} ({n})" for name, n in counts.unknown.most_common(_NAMES))
+        further = f" and {len(counts.unknown) - _NAMES} more" if len(counts.unknown) > _NAMES else ""
+        log.warning("vocabulary: given findings whose names aren't known, so that they count for nothing: %s%s",
+                    names, further)  # fmt: skip
 
 
 def _warn_of_silent(counts: Counts, total: int, some_silent: Sequence[Row], page: Path) -> None:
@@ -158,19 +175,22 @@ class Batch(NamedTuple):
     drawn: list[Row]
 
 
-def mine_batch(rows: list[Row], min_patients: int) -> Batch:
+def mine_batch(rows: list[Row], min_patients: int, rule: LabelRule) -> Batch:
     """Returns what studies hold.
 
     Args:
-        rows: study_id, patient_id, split, findings, impression.
+        rows: study_id, patient_id, split, findings, impression, given.
         min_patients: as in ``Counts``.
+        rule: what says which findings a study shows.
     """
     counts, labels, silent = Counts(min_patients), [], []
     for row in rows:
         report = _text(row)
-        mentions = mine_report(report)
+        given = row["given"]
+        mentions = combined(report, mine_report(report), given, rule)
+        counts.unknown.update(unknown_names(given))
         findings = positive_findings(mentions)
-        if not mentions and ((language := other_language(report)) or not says_normal(report)):
+        if not (mentions or given) and ((language := other_language(report)) or not says_normal(report)):
             counts.silent[language or ""] += 1
             silent.append(row)
         labels.append({"study_id": row["study_id"], "findings": findings, "statuses": statuses(mentions)})
@@ -183,11 +203,11 @@ def _text(row: Row) -> str:
     return f"{row['findings']}\n{row['impression']}"
 
 
-def _mine(corpus: Corpus, min_patients: int, processes: int) -> Iterable[Batch]:
+def _mine(corpus: Corpus, min_patients: int, rule: LabelRule, processes: int) -> Iterable[Batch]:
     """Yields what batches hold, in order, a bounded number ahead."""
     parallel = joblib.Parallel(n_jobs=processes, return_as="generator", pre_dispatch=2 * processes)
     batches = corpus.study_batches(_ROWS_A_BATCH)
-    return parallel(joblib.delayed(mine_batch)(rows, min_patients) for rows in batches)
+    return parallel(joblib.delayed(mine_batch)(rows, min_patients, rule) for rows in batches)
 
 
 def _keep_known(mined: Path, labels: Path, known: set[str]) -> None:

@@ -121,7 +121,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "vocabulary",
-        6,
+        7,
         "medsynth_core.vocabulary.stage:run",
         "mine anatomy and pathology terms with counts, and labels a study",
         VocabularyParams,
