@@ -39,16 +39,31 @@ Preset = Annotated[
     typer.Option("--preset", help="demo, films, h200-small, h200-512 or paper, laid over params.yaml."),
 ]
 
+_FOR_FILMS = "films"
+"""Preset for real films where none is named."""
+
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="New folder.")], overrides: Overrides = None, preset: Preset = None
+    folder: Annotated[Path, typer.Argument(help="New folder.")],
+    overrides: Overrides = None,
+    preset: Preset = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Films and what is known of them: looked at, and read by the runs.")
+    ] = None,
 ) -> None:
     """Make a workspace: a git and DVC repository for runs and releases."""
     from medsynth_core.workspace.init import init_workspace
     from medsynth_core.workspace.params import configure
 
-    made = init_workspace(folder.resolve(), configure(overrides or (), preset))
+    seen: list[str] = []
+    if corpus is not None:
+        from medsynth_core.cli.corpus import corpus_settings
+
+        seen = corpus_settings(corpus.resolve())
+        preset = preset or _FOR_FILMS
+        print(f"preset {preset}")
+    made = init_workspace(folder.resolve(), configure([*seen, *(overrides or ())], preset))
     print(f"{'new workspace' if made else 'already a workspace, left as it is:'} {folder}")
 
 

@@ -19,8 +19,11 @@ def found(path: Path) -> Path:
     Raises:
         InputError: it isn't there, which names one whose name is nearly the same; or it is a folder.
     """
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise InputError(f"no name of a file ({error.strerror})") from error
     if path.is_dir():
         raise InputError("a folder, not an image")
     if path.is_symlink():

@@ -151,12 +151,14 @@ class Recognised:
         settings: of section corpus that read it, e.g. ``{"kind": "nih", "path": "/data/nih"}``.
         found: what is there, a line each.
         missing: what isn't, though a reader could use it, a line each.
+        rank: 0 for an archive's own layout, higher for one that many folders have.
     """
 
     what: str
     settings: Mapping[str, object]
     found: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True)

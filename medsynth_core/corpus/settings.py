@@ -20,8 +20,9 @@ class ColumnsConfig(Section):
 
     text: str | None = "text"
     """Report text (findings, or the whole report with section headings); null where only findings are given."""
-    image: str = "filename"
-    """Image path relative to corpus.images (or corpus.path's folder); empty cells mean no image."""
+    image: str | None = "filename"
+    """Image path relative to corpus.images (or corpus.path's folder); empty cells mean no image, null that there are
+    none."""
     study: str | None = None
     """Study id; the row number when null."""
     patient: str | None = None

@@ -6,8 +6,11 @@ read, and may have ``recognise(place: Path) -> Recognised | None``, which says w
 
 from __future__ import annotations
 
-from medsynth_core.corpus.records import Source
+from pathlib import Path
+
+from medsynth_core.corpus.records import Recognised, Source
 from medsynth_core.corpus.settings import READERS, CorpusConfig
+from medsynth_core.errors import InputError
 
 
 def open_corpus(config: CorpusConfig, seed: int) -> Source:
@@ -21,3 +24,21 @@ def open_corpus(config: CorpusConfig, seed: int) -> Source:
     """
     source: Source = READERS.open(config.kind, config, seed)
     return source
+
+
+def recognised(place: Path) -> Recognised:
+    """Returns what a folder or file of somebody's seems to be.
+
+    Raises:
+        InputError: it isn't there, or is nothing that a reader knows.
+    """
+    if not place.exists():
+        raise InputError(f"{place}: not found")
+    seen = [READERS.ask(name, "recognise", place) for name in READERS.names()]
+    best = min((each for each in seen if each is not None), key=lambda each: each.rank, default=None)
+    if best is None:
+        raise InputError(
+            f"{place}: no layout that is known ({', '.join(READERS.names())}); a CSV or Parquet table of image paths "
+            f"with reports or findings is the least that is needed"
+        )
+    return best  # type: ignore[no-any-return]

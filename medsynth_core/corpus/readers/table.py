@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medsynth_core.corpus.files import image_folder, missing
+from medsynth_core.corpus.files import image_folder
+from medsynth_core.corpus.files import missing as missing_image
+from medsynth_core.corpus.guess import filled, guess_columns
 from medsynth_core.corpus.labels import age_of, labelled, listed, sex_of, split_named
-from medsynth_core.corpus.records import BadRow, Given, Source, Study, View
+from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import read_sections
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table, patient_column
@@ -19,6 +22,7 @@ Row = tuple[int, dict[str, str]]
 _LOOKED_AT = 200
 """Rows by which a column is known to hold something else than reports."""
 _MOST = 0.9
+_ENDING = re.compile(r"\.(csv|tsv|txt|parquet|pq)(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
 
 
 def open_source(config: CorpusConfig, seed: int) -> Source:
@@ -45,16 +49,60 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
         table = table.whole(name)
     if columns.text:
         _check_text(table, columns.text)
-    named_images = [name for name in table.column(columns.image) if name]
+    named_images = [name for name in table.column(columns.image) if name] if columns.image else []
     images = image_folder([path.parent, path.parent / "images"], config.images, named_images)
     if images is None and named_images:
         raise InputError(
             f"{path}: column {columns.image!r} names images, but none is in {path.parent} or its images/ folder, e.g. "
-            f"{named_images[0]!r} ({missing(path.parent, named_images[0])}); set corpus.images to the folder that they "
-            f"are relative to"
+            f"{named_images[0]!r} ({missing_image(path.parent, named_images[0])}); set corpus.images to the folder "
+            f"that they are relative to"
         )
     table = table.head(config.max_studies)
     return Source(_studies(table, images, config), len(table) + len(table.bad), "as the source's terms say")
+
+
+def recognise(place: Path) -> Recognised | None:
+    """Returns which table of a folder, or which file, is read, and what its columns seem to hold."""
+    files = [place] if place.is_file() else sorted(path for path in place.glob("*") if _ENDING.search(path.name))
+    best: Recognised | None = None
+    for path in files:
+        try:
+            table = open_table(path, header(path))
+        except InputError:
+            continue
+        seen = _recognised(path, table)
+        if seen is not None and (best is None or len(seen.found) > len(best.found)):
+            best = seen
+    return best
+
+
+def _recognised(path: Path, table: Table) -> Recognised | None:
+    folders = [path.parent, path.parent / "images"]
+    columns = guess_columns(table, folders)
+    given = [str(columns["findings"])] if "findings" in columns else [*columns.get("labels", [])]  # type: ignore[misc]
+    if not (columns["text"] or (given and columns["image"])):
+        return None
+    said = [f"{what} in column {name!r}" for what, name in columns.items() if isinstance(name, str)]
+    if isinstance(labels := columns.get("labels"), list):
+        said.append(f"findings in {len(labels)} columns of their own")
+    named = {"patient": "patients", "view": "projections", "sex": "sexes", "age": "ages"}
+    missing = [f"no column of {several}" for what, several in named.items() if what not in columns]
+    if columns["text"] is None:
+        missing.append("no reports: texts are written from the findings")
+    if (image := columns["image"]) is None:
+        missing.append("no column of images: prompts can be written, but no model trained")
+    else:
+        names = [name for name in table.column(str(image)) if name]
+        folder = image_folder(folders, None, names)
+        there = 0 if folder is None else sum(missing_image(folder, name) is None for name in names[:_LOOKED_AT])
+        said.append(f"{there} of {len(names[:_LOOKED_AT])} images that were looked for")
+    if table.bad:
+        missing.append(f"{len(table.bad)} rows have more or fewer cells than the header")
+    settings: dict[str, object] = {"kind": "table", "path": str(path)}
+    settings |= {f"columns.{what}": name for what, name in columns.items()}
+    if columns["text"] and given and filled(table, given) > filled(table, [str(columns["text"])]):
+        settings["labels"] = "given"
+    return Recognised(f"a table of {len(table)} rows", settings, tuple(said), tuple(missing), rank=9)
 
 
 def _check_text(table: Table, column: str) -> None:
@@ -95,7 +143,7 @@ def _studies(table: Table, images: Path | None, config: CorpusConfig) -> Iterato
                 kept.append((number, row))
         if kept:
             for _, row in kept:
-                owners[row[config.columns.image]] = kept[0][0]
+                owners[_image(row, config)] = kept[0][0]
             yield _study(kept, images, config, table.path)
 
 
@@ -106,7 +154,7 @@ def _problem(row: dict[str, str], kept: Sequence[Row], owners: dict[str, int], c
     for name, what in ((columns.study, "study"), (columns.patient, "patient")):
         if name and not row[name]:
             return f"no {what} in column {name!r}"
-    image = row[columns.image]
+    image = _image(row, config)
     if image and image in owners:
         return f"its image is another study's, too (row {owners[image]})"
     if not kept:
@@ -123,7 +171,11 @@ def _problem(row: dict[str, str], kept: Sequence[Row], owners: dict[str, int], c
     for what, names in same.items():
         if any(name and row[name] != first[name] for name in names):
             return f"another {what} than row {first_number}, which is of the same study"
-    return "" if any(image == other[columns.image] for _, other in kept) else None
+    return "" if any(image == _image(other, config) for _, other in kept) else None
+
+
+def _image(row: dict[str, str], config: CorpusConfig) -> str:
+    return row[config.columns.image] if config.columns.image else ""
 
 
 def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path: Path) -> Study | BadRow:
@@ -142,10 +194,10 @@ def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path:
         return BadRow(str(path), number, f"no text in column {columns.text!r}{only}")
     views: list[View] = []
     for _, row in rows:
-        if images is not None and row[columns.image]:
+        if images is not None and (image := _image(row, config)):
             projection = row[columns.view] if columns.view else ""
             mask = row[columns.mask] if columns.mask else ""
-            views.append(file_view(images, row[columns.image], config, projection=projection, mask=mask))
+            views.append(file_view(images, image, config, projection=projection, mask=mask))
     study = first[columns.study] if columns.study else f"row-{number - 2:06d}"
     return Study(
         study,
