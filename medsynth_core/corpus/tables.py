@@ -5,8 +5,11 @@ from __future__ import annotations
 import codecs
 import logging
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +36,8 @@ _HEAD = 64 * 1024
 _BLOCK = 4 * 1024 * 1024
 _BLANK = ("nan", "none", "null", "n/a", "na", "<na>", "nat", "#n/a", "nil")
 """What programs write for a cell without a value."""
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, LZMAError)
+"""What reading raises of files that are cut off, or whose packing is damaged."""
 _WAS_A_NUMBER = r"^\d+\.0$"
 _PATIENTS = frozenset({"patient", "patientid", "subject", "subjectid", "patientkey", "pid", "mrn", "patientnumber"})
 
@@ -136,7 +141,7 @@ def open_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ())
         table = read(path, wanted, list(optional))
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: not a readable table ({_line(error)})") from error
-    except (OSError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cut off or damaged ({_line(error)})") from error
@@ -158,7 +163,7 @@ def header(path: Path) -> list[str]:
             raise InputError(f"{path}: cut off or damaged ({_line(error)})") from error
     try:
         return _form(path, []).header
-    except (OSError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: not a readable table ({_line(error)})") from error
 
 
