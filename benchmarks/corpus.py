@@ -3,8 +3,8 @@
     python -m benchmarks.corpus speed [--films 2000] [--size 256]
     python -m benchmarks.corpus memory
 
-Films are phantoms of 2,500 x 3,000 pixels with grain, a few of each kind, linked under as many names as are asked for. The three sides run
-in alternation, so that what else the machine does falls on all of them.
+Films are phantoms of 2,500 x 3,000 pixels with grain, a few of each kind, linked under as many names as are asked for.
+The three sides run in alternation, so that what else the machine does falls on all of them.
 """
 
 from __future__ import annotations
@@ -207,9 +207,9 @@ def speed(
             pool(joblib.delayed(some)([], size) for _ in range(4 * cores))
             taken: list[tuple[float, float, float]] = []
             for _ in range(rounds):
-                ours = seconds(lambda path=path: read_by_stage(path, size, Path(base) / "w"))  # type: ignore[misc]
-                ceiling = seconds(lambda batches=batches: pool(joblib.delayed(some)(each, size) for each in batches))  # type: ignore[misc]
-                loop = seconds(lambda few=few: [plain(name, size) for name in few])  # type: ignore[misc]
+                ours = seconds(lambda: read_by_stage(path, size, Path(base) / "w"))  # noqa: B023
+                ceiling = seconds(lambda: pool(joblib.delayed(some)(each, size) for each in batches))  # noqa: B023
+                loop = seconds(lambda: [plain(name, size) for name in few])  # noqa: B023
                 taken.append((films / ours, films / ceiling, len(few) / loop))
             rates = [statistics.median(column) for column in zip(*taken, strict=True)]
             shares = statistics.median(ours / ceiling for ours, ceiling, _ in taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from medsynth_core.corpus.records import NO_FINDING, Given, Status
 
@@ -72,3 +73,8 @@ def age_of(said: str) -> int | None:
 def split_named(said: str) -> str | None:
     """Returns train, val or test; None where nothing is said."""
     return _SPLITS.get(said.strip().lower())
+
+
+def splits_in(cells: Iterable[str]) -> frozenset[str]:
+    """Returns which of train, val and test are named."""
+    return frozenset(split for cell in set(cells) if (split := split_named(cell)) is not None)

@@ -143,6 +143,16 @@ class Corpus:
                     found[row["study_id"]].append(LeftOut(row["reason"], row["text"]))
         return found
 
+    def given(self, study_ids: Collection[str]) -> dict[str, list[Given]]:
+        """Returns what is said of the findings of some studies beside their reports; nothing of a study without."""
+        found: dict[str, list[Given]] = defaultdict(list)
+        wanted = pa.array(study_ids, pa.string())
+        with _table(self.folder / "given.parquet") as table:
+            for batch in table.iter_batches(_ROWS_A_BATCH):
+                for row in batch.filter(pc.is_in(batch["study_id"], wanted)).to_pylist():
+                    found[row["study_id"]].append(Given(row["name"], row["status"], row["origin"]))
+        return found
+
     def studies_given(self) -> frozenset[str]:
         """Returns the studies of whose findings something is said beside the reports."""
         with _table(self.folder / "given.parquet") as table:

@@ -178,8 +178,10 @@ class Source:
         studies: yields studies, or the rows that can't be one.
         total: how many rows it yields.
         licence: what the source's terms are, for the dataset card.
+        splits: of train, val and test those that the source itself puts studies in.
     """
 
     studies: Iterable[Study | BadRow]
     total: int
     licence: str
+    splits: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def run(params: CorpusParams, paths: Paths, progress: Progress, *, update: bool 
     beside = target.with_name(f"{target.name}-partial")
     with partial(beside, params.corpus.image_size, target if update else None) as making:
         with replace_directory(target) as folder:
-            writer = _Writer(folder, making, params)
+            writer = _Writer(folder, making, params, source)
             items = (_item(row, params.corpus, making.kept) for row in source.studies)
             processes = processes_for(source.total, _ROWS_A_PROCESS)
             for done, (item, films) in enumerate(read_films(items, params.corpus.image_size, processes), start=1):
@@ -100,7 +100,7 @@ def run(params: CorpusParams, paths: Paths, progress: Progress, *, update: bool 
                 if done % 200 == 0:
                     progress(done, source.total)
             progress(source.total, source.total)
-            report = writer.close(source)
+            report = writer.close()
         return report
 
 
@@ -111,12 +111,15 @@ def _item(row: Study | BadRow, config: CorpusConfig, kept: Kept) -> Item:
     return Item(row, wanted, tuple(kept.find(view) for view in wanted))
 
 
-def split_of(patient_id: str, seed: int, config: CorpusConfig, given: str | None = None) -> str:
+def split_of(
+    patient_id: str, seed: int, config: CorpusConfig, given: str | None = None, splits: Collection[str] = ()
+) -> str:
     """Returns the split of a patient: a hash of (seed, patient), so neither order nor corpus size matters.
 
     Args:
-        given: the source's own (train, val or test), which ``corpus.split: source`` obeys. The judge's patients are
-            drawn from its training ones, as validation's are where the source has none.
+        given: the source's own (train, val or test), which ``corpus.split: source`` obeys. Of its training patients
+            are drawn the judge's, and those of the splits that it lacks.
+        splits: that the source has.
     """
     digest = hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
@@ -124,7 +127,9 @@ def split_of(patient_id: str, seed: int, config: CorpusConfig, given: str | None
     if obeyed in {"val", "test"}:
         return str(obeyed)
     bound = 0.0
-    for split in ("val", "judge") if obeyed == "train" else ("test", "val", "judge"):
+    for split in ("test", "val", "judge"):
+        if obeyed == "train" and split in splits:
+            continue
         bound += getattr(config, f"{split}_fraction")
         if share < bound:
             return split
@@ -173,6 +178,7 @@ class _Writer:
     folder: Path
     making: Partial
     params: CorpusParams
+    source: Source
     studies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     views: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     positions: Counter[str] = field(default_factory=Counter)
@@ -231,9 +237,10 @@ class _Writer:
 
     def _split(self, study: Study) -> str:
         """Returns the split of a study: its patient's, whatever the source says of a later one."""
+        seed, config = self.params.seed, self.params.corpus
         if study.split is None:
-            return split_of(study.patient_id, self.params.seed, self.params.corpus)
-        split = split_of(study.patient_id, self.params.seed, self.params.corpus, study.split)
+            return self._splits.get(study.patient_id) or split_of(study.patient_id, seed, config)
+        split = split_of(study.patient_id, seed, config, study.split, self.source.splits)
         return self._splits.setdefault(study.patient_id, split)
 
     def _add_view(self, study: Study, view: View, kept: object, film: Film, split: str) -> bool:
@@ -288,7 +295,7 @@ class _Writer:
         self._chunk.clear()
         self._journal.clear()
 
-    def close(self, source: Source) -> CorpusReport:
+    def close(self) -> CorpusReport:
         self._flush_images()
         self._tables.close()
         self._truth.close()
@@ -316,7 +323,7 @@ class _Writer:
         report = CorpusReport(
             self.params.corpus.kind,
             self.params.corpus.image_size,
-            source.licence,
+            self.source.licence,
             self.studies,
             self.views,
             self.masks,

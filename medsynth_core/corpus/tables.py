@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import codecs
 import logging
+import lzma
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,14 +30,15 @@ log = logging.getLogger(__name__)
 _PARQUET = (".parquet", ".pq")
 _EXCEL = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _BINARY = {b"PAR1": "Parquet; call it .parquet", b"PK\x03\x04": "a zip or an Excel file; save it as CSV in UTF-8"}
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What is raised for a file that is cut off or isn't what its name says."""
+_PACKED = (".gz", ".zip", ".bz2", ".xz")
 _DELIMITERS = ",\t;|"
 _HEAD = 64 * 1024
 """Bytes that hold a table's first line."""
 _BLOCK = 4 * 1024 * 1024
 _BLANK = ("nan", "none", "null", "n/a", "na", "<na>", "nat", "#n/a", "nil")
 """What programs write for a cell without a value."""
-_DAMAGED = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, LZMAError)
-"""What reading raises of files that are cut off, or whose packing is damaged."""
 _WAS_A_NUMBER = r"^\d+\.0$"
 _PATIENTS = frozenset({"patient", "patientid", "subject", "subjectid", "patientkey", "pid", "mrn", "patientnumber"})
 
@@ -74,6 +75,10 @@ class Table:
         if n is None or n >= len(self):
             return self
         return Table(self.path, self.data.slice(0, n), self.numbers[:n], self.bad)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> Table:
+        """Returns the rows for which ``kept``, bool [rows], is true."""
+        return Table(self.path, self.data.filter(pa.array(kept)), self.numbers[kept], self.bad)
 
     def row(self, index: int) -> dict[str, str]:
         """Returns a row's cells by column."""
@@ -167,6 +172,13 @@ def header(path: Path) -> list[str]:
         raise InputError(f"{path}: not a readable table ({_line(error)})") from error
 
 
+def table_in(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
+    """Returns the first table of a name that is in one of some folders, as it is or compressed."""
+    places = list(folders)
+    candidates = (place / f"{name}{ending}" for name in names for place in places for ending in ("", *_PACKED))
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def patient_column(columns: Iterable[str]) -> str | None:
     """Returns a column that by its name holds patients."""
     return next((name for name in columns if re.sub(r"[^a-z]", "", name.lower()) in _PATIENTS), None)
@@ -174,11 +186,16 @@ def patient_column(columns: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Form:
-    """How a text table is written."""
+    """How a text table is written.
+
+    Attributes:
+        commas: whether the header ends in delimiters that its rows don't have.
+    """
 
     encoding: str
     delimiter: str
     header: list[str]
+    commas: bool = False
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -195,15 +212,18 @@ def _form(path: Path, wanted: list[str]) -> _Form:
         if begins.startswith(mark):
             raise InputError(f"{path}: not text but {what}")
     encoding = "utf-16" if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    first = begins.decode(encoding, "replace").lstrip("\r\n").splitlines()[:1]
-    line = first[0] if first else ""
+    line, row = [*begins.decode(encoding, "replace").lstrip("\r\n").splitlines()[:2], "", ""][:2]
 
     def fit(delimiter: str) -> tuple[int, int]:
         cells = _cells(line, delimiter)
         return sum(name in cells for name in wanted), len(cells)
 
     delimiter = max(_DELIMITERS, key=fit)
-    return _Form(encoding, delimiter, _cells(line, delimiter))
+    header = _cells(line, delimiter)
+    named = _cells(line.rstrip().rstrip(delimiter), delimiter)
+    if len(named) < len(header) and len(_cells(row, delimiter)) == len(named):
+        return _Form(encoding, delimiter, named, commas=True)
+    return _Form(encoding, delimiter, header)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -232,7 +252,13 @@ def _read_text(path: Path, wanted: list[str], optional: list[str]) -> Table:
         with _opened(path) as stream:
             return pv.read_csv(
                 stream,
-                read_options=pv.ReadOptions(use_threads=False, block_size=_BLOCK, encoding=encoding),
+                read_options=pv.ReadOptions(
+                    use_threads=False,
+                    block_size=_BLOCK,
+                    encoding=encoding,
+                    column_names=form.header if form.commas else None,
+                    skip_rows=1 if form.commas else 0,
+                ),
                 parse_options=pv.ParseOptions(
                     delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=note
                 ),

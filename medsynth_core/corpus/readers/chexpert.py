@@ -89,7 +89,9 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     bad = [row for _, table in tables for row in table.bad]
     n_studies = sum(len(table.data["study"].unique()) for _, table in tables)
     total = min(n_studies, config.max_studies or n_studies) + len(bad)
-    return Source(_all_studies(tables, films, images, bad, config), total, LICENCE)
+    return Source(
+        _all_studies(tables, films, images, bad, config), total, LICENCE, frozenset(part.split for part, _ in tables)
+    )
 
 
 def recognise(place: Path) -> Recognised | None:

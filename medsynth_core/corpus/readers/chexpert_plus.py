@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
-from medsynth_core.corpus.labels import labelled, sex_of, split_named
+from medsynth_core.corpus.labels import labelled, sex_of, split_named, splits_in
 from medsynth_core.corpus.readers.chexpert import (
     DEPTH,
     LABELS,
@@ -97,7 +97,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     table = _those_with_films_first(table, films, images)
     n_studies = len(table.data["study"].unique())
     total = min(n_studies, config.max_studies or n_studies) + len(table.bad) + len(labels.bad)
-    return Source(_studies(table, films, images, labels, config), total, LICENCE)
+    return Source(_studies(table, films, images, labels, config), total, LICENCE, splits_in(table.column("split")))
 
 
 def recognise(place: Path) -> Recognised | None:

@@ -136,7 +136,10 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
             f"beside them, or set corpus.path to a folder above both"
         )
     wanted = sorted(found, key=lambda name: (not found[name].films, found[name].patient, name))[: config.max_studies]
-    return Source(_studies(archive, found, wanted, config), len(wanted) + len(archive.bad), LICENCE)
+    total = len(wanted) + len(archive.bad)
+    return Source(
+        _studies(archive, found, wanted, config), total, LICENCE, frozenset(filter(None, archive.splits.values()))
+    )
 
 
 def recognise(place: Path) -> Recognised | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from medsynth_core.corpus.files import image_folder
 from medsynth_core.corpus.files import missing as missing_image
 from medsynth_core.corpus.guess import filled, guess_columns
-from medsynth_core.corpus.labels import age_of, labelled, listed, sex_of, split_named
+from medsynth_core.corpus.labels import age_of, labelled, listed, sex_of, split_named, splits_in
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import read_sections
 from medsynth_core.corpus.settings import CorpusConfig
@@ -58,7 +58,9 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
             f"that they are relative to"
         )
     table = table.head(config.max_studies)
-    return Source(_studies(table, images, config), len(table) + len(table.bad), "as the source's terms say")
+    splits = splits_in(table.column(columns.split)) if columns.split else frozenset[str]()
+    total = len(table) + len(table.bad)
+    return Source(_studies(table, images, config), total, "as the source's terms say", splits)
 
 
 def recognise(place: Path) -> Recognised | None:
