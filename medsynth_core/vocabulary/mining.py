@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.marks import strip_marks
+from medsynth_core.vocabulary.context import begins_anew, explained_away, is_given, is_over
 from medsynth_core.vocabulary.modifiers import (
     carried_side,
     distributed,
@@ -196,7 +197,7 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
     spans = find_spans(tokens, words)
     if not spans:
         return ()
-    negated, uncertain = scopes(words)
+    negated, uncertain = scopes(words, begins_anew(words, spans), explained_away(words))
     normal = normal_words(words)
     pathologies = [span for span in spans if span.term.kind == "pathology"]
     sides, severities = said_sides(words, pathologies), said_severities(words)
@@ -222,6 +223,9 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
                 severity = severity or predicate(severities, words, span, pathologies)
             ruled = next(filter(None, negated[span.start : span.end]), "")
             hedged = next(filter(None, uncertain[span.start : span.end]), "")
+            if (ruled or hedged) and is_given(words, span, spans):
+                ruled = hedged = ""
+            hedged = hedged or is_over(words, span, spans)
             parts: list[tuple[str, str | None]] = (
                 [*distributed(words, span)] if span.term.graded and not span.term.whole else []
             )
