@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from medsynth_core.corpus.language import other_language
 from medsynth_core.corpus.marks import strip_marks
+from medsynth_core.vocabulary.context import begins_anew, explained_away, is_given, is_over
 from medsynth_core.vocabulary.modifiers import (
     carried_side,
     distributed,
@@ -16,6 +17,7 @@ from medsynth_core.vocabulary.modifiers import (
     modifier,
     nearest_place,
     predicate,
+    present_severity,
     said_severities,
     said_sides,
 )
@@ -143,7 +145,7 @@ def positive_findings(mentions: Sequence[Mention]) -> list[dict[str, str | None]
     """Returns the asserted pathologies, one item a (pathology, side), with keys pathology, anatomy, side, severity.
 
     Mentions of one pathology complete each other: one without a side adds its severity and place to those with
-    one, and one of both sides takes in those of a single side.
+    one, and one of both sides takes in those of a single side, or is taken in where these differ in severity.
     """
     found: dict[tuple[str, str], dict[str, str | None]] = {}
     for mention in mentions:
@@ -155,6 +157,13 @@ def positive_findings(mentions: Sequence[Mention]) -> list[dict[str, str | None]
         )
         item["severity"] = item["severity"] or mention.severity
         item["anatomy"] = _narrower(item["anatomy"], mention.anatomy)
+    for term in {term for term, side in found if side == "bilateral"}:
+        each = [found[term, side] for side in ("left", "right") if (term, side) in found]
+        if len(each) > 1 and each[0]["severity"] != each[1]["severity"]:
+            both = found.pop((term, "bilateral"))
+            for one in each:
+                one["severity"] = one["severity"] or both["severity"]
+                one["anatomy"] = _narrower(one["anatomy"], both["anatomy"])
     for term, side in sorted(found):
         into = [found[term, other] for other in _wider(side) if (term, other) in found]
         if into:
@@ -196,10 +205,10 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
     spans = find_spans(tokens, words)
     if not spans:
         return ()
-    negated, uncertain = scopes(words)
+    negated, uncertain = scopes(words, begins_anew(words, spans), explained_away(words))
     normal = normal_words(words)
-    sides, severities = said_sides(words), said_severities(words)
     pathologies = [span for span in spans if span.term.kind == "pathology"]
+    sides, severities = said_sides(words, pathologies), said_severities(words)
     anatomies = [span for span in spans if span.term.kind == "anatomy"]
     mentions = []
     for span in spans:
@@ -217,10 +226,14 @@ def _mine_sentence(sentence: str) -> tuple[Mention, ...]:
             described = words[span.described : span.start]
             severity = None
             if span.term.graded:
-                severity = modifier(severities, words, span, pathologies, after=False)
+                severity = present_severity(words, span, pathologies)
+                severity = severity or modifier(severities, words, span, pathologies, after=False)
                 severity = severity or predicate(severities, words, span, pathologies)
             ruled = next(filter(None, negated[span.start : span.end]), "")
             hedged = next(filter(None, uncertain[span.start : span.end]), "")
+            if (ruled or hedged) and is_given(words, span, spans):
+                ruled = hedged = ""
+            hedged = hedged or is_over(words, span, spans)
             parts: list[tuple[str, str | None]] = (
                 [*distributed(words, span)] if span.term.graded and not span.term.whole else []
             )

@@ -9,8 +9,7 @@ from medsynth_core.vocabulary.ontology import Term, load_ontology
 from medsynth_core.vocabulary.spans import Span
 
 _SIDES = {
-    "left": "left",
-    "leftward": "left",
+    **dict.fromkeys(["left", "leftward", "lingula", "lingular"], "left"),
     "right": "right",
     "rightward": "right",
     **dict.fromkeys(["bilateral", "bilaterally", "both", "bibasilar", "biapical", "bibasal"], "bilateral"),
@@ -31,9 +30,17 @@ _PLACE = (
     "(?:sided|base|apex|lung|lobe|upper|lower|mid|middle|zone|field|region|lateral|medial|basilar|basal|apical|hilum|"
     "hilar|perihilar|costophrenic|hemithorax|side|suprahilar|infrahilar|retrocardiac)"
 )
+_HOW_IT_WENT = (
+    "(?:unchanged|stable|similar|improved|improving|increased|increasing|decreased|decreasing|worse|worsened|better|"
+    "larger|smaller|new|resolving|persistent|present|seen)"
+)
+"""What may be said of a finding on one side before the other side is named."""
+_PLACE_WORD = re.compile(_PLACE)
+_AT = frozenset(["in", "at", "on", "of"])
+_SIDED = "(?:left|right|lingula|lingular|middle)"
 _BOTH_SIDES = re.compile(
-    rf"\b(?:left|right)(?: {_PLACE}){{0,3}} (?:and|as well as|(?:greater|more|larger|worse|less) than)"
-    rf"(?: in| at| on)?(?: the| an?)?(?: {_SEVERITY})? (?:left|right)\b"
+    rf"\b{_SIDED}(?: {_PLACE}){{0,3}} (?:(?:and|as well as|(?:greater|more|larger|worse|less) than)(?: in| at| on)?"
+    rf"|(?:and|but)(?: \w+ly)? {_HOW_IT_WENT} (?:in|at|on)|(?=lingula))(?: ?the| ?an?)?(?: ?{_SEVERITY})? ?{_SIDED}\b"
 )
 _EACH_BEFORE = re.compile(
     rf"({_SEVERITY})(?: \w+)? (left|right)(?: sided)? (?:and|,)(?: an?| the)? "
@@ -41,12 +48,31 @@ _EACH_BEFORE = re.compile(
 )
 _ON = rf"({_SEVERITY}) (?:on|at|in)(?: the)? (left|right)"
 _EACH_AFTER = re.compile(rf"(?:[,:(]|is|are) ?{_ON}(?: \w+)?(?: ,)? (?:and|,) ?{_ON}")
+_OTHER = r"(?:on|in|at)?(?: ?the)? ?(left|right)(?: sided?| base| apex)?(?: one)?(?: is| are| remain)?"
+_EACH_IN_TURN = re.compile(
+    rf"(?:(?:on|in|at)(?: the)? (left|right)(?: side| base| apex)? )?(?:is|are|remain|look|measure)"
+    rf"(?: now| still| \w+ly)? ({_SEVERITY})(?: in size)?(?: ,)?(?: and| while| whereas| but)?"
+    rf"(?: that| those| the one)? {_OTHER}(?: now| still| \w+ly)? ({_SEVERITY})(?= in size| and| but| with| [,):]|$)"
+)
+"""Parts in statements of their own: "the effusion on the left is moderate, that on the right is small"."""
+_SIDE_LAST = re.compile(rf"(left|right)(?: sided)?(?: {_PLACE})?$")
 _APART_FROM = (["apart", "from"], ["except", "for"], ["other", "than"])
 _APART = frozenset([",", "(", ":"])
 _SIDE_FIRST = re.compile(
-    rf"(?:[,:(] ?)?(left|right)(?: :)? ({_SEVERITY})(?: ,| ;| and)? (left|right)(?: :)? ({_SEVERITY})"
+    rf"(?:[,:(] ?)?(?:on (?:the )?)?(left|right)(?: [:(])? ({_SEVERITY})(?: \))?(?: ,| ;| and)?(?: on(?: the)?)? "
+    rf"(left|right)(?: [:(])? ({_SEVERITY})"
 )
-_NOW = re.compile(rf"(?:\bfrom {_SEVERITY} to|\bnow(?: only)?) ({_SEVERITY})\b")
+_NOW = re.compile(
+    rf"\b(?:from {_SEVERITY} to|(?:now|currently)(?: only| very)?|became|become"
+    rf"|(?:reduced|decreased|increased|shrunk|grown) to)(?: an?)? ({_SEVERITY})\b"
+)
+_COMING_TO = frozenset(
+    ["from", "now", "currently", "became", "become", "reduced", "decreased", "increased", "shrunk", "grown"]
+)  # fmt: skip
+"""Without one of these, no sentence says so."""
+_THEN = frozenset(["previously", "formerly", "initially", "once"])
+_TOGETHER = frozenset(["associated", "accompanying", "adjacent", "ipsilateral", "overlying", "underlying"])
+"""What says that a finding is where the one before it is."""
 _LEADING = frozenset(
     [
         "with", "reflect", "reflecting", "represent", "representing", "likely", "probable", "probably", "suggest",
@@ -75,18 +101,36 @@ _REACH_BEFORE = 6
 _REACH_AFTER = 8
 
 
-def said_sides(words: Sequence[str]) -> list[str | None]:
-    """Returns the side that each word says; "left and right" and "left greater than right" say bilateral."""
+def said_sides(words: Sequence[str], findings: Sequence[Span] = ()) -> list[str | None]:
+    """Returns the side that each word says; "left and right" and "left greater than right" say bilateral, but not where
+    the latter begins another of the findings ("opacity at the left base and right effusion")."""
     sides = [_SIDES.get(word) for word in words]
+    if "middle" in words:
+        for position in range(1, len(words) - 1):
+            if words[position : position + 2] == ["middle", "lobe"] and sides[position - 1] is None:
+                sides[position] = "right"
     if not _MOVED.isdisjoint(words):
         _take_away_directions(words, sides)
     if "left" in sides and "right" in sides:
         text = " ".join(words)
         for match in _BOTH_SIDES.finditer(text):
             start = text.count(" ", 0, match.start())
-            for position in range(start, start + match.group().count(" ") + 1):
+            end = start + match.group().count(" ") + 1
+            if sides[start] == sides[end - 1] or _begins_another(words, start, end, findings):
+                continue
+            for position in range(start, end):
                 sides[position] = "bilateral" if sides[position] else None
     return sides
+
+
+def _begins_another(words: Sequence[str], start: int, end: int, findings: Sequence[Span]) -> bool:
+    """Returns whether the last of two sides at words [start, end) is that of another finding than the first, which is
+    said to be in, at or on its place."""
+    if _AT.isdisjoint(words[max(0, start - 2) : start]):
+        return False
+    while end < len(words) and _PLACE_WORD.fullmatch(words[end]):
+        end += 1
+    return any(finding.described <= end <= finding.start for finding in findings)
 
 
 def _take_away_directions(words: Sequence[str], sides: list[str | None]) -> None:
@@ -100,24 +144,49 @@ def _take_away_directions(words: Sequence[str], sides: list[str | None]) -> None
 
 
 def said_severities(words: Sequence[str]) -> list[str | None]:
-    """Returns the severity that each word says: mild, moderate, severe, or None."""
-    return [
+    """Returns the severity that each word says: mild, moderate, severe, or None; not one that is past."""
+    said = [
         None if following in _COURSE else _SEVERITIES.get(word)
         for word, following in zip(words, [*words[1:], ""], strict=True)
     ]
+    if not _THEN.isdisjoint(words):
+        said = [None if before in _THEN else degree for before, degree in zip(["", *words[:-1]], said, strict=True)]
+    return said
 
 
 def distributed(words: Sequence[str], span: Span) -> list[tuple[str, str]]:
     """Returns side and severity of each part of a finding that is said of both sides with a severity each: "moderate
-    right and small left effusions", "effusions, small on the right and moderate on the left"; else nothing."""
+    right and small left effusions", "effusions, small on the right and moderate on the left", "the left effusion is
+    moderate, the right one small"; else nothing."""
+    if "left" not in words or "right" not in words:
+        return []
     before, after = " ".join(words[: span.described]), " ".join(words[span.end :])
     if found := _SIDE_FIRST.match(after):
         parts = [(found[1], found[2]), (found[3], found[4])]
     elif found := _EACH_BEFORE.search(before) or _EACH_AFTER.match(after):
         parts = [(found[2], found[1]), (found[4], found[3])]
+    elif (found := _EACH_IN_TURN.match(after)) and (first := found[1] or _last_side(before)):
+        parts = [(first, found[2]), (found[3], found[4])]
     else:
         return []
     return [(side, _SEVERITIES[word]) for side, word in parts] if parts[0][0] != parts[1][0] else []
+
+
+def _last_side(before: str) -> str | None:
+    found = _SIDE_LAST.search(before)
+    return found[1] if found else None
+
+
+def present_severity(words: Sequence[str], span: Span, findings: Sequence[Span]) -> str | None:
+    """Returns the severity that a finding is said to have come to: "a large effusion is now small"."""
+    if _COMING_TO.isdisjoint(words):
+        return None
+    high = min((other.described for other in findings if other.start >= span.end), default=len(words))
+    text = " ".join(words[span.end : min(high, span.end + _REACH_AFTER)])
+    course = _NOW.search(text)
+    if course is None or (course.end() == len(text) and high < len(words)):  # "small" of the next finding
+        return None
+    return _SEVERITIES[course[1]]
 
 
 def predicate(said: Sequence[str | None], words: Sequence[str], span: Span, findings: Sequence[Span]) -> str | None:
@@ -129,9 +198,6 @@ def predicate(said: Sequence[str | None], words: Sequence[str], span: Span, find
     if position > span.end and position < high and said[position]:  # "effusion, left, small", "opacity (mild)"
         following = words[position + 1] if position + 1 < len(words) else ","
         return said[position] if following in _APART or following in _SIDES or following in {")", "to", "in"} else None
-    course = _NOW.search(" ".join(words[span.end : min(high, span.end + _REACH_AFTER)]))
-    if course is not None:
-        return _SEVERITIES[course[1]]
     verb = next((i for i in range(span.end, min(high, span.end + _REACH_AFTER)) if words[i] in _COPULAS), None)
     if verb is None or {",", "and"} & set(words[span.end : verb]):
         return None
@@ -152,7 +218,7 @@ def modifier(
     between = words[low : span.start]
     if (
         low
-        and (low == span.start or ("and" in between and len(between) <= 2))
+        and ((low == span.start and span.literal) or ("and" in between and len(between) <= 2))
         and (after or _SIDES.keys().isdisjoint(between))
     ):
         low = 0  # "small left effusion and atelectasis" shares its modifiers
@@ -166,7 +232,11 @@ def modifier(
         if other.start == end + 1 and words[end] == "and":  # "effusion and atelectasis on the right"
             end = other.end
     high = min((other.start for other in findings if other.start >= end), default=len(words))
-    return next((said[i] for i in range(span.end, min(high, end + _REACH_AFTER)) if said[i]), None)
+    found = next((said[i] for i in range(span.end, min(high, end + _REACH_AFTER)) if said[i]), None)
+    if found or _TOGETHER.isdisjoint(between):
+        return found
+    before = max((other for other in findings if other.end <= span.start), key=lambda other: other.end, default=None)
+    return modifier(said, words, before, findings, after=True) if before else None  # "and a small associated effusion"
 
 
 def carried_side(sides: Sequence[str | None], words: Sequence[str], span: Span, place: Span | None) -> str | None:

@@ -8,7 +8,7 @@ nothing, and a negation inside an uncertain phrase ("cannot exclude") is part of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from medsynth_core.vocabulary.ontology import fold
 
@@ -28,7 +28,7 @@ _OF_CHANGE = frozenset(
 """What may stand between "no" and the change that is denied, not the finding ("no significant interval change in")."""
 _PSEUDO = "|".join(f"{no} {change}" for no in ("no", "without", "not") for change in _CHANGES) + (
     "|not changed|not only|not increased|not certain|gram negative|not excluded|not sure|not clear if|"
-    "not clear whether|no cause|no explanation|no reason|no etiology|no doubt|no question|without doubt|"
+    "not clear whether|no cause|no explanation|no reason for|no etiology|no doubt|no question|without doubt|"
     "without question|not ruled out|not resolved|not yet resolved|not cleared|not yet cleared|not cleared of|"
     "not yet cleared of|not free of|not clear of|no longer free of|no longer clear of|no longer clear|not without|"
     "not absent|incomplete clearing|incomplete clearing of|incomplete resolution|incomplete resolution of|"
@@ -48,7 +48,10 @@ _PSEUDO = "|".join(f"{no} {change}" for no in ("no", "without", "not") for chang
     "to document resolution of|to ensure resolution of|to confirm resolution of|ensure resolution of|"
     "document clearing of|ensure clearing of|until resolution of|until clearing of|to resolution|no fewer|"
     "nearly gone|almost gone|not entirely gone|not quite gone|gone down|gone up|were it not for|if it were not for|"
-    "by no means unlikely|not unlikely|not improbable|not implausible|no longer as|not as|no less|no more"
+    "by no means unlikely|not unlikely|not improbable|not implausible|no longer as|not as|no less|no more|"
+    "without a doubt|without any doubt|not a doubt|no reason to doubt|no reason to question|no room for doubt|"
+    "not in doubt|not in question|beyond doubt|beyond question|not returned to|partially drained|partly drained|"
+    "incompletely drained|not drained|not fully drained"
 )
 _NEGATING_BEFORE = (
     "no|not|without|negative for|free of|free from|clear of|absence of|absent|ruled out|no evidence of|never|neither|"
@@ -71,11 +74,13 @@ _NEGATING_AFTER = (
     "no longer visualized|no longer demonstrated|no longer appreciated|no longer apparent|no longer detected|"
     "no longer there|no longer noted|no longer discernible|no longer depicted|no longer appreciable|seem unlikely|"
     "appear unlikely|is improbable|not supported|seem improbable|not favored|has been evacuated|have been evacuated|"
-    "has been drained|has gone|have gone|gone|not reproduced|not borne out|not substantiated|is due to a skin fold|"
-    "is due to skin fold|is a skin fold|represent a skin fold|is artifactual|is an artifact|is due to artifact|"
+    "has been drained|has gone|have gone|gone|not reproduced|not borne out|not substantiated|is artifactual|"
     "is projectional|disappeared|re expanded|reexpanded|not recognized|not discernible|not discerned|not encountered|"
     "not confirmed|not convincing|is not .|are not .|is not ,|are not ,|was not .|were not .|is none|are none|"
-    "not depicted"
+    "not depicted|no longer exist|given way to|gave way to|give way to|replaced by|superseded by|not recurred|"
+    "not recur|not reoccurred|not returned|not reaccumulated|not re accumulated|not reappeared|not reformed|"
+    "not re formed|not come back|not developed|not materialized|has settled .|have settled .|was drained|were drained|"
+    "drained last|drained yesterday|drained previously|drained earlier|was tapped"
 )
 _UNCERTAIN_BEFORE = (
     "assess for|assessment for|check for|not ruled out|may|might|possible|possibly|cannot exclude|can not exclude|"
@@ -104,8 +109,19 @@ _UNCERTAIN_BEFORE = (
     "suggestive of possible|not exclude|not rule out|can not be excluded|query|versus|look for|looking for|"
     "with or without|plus or minus|if this is not|if it is not|if these are not|if they are not|if this was not|"
     "if it was not|search for|to exclude|no way to exclude|presumed|conceivably|maybe|sensitivity for|not to exclude|"
-    "hint of|suspect"
-)
+    "hint of|suspect|unusual for|uncommon for|odd for|not typical for|not typical of|inconclusive for|"
+    "not possible to exclude|not possible to rule out|not able to exclude|not able to rule out|"
+    "not easy to exclude|not easy to rule out|no way to rule out|no way of ruling out|no way of excluding|should the|"
+    "should a|should an|should this|should these|should there be|should any|should new|in the event of|"
+    "in the event that|unless|"
+) + "|".join(
+    f"{too_little} {evidence}"
+    for too_little in ("insufficient", "inadequate", "not enough", "not sufficient", "too little", "inconclusive")
+    for evidence in (
+        "evidence of", "evidence for", "evidence to diagnose", "evidence to suggest", "evidence to support",
+        "evidence to call", "to diagnose", "to establish", "to call", "for a diagnosis of",
+    )
+)  # fmt: skip
 _UNCERTAIN_AFTER = (
     "difficult to exclude|hard to exclude|not ruled out|cannot be excluded|can not be excluded|not excluded|"
     "not be excluded|cannot be ruled out|can not be ruled out|is possible|are possible|is suspected|are suspected|"
@@ -133,7 +149,10 @@ _UNCERTAIN_AFTER = (
     "are unclear|is unproven|suspected .|suspected ,|would not be visible|would not be seen|may not be visible|"
     "may not be seen|is often occult|are often occult|may be occult|can be occult|is a leading consideration|"
     "is the leading consideration|are the leading consideration|are leading consideration|would be an alternative|"
-    "is an alternative|cannot be guaranteed"
+    "is an alternative|cannot be guaranteed|impossible to exclude|impossible to rule out|not possible to exclude|"
+    "not possible to rule out|not easy to exclude|not easy to rule out|would be unusual|would be atypical|"
+    "would be uncommon|would be rare|would be unexpected|would be surprising|would not be typical|"
+    "would not be expected|would be out of keeping|would be odd|would be an unusual"
 )
 _SETTLED = (
     "little if any|few if any|indeterminate age|indeterminate in age|age indeterminate|uncertain age|unknown age|"
@@ -181,6 +200,8 @@ _SEEING = frozenset(
         "present", "recognised", "recognized", "seen", "shown", "suggested", "suspected", "visible", "visualized",
     ]
 )  # fmt: skip
+_INVERTED = frozenset(["should", "were"])
+"""What begins a condition when it is the first word ("should the effusion recur"), unless "be" follows."""
 _TRIGGERS = {
     "pseudo": _PSEUDO,
     "settled": _SETTLED,
@@ -213,15 +234,23 @@ _SKIPPED = _ADVERBS | _OF_CHANGE
 """Between the words of a pseudo-trigger."""
 
 
-def scopes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def scopes(
+    words: Sequence[str], anew: Iterable[int] = (), denying: Iterable[tuple[int, int]] = ()
+) -> tuple[list[str], list[str]]:
     """Returns (negated, uncertain), for each word the trigger that rules it, "" where none does.
 
     Args:
         words: folded words of one sentence.
+        anew: where a statement begins without a word that says so.
+        denying: where words stand that deny what is before them, beside the triggers.
     """
     closed = [*words, "."]
     n = len(words)
     found = _triggers(closed)
+    found["terminator"] += ((start, start) for start in anew)
+    found["negating after"] += denying
+    if words[0] in _INVERTED and words[1:2] != ["be"]:
+        found["uncertain before"].append((0, 1))
     blocked, no_doubt = [False] * (n + 1), [False] * (n + 1)
     hedges = (span for kind in ("uncertain before", "uncertain after") for span in found[kind])
     for start, end in (*found["pseudo"], *(span for span in hedges if span[1] - span[0] > 1)):
@@ -254,7 +283,10 @@ def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: l
     ends = [*stops, *(start for start, _ in found["place"])]
     if not barrier:  # "the lack of a line does not exclude a pneumothorax"
         ends += [start for start, end in found["uncertain before"] if words[end - 1] == "exclude" and end - start > 1]
+    answered = [span for span in found[f"{kind} after"] if barrier and _has_a_subject(words, span[0])]
     for start, end in found[f"{kind} before"]:
+        if answered and any(low <= start and end <= high for low, high in answered):
+            continue  # "an effusion is hard to rule out behind the consolidation"
         trigger = " ".join(words[start:end])
         end += kind == "negating" and words[end] == ":"  # "negative for: effusion, edema"
         if not any(blocked[start:end]) and words[end : end + 1] not in ([","], ["."], [")"], ["and"]):
@@ -263,6 +295,12 @@ def _flags(words: Sequence[str], found: dict[str, _Spans], kind: str, blocked: l
                 high = next((i for i in range(end, high) if words[i] in {barrier, "without"}), high)
             flags[end:high] = [trigger] * (high - end)
     return flags
+
+
+def _has_a_subject(words: Sequence[str], start: int) -> bool:
+    """Returns whether a predicate at ``start`` is said of what stands before it: not of an "it" that stands for what
+    follows ("it is hard to rule out an effusion")."""
+    return start > 1 and words[start - 1] in _VERBS | {"be"} and "it" not in words[max(0, start - 3) : start]
 
 
 def _clause_end(words: Sequence[str], low: int, high: int) -> int:

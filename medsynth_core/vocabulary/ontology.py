@@ -62,6 +62,7 @@ class Term:
         excludes: pathologies that can't be there as well.
         graded: whether a severity says something of it.
         anywhere: it counts in organs that aren't the chest's, too ("splenic granuloma").
+        passes: whether it is over where it is called previous or old, not merely known ("old tuberculosis").
         refined: anatomy -> what the pathology is called there.
         listed: whether the ontology has it; an unlisted finding was known by the ending of its word.
     """
@@ -83,6 +84,7 @@ class Term:
     excludes: Sequence[str] = field(default=(), hash=False)
     graded: bool = True
     anywhere: bool = False
+    passes: bool = False
     refined: Mapping[str, str] = field(default_factory=dict, hash=False)
     listed: bool = True
 
@@ -97,7 +99,7 @@ _NO_MISTAKES = frozenset(
     ]
 )  # fmt: skip
 """Words of English that are a letter away from a finding."""
-_GRAMMAR = re.compile(r"\(\?<!.*?\)|\\w|\b(?:is|are|appear|remain|again|of|the|both|and|in|a)\b")
+_GRAMMAR = re.compile(r"\(\?<?!.*?\)|\\w|\b(?:is|are|appear|remain|again|of|the|both|and|in|a)\b")
 _WORDS_A_PATTERN = 2
 
 

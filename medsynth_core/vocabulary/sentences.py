@@ -33,14 +33,25 @@ _NOT_IN_FULL = {"ca": "cannot", "wo": "will not"}
 _BOX_FIRST = re.compile(r"(?:^|(?<=\s))(?:(\[\s?\]|\(\s\))|\[[xX]\]|\([xX]\))\s*(?=[A-Za-z])")
 _BOX_LAST = re.compile(r"\s*:?\s*(?:(\[\s?\]|\(\s\))|\[[xX]\]|\([xX]\))(?=\s|[,.;]|$)")
 _SIGN_FIRST = re.compile(r"(?:^|(?<=[,:]\s))(?:(\(-\))|\(\+\))\s*(?=[A-Za-z])")
-_SIGN_LAST = re.compile(r"\s*:?\s*(?:(\(-\))|\(\+\)|\+(?=\s|$))")
+_SIGN_LAST = re.compile(r"\s*:?\s*(?:(\(-\))|\(\+\)|\+(?=[\s,.;)]|$))")
+_MINUS_LAST = re.compile(r"(?<=[A-Za-z])\s(-)(?=\s*(?:[,.;)]|$))")
+_WORD_LAST = re.compile(
+    r"\s*:?\s*\((?:(no|absent|neg(?:ative)?|none|nil|n)|(?:yes|present|pos(?:itive)?|y))\)"
+    r"|(?<=[a-z])(?<!\brib)\s(?:(no)|yes)(?=,|\.?$)",
+    re.IGNORECASE,
+)
+"""An answer behind what it is of: "effusion (yes), mass (no)", "effusion yes, mass no"."""
 _SIGNS = (
     (_BOX_FIRST, "no ", ": "),
     (_SIGN_FIRST, "no ", ": "),
     (_BOX_LAST, ": absent", ": present"),
     (_SIGN_LAST, ": absent", ": present"),
+    (_MINUS_LAST, ": absent", ": present"),
+    (_WORD_LAST, ": absent", ": present"),
 )
-"""With what stands for an empty box or a minus, and for a ticked one or a plus."""
+"""With what stands for an empty box, a minus or "no", and for a ticked one, a plus or "yes"."""
+_SIGNS_LAST = (" -", " no", " yes", " -.", " no.", " yes.")
+"""What a sentence without brackets, a plus or a comma behind a sign ends in, if it has signs."""
 _SHORT = {
     " : ": r"\s-+\s|\s?=\s?|\s?\|\s?|\s?\.{2,}\s?",
     "without": r"\b[wW]/[oO]\b",
@@ -51,8 +62,10 @@ _SHORT = {
     "consistent with": r"\b[cC]/[wW]\b",
     "bilateral": r"\b[bB](?:/[lL]\b|ilat\b\.?)|\bBILAT\b|\bB/L\b|\bBL\b|\b[RL]\s?(?:[<>=&/+]|and)\s?[RL]\b"
     r"|\b[rR]t\.?\s?(?:[<>=&/+]|and)\s?[lL]t\b\.?",
-    "right": r"\b[Rr]t\b\.?|\bR(?=\s+(?:[a-z]|[A-Z]{2,}\b|-|\d{1,2}(?:st|nd|rd|th))|\s*:)|\(R(?=[,)])",
-    "left": r"\b[Ll]t\b\.?|\bL(?=\s+(?:[a-z]|[A-Z]{2,}\b|-|\d{1,2}(?:st|nd|rd|th))|\s*:)|\(L(?=[,)])",
+    "right": r"\b[Rr]t\b\.?|\b[Rr]\b(?:(?<=\b[Oo]n .)|(?<=\bthe .))"
+    r"|\bR(?=\s+(?:[a-z]|[A-Z]{2,}\b|-|\d{1,2}(?:st|nd|rd|th))|\s*:)|\(R(?=[,)])",
+    "left": r"\b[Ll]t\b\.?|\b[Ll]\b(?:(?<=\b[Oo]n .)|(?<=\bthe .))"
+    r"|\bL(?=\s+(?:[a-z]|[A-Z]{2,}\b|-|\d{1,2}(?:st|nd|rd|th))|\s*:)|\(L(?=[,)])",
     "right ": r"(?<![\d'/.]\s)(?<!\S)r\s(?=[a-z]{2})",
     "left ": r"(?<![\d'/.]\s)(?<!\S)l\s(?=[a-z]{2})",
     "versus": r"\b[vV]s\b\.?",
@@ -66,9 +79,12 @@ _SHORT = {
     "pulmonary": r"\b[pP]ulm\b\.?",
     "fracture": r"#(?!\s?\d)",
     "exclude": r"\b[eE]xcl\b\.?",
+    "no ": r"[Øø∅](?<!\w.)(?:\s+|(?=[A-Z]{2}))(?=[A-Za-z])",
+    " greater than ": r">\s?(?=\d)",
+    " less than ": r"<\s?(?=\d)",
 }
 """Abbreviations of prose; those of anatomy and findings are synonyms in the ontology."""
-_SIGN_CHARACTERS = frozenset("/|=#+?-(<>&:")
+_SIGN_CHARACTERS = frozenset("/|=#+?-(<>&:Øø∅")
 _SHORT_WORDS = frozenset(
     f"{word}{end}"
     for word in (
@@ -127,17 +143,28 @@ def spell_out(sentence: str) -> str:
     ``isn't``, and the signs of forms in words: ``(-) PTX``, ``[x] effusion``, ``effusion = 0``."""
     if "n't" in sentence:
         sentence = _NOT.sub(_not_in_full, sentence)
-    if "[" in sentence or "(" in sentence or "+" in sentence:
+    lowered = sentence.lower()
+    if (
+        "[" in sentence
+        or "(" in sentence
+        or "+" in sentence
+        or "- " in sentence
+        or "-," in sentence
+        or " no," in lowered
+        or " yes," in lowered
+        or lowered.endswith(_SIGNS_LAST)
+    ):
         for sign, absent, present in _SIGNS:
             sentence = sign.sub(partial(_in_words, absent, present), sentence)
-    words = sentence.lower().replace(",", " ").split()
+        lowered = sentence.lower()
+    words = lowered.replace(",", " ").split()
     if _SIGN_CHARACTERS.isdisjoint(sentence) and ".." not in sentence and _SHORT_WORDS.isdisjoint(words):
         return sentence
     return _ANY_SHORT.sub(lambda found: _LONG[(found.lastindex or 1) - 1], sentence)
 
 
 def _in_words(absent: str, present: str, found: re.Match[str]) -> str:
-    return absent if found[1] else present
+    return absent if any(found.groups()) else present
 
 
 def _not_in_full(found: re.Match[str]) -> str:

@@ -14,19 +14,23 @@ _UNLISTED = re.compile(
 """Endings that name a disorder, in a word that is not all capitals."""
 _NO_FINDINGS = frozenset(
     [
-        "diagnosis",
-        "prognosis",
-        "thorax",
-        "hemithorax",
-        "enosis",
-        "stigmata",
-        "automata",
-        "anemia",
-        "academia",
-        "pneumonia",
+        "diagnosis", "prognosis", "thorax", "hemithorax", "enosis", "stigmata", "automata", "anemia", "academia",
+        "pneumonia", "appendicitis", "cholangitis", "cholecystitis", "colitis", "cystitis", "dermatitis",
+        "diverticulitis", "encephalitis", "enteritis", "gastritis", "gastroenteritis", "hepatitis", "meningitis",
+        "nephritis", "pancreatitis", "pharyngitis", "prostatitis", "pyelonephritis", "sinusitis", "tonsillitis",
     ]
-)
+)  # fmt: skip
+"""Words that end so and name no disorder, or one that isn't the chest's."""
 _MAX_DESCRIPTORS = 2
+_RATIO = frozenset(["ctr", "cardiothoracic"])
+_BEFORE_RATIO = frozenset(
+    [
+        "is", "was", "of", "at", "about", "approximately", "around", "measure", "measuring", "estimated", "calculated",
+        "the", ":", "(", "greater", "less", "more", "than", "above", "over", "exceed", "again", "now", "remain",
+    ]
+)  # fmt: skip
+_MAX_RATIO = 0.5
+"""Of the widths of a heart of normal size and of its chest."""
 _VERBS = frozenset(["is", "are", "was", "were", "appear", "remain"])
 _REACH = 5
 _ENDS = frozenset([",", "and", "with", ":", "(", "or"])
@@ -70,8 +74,30 @@ def find_spans(tokens: Sequence[str], words: Sequence[str]) -> list[Span]:
             position = end
     for start, end, term in ontology.patterns.find(words):
         spans = _with_pattern(spans, Span(start, end, term, start, literal=False))
+    if not _RATIO.isdisjoint(words):
+        spans += _large_ratios(words)
     spans = [span for span in spans if span.term.kind != "pathology" or not _elsewhere(words, span)]
     return sorted(spans, key=lambda span: (span.start, span.end))
+
+
+def _large_ratios(words: Sequence[str]) -> list[Span]:
+    """Returns the ratios of heart to chest that are too large: as a fraction, in hundredths or as two widths."""
+    found = []
+    for position, word in enumerate(words):
+        if word == "ctr" or (word == "cardiothoracic" and words[position + 1 : position + 2] == ["ratio"]):
+            start = position + (1 if word == "ctr" else 2)
+            end = next((i for i in range(start, len(words)) if words[i] not in _BEFORE_RATIO), len(words))
+            ratio, width = _number(words, end), _number(words, end + 1)
+            ratio /= width if width > ratio else 100 if ratio > 1 else 1
+            least = _MAX_RATIO - 0.001 * (words[end - 1] == "than")  # "greater than 0.5"
+            if least < ratio < 1 and "less" not in words[start:end]:
+                found.append(Span(position, end + 1, load_ontology().terms["cardiomegaly"], position, literal=False))
+    return found
+
+
+def _number(words: Sequence[str], position: int) -> float:
+    """Returns the number at a word, 0 where there is none."""
+    return float(words[position]) if position < len(words) and words[position][0].isdigit() else 0.0
 
 
 def _elsewhere(words: Sequence[str], span: Span) -> bool:

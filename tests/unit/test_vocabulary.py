@@ -76,6 +76,24 @@ def test_negation_and_uncertainty_on_the_written_sets(name: str, size: int) -> N
     assert len(wrong) <= 0.05 * len(rows), wrong
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Large left and small right effusion. Bilateral effusions.", [("left", "severe"), ("right", "mild")]),
+        (
+            "Bilateral effusions. Tiny left effusion. Moderate right effusion.",
+            [("left", "mild"), ("right", "moderate")],
+        ),
+        ("Bilateral effusions, small. Left effusion. Large right effusion.", [("left", "mild"), ("right", "severe")]),
+        ("Left effusion. Right effusion. Moderate bilateral effusions.", [("bilateral", "moderate")]),
+        ("Small left effusion and small right effusion. Bilateral effusions.", [("bilateral", "mild")]),
+        ("Large left effusion. Bilateral effusions.", [("bilateral", "severe")]),
+    ],
+)
+def test_sides_of_different_severities_stay_apart(text: str, expected: list[tuple[str, str]]) -> None:
+    assert [(each["side"], each["severity"]) for each in positive_findings(mine_report(text))] == expected
+
+
 def test_abbreviations_are_spelt_out() -> None:
     found = {f["pathology"]: f for f in positive_findings(mine_report("RLL opacity w/o PTX. Lt. effusion, s/p fx."))}
     assert (found["opacity"]["side"], found["opacity"]["anatomy"]) == ("right", "lower lobe")
