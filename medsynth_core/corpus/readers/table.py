@@ -132,7 +132,7 @@ def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path:
     findings, impression, left_out = read_sections(first[columns.text]) if columns.text else ("", "", ())
     if columns.impression:
         impression = first[columns.impression].strip()
-    given, unread = _given(first, config)
+    given, unread = given_of(first, config)
     if unread:
         return BadRow(str(path), number, unread)
     if not (findings or impression or given):
@@ -162,7 +162,7 @@ def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path:
     )
 
 
-def _given(row: dict[str, str], config: CorpusConfig) -> tuple[tuple[Given, ...], str | None]:
+def given_of(row: dict[str, str], config: CorpusConfig) -> tuple[tuple[Given, ...], str | None]:
     """Returns the findings that a row gives, and what can't be read of it."""
     columns = config.columns
     given = list(listed(row[columns.findings], columns.origin)) if columns.findings else []
