@@ -7,6 +7,7 @@ pydicom decodes; not High-Throughput JPEG 2000 or video.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ _END_OF_IMAGE = b"\xff\xd9"
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _DIGITS = 16
 _AS_STORED: dict[str, Any] = {"correct_unused_bits": False}
+_NO_SPACING = 1.0
+"""Millimetres that converters write where they know none."""
 _SEEN_FROM = {"LATERAL": "lateral", "LAT": "lateral", "PA": "PA", "AP": "AP", "SUPINE": "AP supine"}
 """Words of a series' description that name its projection."""
 
@@ -244,10 +247,15 @@ def files_of(directory: Path) -> list[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps pydicom's warnings back, which quote fields."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keeps back what pydicom warns of and logs, for it quotes fields."""
+    logger = logging.getLogger("pydicom")
+    was_off, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_off
 
 
 def _why(error: Exception) -> str:
@@ -476,7 +484,7 @@ def _spacing(file: Any) -> float | None:
             spacing = float(_said(file, name))
         except ValueError:
             continue
-        if spacing > 0 and np.isfinite(spacing):
+        if spacing > 0 and np.isfinite(spacing) and spacing != _NO_SPACING:
             return spacing
     return None
 

@@ -62,8 +62,8 @@ class CorpusConfig(Section):
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
     reports: str | None = None
-    """``corpus.kind: dicom`` only: a table of reports or findings, whose column corpus.columns.study holds Study Instance
-    UIDs; null reads structured reports that lie among the images."""
+    """``corpus.kind: dicom`` only: a table of reports or findings, corpus.columns.study being Study Instance UIDs; null
+    reads structured reports that lie among the images."""
     columns: ColumnsConfig = ColumnsConfig()
     labels: LabelRule = "text"
     """What says which findings a study shows, where it has a report and findings that somebody assigned: text, the

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from medsynth_core.corpus.files import image_folder, missing
 from medsynth_core.corpus.labels import age_of, labelled, listed, sex_of, split_named
 from medsynth_core.corpus.records import BadRow, Given, Source, Study, View
 from medsynth_core.corpus.sections import read_sections
-from medsynth_core.corpus.settings import CorpusConfig
+from medsynth_core.corpus.settings import ColumnsConfig, CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table, patient_column
 from medsynth_core.corpus.views import file_view
 from medsynth_core.errors import InputError
 
 Row = tuple[int, dict[str, str]]
+ViewOf = Callable[[dict[str, str]], View | None]
+"""Makes the view of a row; None where it names no image."""
 
 _LOOKED_AT = 200
 """Rows by which a column is known to hold something else than reports."""
@@ -31,20 +34,12 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     columns = config.columns
     if not (columns.text or columns.findings or columns.labels):
         raise InputError(f"{path}: set corpus.columns.text, corpus.columns.findings or corpus.columns.labels")
-    named = [
-        columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression, columns.mask,
-        columns.findings, *columns.labels, columns.sex, columns.age, columns.race, columns.split,
-    ]  # fmt: skip
-    table = open_table(path, [name for name in named if name])
-    if columns.patient is None and (patients := patient_column(header(path))) is not None:
-        raise InputError(
-            f"{path}: column {patients!r} seems to hold patients, whose films mustn't be on both sides of a split; set "
-            f"corpus.columns.patient={patients}, or to the study's column where each study is of another patient"
-        )
+    table = open_table(path, named_columns(columns))
+    check_patients(path, header(path), columns)
     for name in filter(None, (columns.study, columns.patient)):
         table = table.whole(name)
     if columns.text:
-        _check_text(table, columns.text)
+        check_text(table, columns.text)
     named_images = [name for name in table.column(columns.image) if name]
     images = image_folder([path.parent, path.parent / "images"], config.images, named_images)
     if images is None and named_images:
@@ -54,10 +49,29 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
             f"are relative to"
         )
     table = table.head(config.max_studies)
-    return Source(_studies(table, images, config), len(table) + len(table.bad), "as the source's terms say")
+    studies = studies_of(table, config, partial(_view, images, config))
+    return Source(studies, len(table) + len(table.bad), "as the source's terms say")
 
 
-def _check_text(table: Table, column: str) -> None:
+def named_columns(columns: ColumnsConfig) -> list[str]:
+    """Returns the columns that the settings name."""
+    named = [
+        columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression, columns.mask,
+        columns.findings, *columns.labels, columns.sex, columns.age, columns.race, columns.split,
+    ]  # fmt: skip
+    return [name for name in named if name]
+
+
+def check_patients(path: Path, names: Sequence[str], columns: ColumnsConfig) -> None:
+    """Raises InputError for a table with a column of patients that the settings don't name."""
+    if columns.patient is None and (patients := patient_column(names)) is not None:
+        raise InputError(
+            f"{path}: column {patients!r} seems to hold patients, whose films mustn't be on both sides of a split; set "
+            f"corpus.columns.patient={patients}, or to the study's column where each study is of another patient"
+        )
+
+
+def check_text(table: Table, column: str) -> None:
     """Raises InputError for a column of numbers or of files, which would be read as reports of normal chests."""
     cells = [cell for cell in table.head(_LOOKED_AT).column(column) if cell]
     if len(cells) < 2:
@@ -82,7 +96,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _studies(table: Table, images: Path | None, config: CorpusConfig) -> Iterator[Study | BadRow]:
+def studies_of(table: Table, config: CorpusConfig, view_of: ViewOf) -> Iterator[Study | BadRow]:
+    """Yields the studies of a table with the columns that the settings name, and its rows that can't be of one."""
     yield from table.bad
     owners: dict[str, int] = {}
     for rows in table.groups(config.columns.study):
@@ -96,7 +111,7 @@ def _studies(table: Table, images: Path | None, config: CorpusConfig) -> Iterato
         if kept:
             for _, row in kept:
                 owners[row[config.columns.image]] = kept[0][0]
-            yield _study(kept, images, config, table.path)
+            yield _study(kept, view_of, config, table.path)
 
 
 def _problem(row: dict[str, str], kept: Sequence[Row], owners: dict[str, int], config: CorpusConfig) -> str | None:
@@ -126,7 +141,16 @@ def _problem(row: dict[str, str], kept: Sequence[Row], owners: dict[str, int], c
     return "" if any(image == other[columns.image] for _, other in kept) else None
 
 
-def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path: Path) -> Study | BadRow:
+def _view(images: Path | None, config: CorpusConfig, row: dict[str, str]) -> View | None:
+    columns = config.columns
+    if images is None or not row[columns.image]:
+        return None
+    projection = row[columns.view] if columns.view else ""
+    mask = row[columns.mask] if columns.mask else ""
+    return file_view(images, row[columns.image], config, projection=projection, mask=mask)
+
+
+def _study(rows: Sequence[Row], view_of: ViewOf, config: CorpusConfig, path: Path) -> Study | BadRow:
     columns = config.columns
     number, first = rows[0]
     findings, impression, left_out = read_sections(first[columns.text]) if columns.text else ("", "", ())
@@ -140,19 +164,14 @@ def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path:
             return BadRow(str(path), number, "no findings are given")
         only = f" but {' and '.join({part.reason: 0 for part in left_out})}" if left_out else ""
         return BadRow(str(path), number, f"no text in column {columns.text!r}{only}")
-    views: list[View] = []
-    for _, row in rows:
-        if images is not None and row[columns.image]:
-            projection = row[columns.view] if columns.view else ""
-            mask = row[columns.mask] if columns.mask else ""
-            views.append(file_view(images, row[columns.image], config, projection=projection, mask=mask))
+    views = tuple(view for _, row in rows if (view := view_of(row)) is not None)
     study = first[columns.study] if columns.study else f"row-{number - 2:06d}"
     return Study(
         study,
         first[columns.patient] if columns.patient else study,
         findings,
         impression,
-        tuple(views),
+        views,
         given,
         sex=sex_of(first[columns.sex]) if columns.sex else None,
         age=age_of(first[columns.age]) if columns.age else None,
