@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,23 +53,39 @@ def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pi
     Raises:
         InputError: the file is missing, not an image, damaged, flat, tiny, far from square or above ``max_pixels``.
     """
-
-    def grey(image: Image.Image) -> Pixels:
-        check_shape(image.width, image.height, size)
-        if getattr(image, "n_frames", 1) > 1:
-            raise InputError(f"{image.n_frames} frames in one file; a film has one")
-        if not whole:
-            image.draft("L", (_REDUCED * size, _REDUCED * size))
-        image = ImageOps.exif_transpose(image)
-        pixels = _grey(image) if image.mode in _GREY | _WITH_ALPHA else windowed(np.asarray(image))
-        check_contrast(pixels)
-        return pixels
-
     if is_dicom(path):
         from medsynth_core.corpus.dicom import load_dicom
 
         return load_dicom(path, max_pixels, size)
-    return _load(path, max_pixels, grey)
+    return _load(path, max_pixels, partial(_film, size=size, whole=whole))
+
+
+def load_film_bytes(data: bytes, source: str, max_pixels: int, size: int, whole: bool = False) -> Pixels:
+    """Returns a film of an image file's bytes, as ``load_film`` of the file.
+
+    Args:
+        source: what an error message calls it.
+
+    Raises:
+        InputError: as ``load_film``.
+    """
+    if data[_DICOM_AT : _DICOM_AT + len(_DICOM)] == _DICOM:
+        from medsynth_core.corpus.dicom import decode_dicom
+
+        return decode_dicom(io.BytesIO(data), source, max_pixels, size)
+    return _decode(io.BytesIO(data), source, max_pixels, partial(_film, size=size, whole=whole))
+
+
+def _film(image: Image.Image, size: int, whole: bool) -> Pixels:
+    check_shape(image.width, image.height, size)
+    if getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"{image.n_frames} frames in one file; a film has one")
+    if not whole:
+        image.draft("L", (_REDUCED * size, _REDUCED * size))
+    image = ImageOps.exif_transpose(image)
+    pixels = _grey(image) if image.mode in _GREY | _WITH_ALPHA else windowed(np.asarray(image))
+    check_contrast(pixels)
+    return pixels
 
 
 def load_mask(path: Path, max_pixels: int) -> MaskU8:
@@ -99,18 +118,32 @@ def is_dicom(path: Path) -> bool:
 
 def _load(path: Path, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:
     try:
-        file = found(path)
-        if not file.stat().st_size:
+        stream = found(path).open("rb")
+    except (InputError, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+    with stream:
+        return _decode(stream, str(path), max_pixels, decode)
+
+
+def _decode(stream: IO[bytes], source: str, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:
+    try:
+        if not stream.seek(0, io.SEEK_END):
             raise InputError("the file is empty")
-        with Image.open(file) as image:
+        stream.seek(0)
+        with Image.open(stream) as image:
             check_pixels(image.width, image.height, max_pixels)
             return decode(image)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{source}: {error}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: not a readable image ({' '.join(str(error).split())})") from error
+        raise InputError(f"{source}: not a readable image ({_plain(error)})") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: refused, its header claims too many pixels ({error})") from error
+        raise InputError(f"{source}: refused, its header claims too many pixels ({error})") from error
+
+
+def _plain(error: Exception) -> str:
+    """Returns an error's text without the stream that Pillow names in it."""
+    return " ".join(re.sub(r" <_io[^>]*>", "", str(error)).split())
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:

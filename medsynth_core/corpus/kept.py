@@ -72,15 +72,15 @@ class Kept:
 
 
 def fingerprint(view: View) -> str:
-    """Returns what a view is known by: path, size and time of change of each of its files; "" of what is in no file, or
-    gone."""
+    """Returns what a view is known by: its id, for a file may hold many, and path, size and time of change of each of
+    its files; "" of what is in no file, or gone."""
     if not view.files:
         return ""
     try:
         said = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in view.files]
     except OSError:
         return ""
-    return sha256_json([said, [asdict(box) for box in view.boxes]])[:_DIGITS]
+    return sha256_json([view.view_id, said, [asdict(box) for box in view.boxes]])[:_DIGITS]
 
 
 class Partial:

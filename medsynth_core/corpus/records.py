@@ -84,6 +84,8 @@ class View:
         manufacturer: of the machine, where it is known.
         pixel_spacing_mm: size of the file's pixels at the detector, where it is known.
         boxes: where findings were seen.
+        named: what an error message calls it, "" where that is ``source``; never written down, for a file's name may
+            be a patient's.
         files: what pixels and mask are read from, where they are read from files.
     """
 
@@ -96,6 +98,7 @@ class View:
     manufacturer: str | None = None
     pixel_spacing_mm: float | None = None
     boxes: tuple[Box, ...] = ()
+    named: str = ""
     files: tuple[Path, ...] = ()
 
     @property
@@ -163,11 +166,16 @@ class Recognised:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row or an image that a reader had to skip."""
+    """A row or an image that a reader had to skip.
+
+    Attributes:
+        named: as ``View``'s.
+    """
 
     source: str
     row: int | None
     reason: str
+    named: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ class CorpusConfig(Section):
     UTF-16 or Windows-1252 with commas, tabs, semicolons or bars, which may be compressed."""
     images: str | None = None
     """Folder of the image files; null looks beside the table and in its images/ folder."""
+    reports: str | None = None
+    """``corpus.kind: dicom`` only: a table of reports or findings, corpus.columns.study being Study Instance UIDs; null
+    reads structured reports that lie among the images."""
     columns: ColumnsConfig = ColumnsConfig()
     labels: LabelRule = "text"
     """What says which findings a study shows, where it has a report and findings that somebody assigned: text, the

@@ -245,11 +245,11 @@ class _Writer:
 
     def _add_view(self, study: Study, view: View, kept: object, film: Film, split: str) -> bool:
         self.seen += 1 if view.load_mask is None else 2
-        self.bad += [BadRow(view.source, None, problem) for problem in film.problems]
+        self.bad += [BadRow(view.source, None, problem, view.named) for problem in film.problems]
         if film.image is None:
             return False
         if view.view_id in self._view_ids:
-            self.bad.append(BadRow(view.source, None, "image is there twice"))
+            self.bad.append(BadRow(view.source, None, "image is there twice", view.named))
             return False
         self._view_ids.add(view.view_id)
         self._chunk.append(film)
@@ -302,7 +302,7 @@ class _Writer:
         limit = self.params.corpus.max_bad_fraction
         if self.bad and len(self.bad) > limit * self.seen:
             first = self.bad[0]
-            where = first.source if first.row is None else f"{first.source} row {first.row}"
+            where = first.named or (first.source if first.row is None else f"{first.source} row {first.row}")
             raise InputError(
                 f"{where}: {first.reason}; {len(self.bad)} of {self.seen} rows, images and masks are unreadable, "
                 f"more than corpus.max_bad_fraction={limit}: repair them or raise it"

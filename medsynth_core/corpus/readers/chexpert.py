@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
 from medsynth_core.corpus.labels import age_of, labelled, sex_of
+from medsynth_core.corpus.on_disk import image_place
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table
@@ -78,7 +79,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     parts = [(part, path) for part in _PARTS if (path := nearest_file(folder, files, part.pattern)) is not None]
     if not parts:
         raise InputError(f"{folder}: no train.csv, valid.csv or test_labels.csv; CheXpert has them beside its images")
-    images = image_root(folder, config)
+    images = image_place(folder, config.images)
     films = films_of(files if images == folder else files_below(images, DEPTH))
     tables = [(part, keyed(_with_facts(_opened(part, path), folder, files), "Path")) for part, path in parts]
     if not films:
@@ -111,20 +112,6 @@ def recognise(place: Path) -> Recognised | None:
         (found if (said := sampled(paths, place, files)).startswith("films") else missing).append(said)
     missing += [f"{part.split}: no table" for part in _PARTS if part not in [each for each, _ in tables]]
     return Recognised("CheXpert v1.0", {"kind": "chexpert", "path": str(place)}, tuple(found), tuple(missing))
-
-
-def image_root(folder: Path, config: CorpusConfig) -> Path:
-    """Returns the folder of the films: ``corpus.images``, else the archive's.
-
-    Raises:
-        InputError: ``corpus.images`` is no folder.
-    """
-    if config.images is None:
-        return folder
-    images = Path(config.images).expanduser()
-    if not images.is_dir():
-        raise InputError(f"{images}: corpus.images is not a folder")
-    return images
 
 
 def film_key(path: str) -> str | None:

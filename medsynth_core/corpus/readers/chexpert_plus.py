@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
 from medsynth_core.corpus.labels import labelled, sex_of, split_named, splits_in
+from medsynth_core.corpus.on_disk import image_place
 from medsynth_core.corpus.readers.chexpert import (
     DEPTH,
     LABELS,
@@ -32,7 +33,6 @@ from medsynth_core.corpus.readers.chexpert import (
     age_said,
     film_key,
     films_of,
-    image_root,
     keyed,
     projection_said,
     sampled,
@@ -89,7 +89,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     if path is None:
         raise InputError(f"{folder}: no df_chexpert_plus_240401.csv; CheXpert Plus's reports are in it")
     table = keyed(open_table(path, _COLUMNS), "path_to_image")
-    images = image_root(folder, config)
+    images = image_place(folder, config.images)
     films = films_of(files if images == folder else files_below(images, DEPTH))
     keys = {key for key in table.column("film") if key}
     check_join(path, "films", keys, films.keys(), f"folder {images}")

@@ -24,7 +24,8 @@ from pathlib import Path
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
 from medsynth_core.corpus.dicom import read_header
 from medsynth_core.corpus.labels import age_of, labelled, sex_of, split_named
-from medsynth_core.corpus.readers.chexpert import LABELS, image_root
+from medsynth_core.corpus.on_disk import image_place
+from medsynth_core.corpus.readers.chexpert import LABELS
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import LeftOut, read_sections
 from medsynth_core.corpus.settings import CorpusConfig
@@ -121,7 +122,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     """
     folder = archive_folder(config.path, "mimic-cxr")
     files = list(files_below(folder, _DEPTH))
-    archive = _Archive(folder, image_root(folder, config))
+    archive = _Archive(folder, image_place(folder, config.images))
     archive.zip = _opened_zip(folder, files)
     found = _on_disk(archive, files)
     _open_tables(archive, files, found)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from medsynth_core.corpus.files import image_folder
 from medsynth_core.corpus.files import missing as missing_image
 from medsynth_core.corpus.guess import filled, guess_columns
-from medsynth_core.corpus.labels import age_of, labelled, listed, sex_of, split_named, splits_in
-from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
-from medsynth_core.corpus.sections import read_sections
+from medsynth_core.corpus.labels import splits_in
+from medsynth_core.corpus.records import Recognised, Source, View
+from medsynth_core.corpus.rows import LOOKED_AT, check_patients, check_text, image_of, named_columns, studies_of
 from medsynth_core.corpus.settings import CorpusConfig
-from medsynth_core.corpus.tables import Table, header, open_table, patient_column
+from medsynth_core.corpus.tables import Table, header, open_table
 from medsynth_core.corpus.views import file_view
 from medsynth_core.errors import InputError
 
-Row = tuple[int, dict[str, str]]
-
-_LOOKED_AT = 200
-"""Rows by which a column is known to hold something else than reports."""
-_MOST = 0.9
 _ENDING = re.compile(r"\.(csv|tsv|txt|parquet|pq)(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
 
 
@@ -35,20 +30,12 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     columns = config.columns
     if not (columns.text or columns.findings or columns.labels):
         raise InputError(f"{path}: set corpus.columns.text, corpus.columns.findings or corpus.columns.labels")
-    named = [
-        columns.text, columns.image, columns.study, columns.patient, columns.view, columns.impression, columns.mask,
-        columns.findings, *columns.labels, columns.sex, columns.age, columns.race, columns.split,
-    ]  # fmt: skip
-    table = open_table(path, [name for name in named if name])
-    if columns.patient is None and (patients := patient_column(header(path))) is not None:
-        raise InputError(
-            f"{path}: column {patients!r} seems to hold patients, whose films mustn't be on both sides of a split; set "
-            f"corpus.columns.patient={patients}, or to the study's column where each study is of another patient"
-        )
+    table = open_table(path, named_columns(columns))
+    check_patients(path, header(path), columns)
     for name in filter(None, (columns.study, columns.patient)):
         table = table.whole(name)
     if columns.text:
-        _check_text(table, columns.text)
+        check_text(table, columns.text)
     named_images = [name for name in table.column(columns.image) if name] if columns.image else []
     images = image_folder([path.parent, path.parent / "images"], config.images, named_images)
     if images is None and named_images:
@@ -60,7 +47,8 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     table = table.head(config.max_studies)
     splits = splits_in(table.column(columns.split)) if columns.split else frozenset[str]()
     total = len(table) + len(table.bad)
-    return Source(_studies(table, images, config), total, "as the source's terms say", splits)
+    studies = studies_of(table, config, partial(_view, images, config))
+    return Source(studies, total, "as the source's terms say", splits)
 
 
 def recognise(place: Path) -> Recognised | None:
@@ -96,8 +84,8 @@ def _recognised(path: Path, table: Table) -> Recognised | None:
     else:
         names = [name for name in table.column(str(image)) if name]
         folder = image_folder(folders, None, names)
-        there = 0 if folder is None else sum(missing_image(folder, name) is None for name in names[:_LOOKED_AT])
-        said.append(f"{there} of {len(names[:_LOOKED_AT])} images that were looked for")
+        there = 0 if folder is None else sum(missing_image(folder, name) is None for name in names[:LOOKED_AT])
+        said.append(f"{there} of {len(names[:LOOKED_AT])} images that were looked for")
     if table.bad:
         missing.append(f"{len(table.bad)} rows have more or fewer cells than the header")
     settings: dict[str, object] = {"kind": "table", "path": str(path)}
@@ -107,123 +95,11 @@ def _recognised(path: Path, table: Table) -> Recognised | None:
     return Recognised(f"a table of {len(table)} rows", settings, tuple(said), tuple(missing), rank=9)
 
 
-def _check_text(table: Table, column: str) -> None:
-    """Raises InputError for a column of numbers or of files, which would be read as reports of normal chests."""
-    cells = [cell for cell in table.head(_LOOKED_AT).column(column) if cell]
-    if len(cells) < 2:
-        return
-    if sum(_is_number(cell) for cell in cells) > _MOST * len(cells):
-        raise InputError(
-            f"{table.path}: column {column!r} holds numbers, not reports; set corpus.columns.text to the reports' "
-            f"column, or to null and corpus.columns.labels to the findings'"
-        )
-    if sum(cell.lower().endswith((".txt", ".rtf", ".xml")) and " " not in cell for cell in cells) > _MOST * len(cells):
-        raise InputError(
-            f"{table.path}: column {column!r} holds paths of files, not reports; put the reports' texts into it "
-            f"(corpus.kind=mimic-cxr reads MIMIC's own tree)"
-        )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _studies(table: Table, images: Path | None, config: CorpusConfig) -> Iterator[Study | BadRow]:
-    yield from table.bad
-    owners: dict[str, int] = {}
-    for rows in table.groups(config.columns.study):
-        kept: list[Row] = []
-        for number, row in rows:
-            problem = _problem(row, kept, owners, config)
-            if problem:
-                yield BadRow(str(table.path), number, problem)
-            elif problem is None:
-                kept.append((number, row))
-        if kept:
-            for _, row in kept:
-                owners[_image(row, config)] = kept[0][0]
-            yield _study(kept, images, config, table.path)
-
-
-def _problem(row: dict[str, str], kept: Sequence[Row], owners: dict[str, int], config: CorpusConfig) -> str | None:
-    """Returns what is wrong with a row beside those that are kept of its study; None when nothing is, "" when it says
-    what another one has said."""
+def _view(images: Path | None, config: CorpusConfig, row: dict[str, str]) -> View | None:
     columns = config.columns
-    for name, what in ((columns.study, "study"), (columns.patient, "patient")):
-        if name and not row[name]:
-            return f"no {what} in column {name!r}"
-    image = _image(row, config)
-    if image and image in owners:
-        return f"its image is another study's, too (row {owners[image]})"
-    if not kept:
+    image = image_of(row, config)
+    if images is None or not image:
         return None
-    first_number, first = kept[0]
-    same = {
-        "patient": [columns.patient],
-        "report": [columns.text, columns.impression],
-        "findings": [columns.findings, *columns.labels],
-        "sex": [columns.sex],
-        "age": [columns.age],
-        "split": [columns.split],
-    }
-    for what, names in same.items():
-        if any(name and row[name] != first[name] for name in names):
-            return f"another {what} than row {first_number}, which is of the same study"
-    return "" if any(image == _image(other, config) for _, other in kept) else None
-
-
-def _image(row: dict[str, str], config: CorpusConfig) -> str:
-    return row[config.columns.image] if config.columns.image else ""
-
-
-def _study(rows: Sequence[Row], images: Path | None, config: CorpusConfig, path: Path) -> Study | BadRow:
-    columns = config.columns
-    number, first = rows[0]
-    findings, impression, left_out = read_sections(first[columns.text]) if columns.text else ("", "", ())
-    if columns.impression:
-        impression = first[columns.impression].strip()
-    given, unread = _given(first, config)
-    if unread:
-        return BadRow(str(path), number, unread)
-    if not (findings or impression or given):
-        if not columns.text:
-            return BadRow(str(path), number, "no findings are given")
-        only = f" but {' and '.join({part.reason: 0 for part in left_out})}" if left_out else ""
-        return BadRow(str(path), number, f"no text in column {columns.text!r}{only}")
-    views: list[View] = []
-    for _, row in rows:
-        if images is not None and (image := _image(row, config)):
-            projection = row[columns.view] if columns.view else ""
-            mask = row[columns.mask] if columns.mask else ""
-            views.append(file_view(images, image, config, projection=projection, mask=mask))
-    study = first[columns.study] if columns.study else f"row-{number - 2:06d}"
-    return Study(
-        study,
-        first[columns.patient] if columns.patient else study,
-        findings,
-        impression,
-        tuple(views),
-        given,
-        sex=sex_of(first[columns.sex]) if columns.sex else None,
-        age=age_of(first[columns.age]) if columns.age else None,
-        race=first[columns.race] or None if columns.race else None,
-        split=split_named(first[columns.split]) if columns.split else None,
-        left_out=left_out,
-    )
-
-
-def _given(row: dict[str, str], config: CorpusConfig) -> tuple[tuple[Given, ...], str | None]:
-    """Returns the findings that a row gives, and what can't be read of it."""
-    columns = config.columns
-    given = list(listed(row[columns.findings], columns.origin)) if columns.findings else []
-    for column in columns.labels:
-        try:
-            label = labelled(column, row[column], columns.origin)
-        except ValueError as error:
-            return (), str(error)
-        given += [] if label is None else [label]
-    return tuple(given), None
+    projection = row[columns.view] if columns.view else ""
+    mask = row[columns.mask] if columns.mask else ""
+    return file_view(images, image, config, projection=projection, mask=mask)
