@@ -46,7 +46,7 @@ def run_task(name: str, root: str, config: Config, resume: bool = False) -> dict
     """Runs the task of a stage and returns the stage's report.
 
     Args:
-        resume: a training goes on from what the last one of the model left.
+        resume: a training goes on from what the last one of the model left; what can be brought up to date always is.
     """
     return stage_task(find_stage(name))(root, config, resume)
 
@@ -59,7 +59,7 @@ def _run(name: str, root: str, config: Config, resume: bool) -> dict[str, Any]:
         log.info("%s: up to date, skipped", name)
         return last_report(name, workspace)
     with shown(root, name, log) as progress:
-        report = run_stage(name, config, workspace, progress, resume)
+        report = run_stage(name, config, workspace, progress, resume or find_stage(name).updates)
     table = [{"what": key, "value": str(value)} for key, value in flat(report).items()]
     show_table(root, f"report-{name}", table, f"what stage {name} reports")
     log.info("%s: %s", name, ", ".join(f"{k} {v}" for k, v in report.items() if not isinstance(v, dict | list)))

@@ -54,7 +54,8 @@ class Stage:
         metrics: files of figures.
         plots: files of points, each with DVC's settings of its plot.
         store: whether it reads or writes the store; then another store makes its output stale.
-        updates: whether it can bring its output up to date with what has come to its source.
+        updates: whether it can bring its output up to date with what has come to its source, whose tables then decide
+            whether it is.
         trains: whether it is a training, whose key names its checkpoints.
         models: whether it uses trained models, be they the workspace's own or given by ``models.path``.
         calls: whether it asks servers in other ways than through its store; they may fail for a while.
@@ -408,11 +409,22 @@ def _paths(name: str, config: Config, root: Path) -> Paths:
 
 
 def _outside(stage: Stage, config: Config) -> dict[str, Any]:
-    """Returns the parameters that others obey for the stage: who opens its store and finds its models."""
+    """Returns the parameters that others obey for the stage, who opens its store and finds its models; and the state of
+    the tables that it reads."""
     return {
         **({"models.path": config.models.path} if stage.models else {}),
+        **({"tables": _tables(config.corpus.path)} if stage.updates else {}),
         **({"store": config.store.model_dump(mode="json")} if stage.store else {}),
     }
+
+
+def _tables(path: str | None) -> list[tuple[str, int, int]]:
+    """Returns name, size and time of change of a corpus' tables: a file, or the files at the top of a folder."""
+    if path is None:
+        return []
+    place = Path(path).expanduser()
+    files = sorted(each for each in place.glob("*") if each.is_file()) if place.is_dir() else [place]
+    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists()]
 
 
 def _outputs(stage: Stage, paths: Paths) -> list[str]:

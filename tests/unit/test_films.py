@@ -20,7 +20,7 @@ from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
 from medsynth_core.workspace.params import parse_config
-from medsynth_core.workspace.stages import perform
+from medsynth_core.workspace.stages import is_fresh, perform, run_stage
 from medsynth_core.workspace.tree import Config
 
 FILM = phantom_study(0, 3, 96).views[0].load()
@@ -293,3 +293,14 @@ def test_another_size_takes_nothing_over(tmp_path: Path) -> None:
     assert perform("corpus", config, tmp_path / "w", silent, resume=True).taken_over == 0
     about = json.loads((tmp_path / "w" / "data" / "corpus" / "corpus.json").read_text())
     assert about["image_size"] == Corpus.open(tmp_path / "w" / "data" / "corpus").image_size == 64
+
+
+def test_a_changed_table_makes_a_corpus_stale(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    config = films_of(tmp_path, 26)
+    run_stage("corpus", config, root, silent)
+    assert is_fresh("corpus", config, root)
+    films_of_again(tmp_path)
+    assert not is_fresh("corpus", config, root)
+    assert run_stage("corpus", config, root, silent, resume=True)["taken_over"] == 26
+    assert is_fresh("corpus", config, root)
