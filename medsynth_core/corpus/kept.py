@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,16 +27,21 @@ _IDENTITY = "identity.json"
 _FORM = 1
 """Raised when the same file would become another film."""
 _DIGITS = 24
-_JOURNAL = pa.schema([("fingerprint", pa.string()), ("boxes", pa.string())])
+_JOURNAL = pa.schema(
+    [("fingerprint", pa.string()), ("boxes", pa.string()), ("trimmed", pa.bool_()), ("inverted", pa.bool_())]
+)
+"""``inverted``: whether the chunk has the film the other way round than its file."""
 
 
 @dataclass(frozen=True)
 class KeptFilm:
-    """Where a film is kept: a folder of chunks, a row, and its boxes as JSON."""
+    """Where a film is kept: a folder of chunks, a row, and what its journal says."""
 
     folder: Path
     row: int
     boxes: str
+    trimmed: bool
+    inverted: bool
 
     def film(self) -> Film:
         """Returns the film."""
@@ -48,7 +53,7 @@ class KeptFilm:
         mask = np.load(masks, mmap_mode="r")[place].copy() if masks.exists() else None
         if mask is not None and mask[0, 0] == UNMASKED:
             mask = None
-        return Film(image, mask, tuple(json.loads(self.boxes)))
+        return Film(255 - image if self.inverted else image, mask, tuple(json.loads(self.boxes)), (), self.trimmed)
 
 
 class Kept:
@@ -60,11 +65,11 @@ class Kept:
     def __len__(self) -> int:
         return len(self._films)
 
-    def add(self, folder: Path, first: int, fingerprints: list[str], boxes: list[str]) -> None:
+    def add(self, folder: Path, first: int, journal: pa.Table) -> None:
         """Adds films from row ``first`` of a folder on; those without a fingerprint are left out."""
-        for place, (fingerprint, each) in enumerate(zip(fingerprints, boxes, strict=True)):
-            if fingerprint:
-                self._films[fingerprint] = KeptFilm(folder, first + place, each)
+        for row, film in enumerate(journal.to_pylist(), start=first):
+            if name := film.pop("fingerprint"):
+                self._films[name] = KeptFilm(folder, row, **film)
 
     def find(self, view: View) -> KeptFilm | None:
         """Returns what is kept of a view."""
@@ -94,9 +99,9 @@ class Partial:
         run: where chunks are written.
     """
 
-    def __init__(self, folder: Path, image_size: int, complete: Path | None) -> None:
+    def __init__(self, folder: Path, image_size: int, trim: bool, complete: Path | None) -> None:
         self._folder = folder
-        identity = {"form": _FORM, "image_size": image_size}
+        identity = {"form": _FORM, "image_size": image_size, "trim": trim}
         if folder.exists() and _read_json(folder / _IDENTITY) != identity:
             shutil.rmtree(folder)
         earlier = sorted(folder.glob("run-*"))
@@ -111,16 +116,16 @@ class Partial:
         for place in (folder, self.run):
             write_bytes_atomically(place / _IDENTITY, (json.dumps(identity) + "\n").encode())
 
-    def note(self, number: int, fingerprints: list[str], boxes: list[str]) -> None:
-        """Notes that a chunk is whole."""
+    def note(self, number: int, films: list[dict[str, Any]]) -> None:
+        """Notes that a chunk is whole, with what is in its journal of each film."""
         path = _journal(self.run, number)
         unfinished = path.with_suffix(".new")
-        pq.write_table(pa.table({"fingerprint": fingerprints, "boxes": boxes}, schema=_JOURNAL), unfinished)
+        pq.write_table(pa.Table.from_pylist(films, schema=_JOURNAL), unfinished)
         unfinished.replace(path)
 
     def move_to(self, folder: Path) -> None:
         """Puts the chunks of this run into another folder; here they stay as well, until ``drop``."""
-        for path in sorted(self.run.iterdir()):
+        for path in sorted((*self.run.glob("*.npy"), *self.run.glob("*.parquet"), self.run / _IDENTITY)):
             try:
                 (folder / path.name).hardlink_to(path)
             except OSError:  # another file system, or one without links
@@ -132,7 +137,7 @@ class Partial:
 
 
 @contextmanager
-def partial(folder: Path, image_size: int, complete: Path | None) -> Iterator[Partial]:
+def partial(folder: Path, image_size: int, trim: bool, complete: Path | None) -> Iterator[Partial]:
     """Yields the corpus in the making; it is dropped when the block ends without an error.
 
     Args:
@@ -142,9 +147,25 @@ def partial(folder: Path, image_size: int, complete: Path | None) -> Iterator[Pa
         DiskError: the disk is full.
     """
     with full_disk(folder):
-        making = Partial(folder, image_size, complete)
+        making = Partial(folder, image_size, trim, complete)
         yield making
         making.drop()
+
+
+def mend(folder: Path, rows: Collection[int]) -> None:
+    """Inverts some films of a corpus that isn't published yet; their journals say so."""
+    for number in sorted({row // IMAGES_PER_CHUNK for row in rows}):
+        places = [row % IMAGES_PER_CHUNK for row in rows if row // IMAGES_PER_CHUNK == number]
+        path, journal = image_chunk(folder, number), _journal(folder, number)
+        images = np.load(path)
+        images[places] = 255 - images[places]
+        films = pq.read_table(journal).to_pylist()
+        for place in places:
+            films[place]["inverted"] = True
+        path.unlink()  # it may be a link
+        np.save(path, images, allow_pickle=False)
+        journal.unlink()
+        pq.write_table(pa.Table.from_pylist(films, schema=_JOURNAL), journal)
 
 
 def _journal(run: Path, number: int) -> Path:
@@ -157,7 +178,7 @@ def _add_journals(kept: Kept, run: Path) -> None:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid):
             return
-        kept.add(run, number * IMAGES_PER_CHUNK, table["fingerprint"].to_pylist(), table["boxes"].to_pylist())
+        kept.add(run, number * IMAGES_PER_CHUNK, table)
 
 
 def _read_json(path: Path) -> Any:

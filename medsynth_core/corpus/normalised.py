@@ -54,9 +54,12 @@ VIEWS_SCHEMA = pa.schema(
         ("projection", pa.string()),
         ("manufacturer", pa.string()),
         ("pixel_spacing_mm", pa.float32()),
+        ("mended", pa.string()),
+        ("suspect", pa.string()),
     ]
 )
-"""``view`` is frontal, lateral or unknown; ``projection`` tells PA, AP and AP supine apart where the source does."""
+"""``view`` is frontal, lateral or unknown; ``projection`` tells PA, AP and AP supine apart where the source does.
+``mended``: what was (inverted, borders), ``suspect``: what seems wrong and was left as it is; null where nothing is."""
 GIVEN_SCHEMA = pa.schema(
     [("study_id", pa.string()), ("name", pa.string()), ("status", pa.string()), ("origin", pa.string())]
 )
@@ -80,6 +83,7 @@ class Corpus:
 
     Attributes:
         image_size: side of its square images in pixels.
+        n_images: images of its chunks, views or not.
         n_masks: images that have one.
         n_left_out: reports of which a part isn't read, by the reason.
 
@@ -88,6 +92,7 @@ class Corpus:
 
     folder: Path
     image_size: int
+    n_images: int
     n_masks: int
     n_left_out: Mapping[str, int]
 
@@ -105,7 +110,8 @@ class Corpus:
             raise InputError(f"{folder}: no corpus there; run `medsynth corpus` first") from error
         except ValueError as error:
             raise InputError(f"{path}: no JSON; {_AGAIN}") from error
-        return cls(folder, about["image_size"], about["masks"], about.get("left_out", {}))
+        n_images = about["images"] if "images" in about else _n_rows(folder / "views.parquet")
+        return cls(folder, about["image_size"], n_images, about["masks"], about.get("left_out", {}))
 
     def n_studies(self) -> int:
         """Returns the number of studies."""
@@ -190,7 +196,7 @@ class Corpus:
     @cached_property
     def _rows_a_chunk(self) -> list[int]:
         """How many images each chunk holds: all are full but the last."""
-        n = _n_rows(self.folder / "views.parquet")
+        n = self.n_images
         return [min(IMAGES_PER_CHUNK, n - first) for first in range(0, n, IMAGES_PER_CHUNK)]
 
     def _chunk(self, number: int) -> npt.NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from medsynth_core.corpus.images import resize_and_crop
 from medsynth_core.corpus.kept import KeptFilm
 from medsynth_core.corpus.normalised import MASK_SIDE
 from medsynth_core.corpus.records import BadRow, Box, ImageU8, MaskU8, Study, View
+from medsynth_core.corpus.suspects.borders import Borders, trimmed
 from medsynth_core.errors import InputError
 
 _VIEWS_A_BATCH = 16
@@ -29,12 +30,14 @@ class Film(NamedTuple):
         mask: uint8 [64, 64], None where there is none.
         boxes: of findings, with x0, y0, x1, y1 in 0..1 of the square; those outside it are left out.
         problems: why it, or its mask, can't be read.
+        trimmed: whether borders were trimmed.
     """
 
     image: ImageU8 | None
     mask: MaskU8 | None = None
     boxes: tuple[dict[str, Any], ...] = ()
     problems: tuple[str, ...] = ()
+    trimmed: bool = False
 
 
 class Item(NamedTuple):
@@ -45,10 +48,10 @@ class Item(NamedTuple):
     kept: tuple[KeptFilm | None, ...] = ()
 
 
-def read_films(items: Iterable[Item], size: int, processes: int) -> Iterator[tuple[Item, list[Film]]]:
-    """Yields items with their films, in order, a bounded number ahead."""
+def read_films(items: Iterable[Item], size: int, trim: bool, processes: int) -> Iterator[tuple[Item, list[Film]]]:
+    """Yields items with their films, in order, a bounded number ahead; without their borders if ``trim``."""
     parallel = joblib.Parallel(n_jobs=processes, return_as="generator", pre_dispatch=2 * processes)
-    batches = parallel(joblib.delayed(_read_batch)(batch, size) for batch in _batches(items))
+    batches = parallel(joblib.delayed(_read_batch)(batch, size, trim) for batch in _batches(items))
     return chain.from_iterable(batches)
 
 
@@ -65,48 +68,51 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _read_batch(batch: list[Item], size: int) -> list[tuple[Item, list[Film]]]:
+def _read_batch(batch: list[Item], size: int, trim: bool) -> list[tuple[Item, list[Film]]]:
     def films(item: Item) -> list[Film]:
         asked = zip(item.views, item.kept, strict=True)
-        return [kept.film() if kept else read_film(view, size) for view, kept in asked]
+        return [kept.film() if kept else read_film(view, size, trim) for view, kept in asked]
 
     return [(item, films(item)) for item in batch]
 
 
-def read_film(view: View, size: int) -> Film:
+def read_film(view: View, size: int, trim: bool) -> Film:
     """Returns the film of a view; one is kept whatever is wrong with its mask."""
     try:
         pixels = view.load()
     except InputError as error:
         return Film(None, problems=(_reason(error, view),))
-    height, width = pixels.shape
-    boxes = tuple(placed for box in view.boxes if (placed := _placed(box, height, width)) is not None)
-    image = resize_and_crop(pixels, size)
+    whole, off = pixels.shape, Borders()
+    if trim:
+        pixels, off = trimmed(pixels)
+    found = (_placed(box, off, pixels.shape) for box in view.boxes)
+    film = Film(resize_and_crop(pixels, size), None, tuple(box for box in found if box is not None), (), any(off))
     if view.load_mask is None:
-        return Film(image, None, boxes)
+        return film
     try:
-        mask = _mask(view.load_mask, height, width)
+        return film._replace(mask=_mask(view.load_mask, whole, off))
     except InputError as error:
-        return Film(image, None, boxes, (_reason(error, view),))
-    return Film(image, mask, boxes)
+        return film._replace(problems=(_reason(error, view),))
 
 
 def _reason(error: InputError, view: View) -> str:
     return str(error).removeprefix(f"{view.source}: ")
 
 
-def _mask(load: Callable[[], MaskU8], height: int, width: int) -> MaskU8:
+def _mask(load: Callable[[], MaskU8], shape: tuple[int, ...], off: Borders) -> MaskU8:
     mask = load()
-    if mask.shape != (height, width):
-        high, wide = mask.shape
+    (height, width), (high, wide) = shape, mask.shape
+    if mask.shape != shape:
         raise InputError(f"its mask has {wide}x{high} pixels, the image {width}x{height}")
+    mask = mask[off.top : height - off.bottom, off.left : width - off.right]
     return resize_and_crop(mask, MASK_SIDE, Image.Resampling.NEAREST)
 
 
-def _placed(box: Box, height: int, width: int) -> dict[str, Any] | None:
-    """Returns a box in the centre square, None when it is outside."""
+def _placed(box: Box, off: Borders, shape: tuple[int, ...]) -> dict[str, Any] | None:
+    """Returns a box in the centre square of a film without its borders, None when it is outside."""
+    height, width = shape
     side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top = off.left + (width - side) / 2, off.top + (height - side) / 2
     x0, x1 = np.clip((np.array([box.x, box.x + box.width]) - left) / side, 0, 1).tolist()
     y0, y1 = np.clip((np.array([box.y, box.y + box.height]) - top) / side, 0, 1).tolist()
     if x0 >= x1 or y0 >= y1:

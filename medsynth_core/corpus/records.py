@@ -187,9 +187,11 @@ class Source:
         total: how many rows it yields.
         licence: what the source's terms are, for the dataset card.
         splits: of train, val and test those that the source itself puts studies in.
+        drawn: whether the films are made as they are read, so that nothing can be wrong with them.
     """
 
     studies: Iterable[Study | BadRow]
     total: int
     licence: str
     splits: frozenset[str] = frozenset()
+    drawn: bool = False

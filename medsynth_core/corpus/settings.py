@@ -47,8 +47,8 @@ class ColumnsConfig(Section):
     impression: str | None = None
     """A second text column, when findings and impression are apart."""
     mask: str | None = None
-    """Path of a mask of the image's organs, relative like the image's; empty cells mean no mask. A mask has the image's
-    size, 8 bits a pixel: 0 none, 1 right lung, 2 left lung, 3 heart."""
+    """Path of a mask of the image's organs, relative to masks/ beside the table, or like the image's; empty cells mean
+    no mask. A mask has the image's size, 8 bits a pixel: 0 none, 1 right lung, 2 left lung, 3 heart."""
 
 
 class CorpusConfig(Section):
@@ -81,6 +81,10 @@ class CorpusConfig(Section):
     """Side of the square images in pixels: shorter side resized to it, centre cropped."""
     views: Literal["frontal", "all"] = "frontal"
     """Which projections the models learn from; an unknown projection counts as frontal."""
+    suspect: Literal["skip", "keep", "ignore"] = "skip"
+    """What becomes of films that seem faulty: turned, mirrored, not a frontal chest, blank, copies of another patient's
+    film. skip: they are left out; keep: they stay and are marked; ignore: nothing is looked for. Inverted films and
+    borders are mended but with ignore. Films smaller than 64 x 64 aren't looked at."""
     val_fraction: Fraction = 0.05
     """Share of patients held out for validation."""
     test_fraction: Fraction = 0.05

@@ -34,6 +34,8 @@ from medsynth_core.corpus.readers import open_corpus
 from medsynth_core.corpus.reading import Film, Item, read_films
 from medsynth_core.corpus.records import UNMASKED, BadRow, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig, CorpusParams
+from medsynth_core.corpus.suspects.looking import look
+from medsynth_core.corpus.suspects.looks import SIDE as SMALLEST
 from medsynth_core.errors import InputError
 from medsynth_core.progress import Progress
 from medsynth_core.storage.atomic import replace_directory
@@ -58,6 +60,7 @@ class CorpusReport:
         given: studies with findings that somebody assigned.
         boxes: places of findings.
         skipped: rows, images and masks that couldn't be read.
+        suspects: images that seem faulty, by what seems wrong and what became of them.
         taken_over: images that were taken over from before.
         left_out: reports of which a part isn't read, by the reason.
     """
@@ -71,6 +74,7 @@ class CorpusReport:
     given: int
     boxes: int
     skipped: int
+    suspects: dict[str, int]
     taken_over: int
     left_out: dict[str, int]
 
@@ -90,17 +94,20 @@ def run(params: CorpusParams, paths: Paths, progress: Progress, *, update: bool 
     source = open_corpus(params.corpus, params.seed)
     target = paths["corpus"]
     beside = target.with_name(f"{target.name}-partial")
-    with partial(beside, params.corpus.image_size, target if update else None) as making:
+    looks = params.corpus.suspect != "ignore" and params.corpus.image_size >= SMALLEST and not source.drawn
+    with partial(beside, params.corpus.image_size, looks, target if update else None) as making:
         with replace_directory(target) as folder:
             writer = _Writer(folder, making, params, source)
             items = (_item(row, params.corpus, making.kept) for row in source.studies)
             processes = processes_for(source.total, _ROWS_A_PROCESS)
-            for done, (item, films) in enumerate(read_films(items, params.corpus.image_size, processes), start=1):
+            for done, (item, films) in enumerate(
+                read_films(items, params.corpus.image_size, looks, processes), start=1
+            ):
                 writer.add(item, films)
                 if done % 200 == 0:
                     progress(done, source.total)
             progress(source.total, source.total)
-            report = writer.close()
+            report = writer.close(looks)
         return report
 
 
@@ -194,7 +201,7 @@ class _Writer:
 
     def __post_init__(self) -> None:
         self._chunk: list[Film] = []
-        self._journal: list[tuple[str, str]] = []
+        self._journal: list[dict[str, Any]] = []
         self._ids: set[str] = set()
         self._view_ids: set[str] = set()
         self._splits: dict[str, str] = {}
@@ -253,7 +260,14 @@ class _Writer:
             return False
         self._view_ids.add(view.view_id)
         self._chunk.append(film)
-        self._journal.append(("" if film.problems else fingerprint(view), json.dumps(film.boxes)))
+        self._journal.append(
+            {
+                "fingerprint": "" if film.problems else fingerprint(view),
+                "boxes": json.dumps(film.boxes),
+                "trimmed": film.trimmed,
+                "inverted": False,
+            }
+        )
         self._tables.add(
             "views",
             {
@@ -267,6 +281,7 @@ class _Writer:
                 "projection": view.projection,
                 "manufacturer": view.manufacturer,
                 "pixel_spacing_mm": view.pixel_spacing_mm,
+                "mended": "borders" if film.trimmed else None,
             },
         )
         self._tables.add("boxes", *({"row": self.rows, **box} for box in film.boxes))
@@ -291,11 +306,18 @@ class _Writer:
         if any(film.mask is not None for film in self._chunk):
             none = np.full((MASK_SIDE, MASK_SIDE), UNMASKED, dtype=np.uint8)
             np.save(mask_chunk(run, number), np.stack([none if f.mask is None else f.mask for f in self._chunk]))
-        self.making.note(number, *map(list, zip(*self._journal, strict=True)))
+        self.making.note(number, self._journal)
         self._chunk.clear()
         self._journal.clear()
 
-    def close(self) -> CorpusReport:
+    def _look(self) -> dict[str, int]:
+        """Returns what was found to be faulty, and counts the views that are left."""
+        found = look(self.folder, self.params.corpus.suspect == "skip", self.params.seed)
+        left = Counter(pq.read_table(self.folder / "views.parquet", columns=["split"])["split"].to_pylist())
+        self.views = {split: left[split] for split in SPLITS}
+        return found
+
+    def close(self, looks: bool) -> CorpusReport:
         self._flush_images()
         self._tables.close()
         self._truth.close()
@@ -320,6 +342,7 @@ class _Writer:
             writer.writerow(["source", "row", "reason"])
             writer.writerows((bad.source, bad.row, bad.reason) for bad in self.bad)
         self.making.move_to(self.folder)
+        suspects = self._look() if looks and self.rows else {}
         report = CorpusReport(
             self.params.corpus.kind,
             self.params.corpus.image_size,
@@ -330,10 +353,12 @@ class _Writer:
             self.given,
             self.boxes,
             len(self.bad),
+            suspects,
             self.taken_over,
             dict(sorted(self.left_out.items())),
         )
         about = {name: value for name, value in asdict(report).items() if name != "taken_over"}
+        about["images"] = self.rows
         about["positions"] = dict(sorted(self.positions.items()))
         about["unknown_projections"] = dict(sorted(self.called.items()))
         (self.folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")

@@ -41,6 +41,7 @@ def file_view(
     *,
     projection: str = "",
     mask: str = "",
+    masks: Path | None = None,
     boxes: tuple[Box, ...] = (),
     manufacturer: str | None = None,
     pixel_spacing_mm: float | None = None,
@@ -50,6 +51,7 @@ def file_view(
     Args:
         projection: the source's word.
         mask: file of its organs; "" when there is none.
+        masks: folder of the masks; None: the images'.
     """
     known = projection_of(projection)
     most, size = config.max_image_pixels, config.image_size
@@ -58,12 +60,12 @@ def file_view(
         projection=known,
         source=str(folder / name),
         load=partial(_load, partial(load_film, max_pixels=most, size=size, whole=bool(boxes or mask)), folder, name),
-        load_mask=partial(_load, partial(load_mask, max_pixels=most), folder, mask) if mask else None,
+        load_mask=partial(_load, partial(load_mask, max_pixels=most), masks or folder, mask) if mask else None,
         called=projection if known == "unknown" else "",
         manufacturer=manufacturer,
         pixel_spacing_mm=pixel_spacing_mm,
         boxes=boxes,
-        files=tuple(folder / each for each in (name, mask) if each),
+        files=(folder / name, *(((masks or folder) / mask,) if mask else ())),
     )
 
 

@@ -262,7 +262,7 @@ def test_a_missing_or_damaged_file_is_named(
 
     def read_all() -> None:
         corpus = Corpus.open(folder)
-        corpus.studies()
+        corpus.studies(), corpus.views()
         corpus.masks(LAST)
         corpus.images(np.array([5, *LAST]))
 

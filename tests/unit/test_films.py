@@ -250,7 +250,7 @@ def test_a_run_that_was_cut_off_goes_on_from_the_last_whole_chunk(
         assert len(list((root / "data" / "corpus-partial").glob("run-*"))) == kill + 1
     monkeypatch.setattr(Partial, "note", note)
     asked: list[str] = []
-    monkeypatch.setattr(reading, "read_film", lambda view, size: asked.append(view.view_id) or read(view, size))
+    monkeypatch.setattr(reading, "read_film", lambda view, *how: asked.append(view.view_id) or read(view, *how))
     report = perform("corpus", config, root, silent)
     assert (report.taken_over, len(asked)) == (16, 34), "two whole chunks, whatever was done since"
     assert contents(root / "data" / "corpus") == contents(tmp_path / "whole" / "data" / "corpus")
@@ -267,7 +267,7 @@ def test_an_update_reads_what_is_new_or_changed(tmp_path: Path, monkeypatch: pyt
     os.utime(tmp_path / "images" / "7.png", ns=(2, 2))
     asked: list[str] = []
     read = reading.read_film
-    monkeypatch.setattr(reading, "read_film", lambda view, size: asked.append(view.view_id) or read(view, size))
+    monkeypatch.setattr(reading, "read_film", lambda view, *how: asked.append(view.view_id) or read(view, *how))
     report = perform("corpus", films_of_again(tmp_path), tmp_path / "w", silent, resume=True)
     assert asked == ["26.png", "7.png"]
     assert report.taken_over == 25

@@ -47,7 +47,8 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     table = table.head(config.max_studies)
     splits = splits_in(table.column(columns.split)) if columns.split else frozenset[str]()
     total = len(table) + len(table.bad)
-    studies = studies_of(table, config, partial(_view, images, config))
+    masks = _mask_folder(path, images, table, config)
+    studies = studies_of(table, config, partial(_view, images, masks, config))
     return Source(studies, total, "as the source's terms say", splits)
 
 
@@ -95,11 +96,19 @@ def _recognised(path: Path, table: Table) -> Recognised | None:
     return Recognised(f"a table of {len(table)} rows", settings, tuple(said), tuple(missing), rank=9)
 
 
-def _view(images: Path | None, config: CorpusConfig, row: dict[str, str]) -> View | None:
+def _mask_folder(path: Path, images: Path | None, table: Table, config: CorpusConfig) -> Path | None:
+    """Returns the folder that masks are relative to: masks/ beside the table, else the images', else the table's."""
+    if config.columns.mask is None or images is None:
+        return None
+    names = [name for name in table.column(config.columns.mask) if name]
+    return image_folder([path.parent / "masks", images, path.parent], None, names) or images
+
+
+def _view(images: Path | None, masks: Path | None, config: CorpusConfig, row: dict[str, str]) -> View | None:
     columns = config.columns
     image = image_of(row, config)
     if images is None or not image:
         return None
     projection = row[columns.view] if columns.view else ""
     mask = row[columns.mask] if columns.mask else ""
-    return file_view(images, image, config, projection=projection, mask=mask)
+    return file_view(images, image, config, projection=projection, mask=mask, masks=masks)

@@ -1,0 +1,88 @@
+"""Films that show the same exposure as a film of another patient does."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from medsynth_core.corpus.records import ImageU8
+from medsynth_core.corpus.suspects import looks
+from medsynth_core.corpus.suspects.looks import CELLS, CHUNK, Field, Indices
+from medsynth_core.corpus.suspects.overlay import register, warp
+
+_LEAST_ALIKE, _ROUGHLY, _COPY = 0.7, 0.93, 0.68
+"""Least correlation of a copy: of coarse thumbnails as they are, of smooth ones once overlaid, of fine structure."""
+_NEAREST = 5
+
+
+def copies(thumbnails: ImageU8, groups: Indices) -> list[tuple[int, int, float]]:
+    """Returns the films that show the same exposure as another patient's, each with that film and how alike they are.
+
+    Coarse thumbnails give each film's nearest others; those are laid on each other by scaling and shifting, and then
+    their fine structure has to agree, which that of another exposure, even of the same patient, does not.
+
+    Args:
+        thumbnails: uint8 [N, 64, 64].
+        groups: the patient's number of each film, [N].
+    """
+    if len(thumbnails) < 2:
+        return []
+    films = looks.flattened(thumbnails, 8.0)
+    smooth = looks.softened(looks.softened(looks.pooled(films, 2)))
+    pairs = _alike_pairs(looks.pooled(films, 4), groups)
+    pairs, placed, alike = _overlaid(smooth, pairs, np.zeros((len(pairs), 4), dtype=np.float32), step=2)
+    rough = alike > _ROUGHLY
+    pairs, placed, _ = _overlaid(looks.softened(films), pairs[rough], placed[rough], step=2)
+    pairs, placed, alike = _overlaid(looks.flattened(thumbnails, 2.0), pairs, placed, step=1, rounds=0)
+    best: dict[int, tuple[float, int]] = {}
+    for (one, other), score in zip(pairs.tolist(), alike.tolist(), strict=True):
+        if score > _COPY:
+            best[one] = max(best.get(one, (0.0, -1)), (score, other))
+            best[other] = max(best.get(other, (0.0, -1)), (score, one))
+    return [(index, other, score) for index, (score, other) in sorted(best.items())]
+
+
+def _alike_pairs(coarse: Field, groups: Indices) -> Indices:
+    """Returns pairs of films of different patients whose coarse thumbnails [N, 16, 16] correlate, [P, 2]."""
+    rows = coarse.reshape(-1, CELLS**2)
+    rows = rows - rows.mean(1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6
+    count = min(_NEAREST, len(rows))
+    pairs: set[tuple[int, int]] = set()
+    for start in range(0, len(rows), CHUNK):
+        alike = rows[start : start + CHUNK] @ rows.T
+        alike[groups[start : start + CHUNK, None] == groups] = -1.0
+        nearest = np.argpartition(alike, -count, axis=1)[:, -count:]
+        for row, column in zip(*np.nonzero(np.take_along_axis(alike, nearest, 1) > _LEAST_ALIKE), strict=True):
+            one, other = start + int(row), int(nearest[row, column])
+            pairs.add((min(one, other), max(one, other)))
+    return np.array(sorted(pairs), dtype=np.intp).reshape(-1, 2)
+
+
+def _overlaid(
+    films: Field, pairs: Indices, placed: Field, step: int, rounds: int = 6
+) -> tuple[Indices, Field, npt.NDArray[np.float64]]:
+    """Returns the pairs [P, 2], the scales and shifts [P, 4] that overlay their films, and how those then correlate.
+
+    Args:
+        films: [N, n, n].
+        placed: where to start from; shifts are shares of the side.
+        step: only every ``step``-th pixel is compared.
+        rounds: of Gauss-Newton.
+    """
+    alike = np.zeros(len(pairs))
+    placed = placed.copy()
+    for start in range(0, len(pairs), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        fixed, moving = films[pairs[chunk, 0]], films[pairs[chunk, 1]]
+        placed[chunk] = register(fixed, moving, placed[chunk], step, rounds)
+        warped, inside = warp(moving, placed[chunk], step)
+        alike[chunk] = np.where(inside.mean((1, 2)) > 0.6, _correlation(fixed[:, ::step, ::step], warped, inside), 0.0)
+    return pairs, placed, alike
+
+
+def _correlation(a: Field, b: Field, inside: Field) -> Field:
+    """Returns the correlation [P] of films [P, n, n] where ``inside`` is 1."""
+    weight = inside / inside.sum((1, 2), keepdims=True).clip(1.0)
+    a, b = (film - (weight * film).sum((1, 2), keepdims=True) for film in (a, b))
+    return (weight * a * b).sum((1, 2)) / np.sqrt((weight * a * a).sum((1, 2)) * (weight * b * b).sum((1, 2)) + 1e-12)
