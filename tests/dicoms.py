@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib  # noqa: F401 - before gdcm, as in corpus/dicom_pixels.py
 from pathlib import Path
 from typing import Any
 

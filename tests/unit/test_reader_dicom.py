@@ -283,6 +283,7 @@ def identified(file: Dataset, study: str) -> Dataset:
     """A file that says in every place, also where it mustn't, whom and when it shows."""
     file.StudyInstanceUID, file.PatientID = f"{study}.{NUMBER}", f"{CANARY}-{NUMBER}"
     file.SOPInstanceUID = f"{generate_uid()[:40]}.{NUMBER}"
+    file.PresentationIntentType = file.PatientPosition = CANARY
     file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID
     for name in ("PatientName", "ReferringPhysicianName", "OperatorsName", "InstitutionName", "StationName",
                  "StudyDescription", "SeriesDescription", "ProtocolName", "PatientComments", "ImageComments",
@@ -315,6 +316,7 @@ def identified_tree(tmp_path: Path) -> Path:
     rewritten(Modality=CANARY)(inner / f"{CANARY}_{NUMBER}_5.dcm")
     path = inner / f"{CANARY}_{NUMBER}_6.dcm"
     path.write_bytes(path.read_bytes().replace(b"DS", b"Q?", 1))
+    rewritten(PhotometricInterpretation=f"{CANARY}")(inner / f"{CANARY}_{NUMBER}_7.dcm")
     (inner / f"{CANARY} link.dcm").symlink_to(inner / f"{CANARY} gone")
     (inner / f"{CANARY}.txt").write_text(CANARY)
     broken = identified(chest(9), "1.2.9")
@@ -326,6 +328,7 @@ def identified_tree(tmp_path: Path) -> Path:
         broken.add_new("WindowCenter", "LO", CANARY)
         broken.add_new("Modality", "CS", "dx")
         broken.add_new("EthnicGroup", "SH", "x" * 20)
+        broken.SeriesInstanceUID = broken.SOPClassUID = broken.PatientID = f"{CANARY} é"
         saved(inner / f"{CANARY}_9", broken)
     return folder
 

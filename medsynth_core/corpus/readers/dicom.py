@@ -27,7 +27,9 @@ import joblib
 
 from medsynth_core.cores import processes_for
 from medsynth_core.corpus.dicom import (
+    OTHER_MODALITIES,
     RADIOGRAPHS,
+    UNDECODED,
     Header,
     begins_as_dicom,
     files_of,
@@ -63,8 +65,6 @@ _POSITIONS = frozenset({"RLD", "LLD", "RLO", "LLO", "RPO", "LPO", "RAO", "LAO", 
 """Terms for a view that may be written down though they are no projection that is known."""
 _NAMES = frozenset({"names and dates", "signatures"})
 """What is left out of a report whose text isn't kept."""
-_MODALITIES = frozenset({"CT", "MR", "US", "MG", "NM", "PT", "XA", "PX", "IO", "ES", "XC", "OP", "SM", "BMD"})
-"""Modalities that are named where they are left out."""
 _SILENT = Sections("", "")
 _FILES_A_BATCH = 256
 _FILES_A_PROCESS = 4000
@@ -212,7 +212,7 @@ def _no_film(header: Header) -> str | None:
     if not header.has_picture:
         return "without a picture"
     if header.modality not in RADIOGRAPHS:
-        return f"of modality {header.modality}" if header.modality in _MODALITIES else "of another modality"
+        return f"of modality {header.modality}" if header.modality in OTHER_MODALITIES else "of another modality"
     return "of another part of the body" if header.body_part in _ELSEWHERE else None
 
 
@@ -312,13 +312,14 @@ def _view(file: _File, config: CorpusConfig) -> View:
 
 
 def _load(path: Path, number: int, max_pixels: int, size: int) -> Pixels:
-    """Returns a film; what is wrong with it is told without its path, which may be a name."""
+    """Returns a film; what is wrong with it is told without its path or a decoder's words, which may name somebody."""
     try:
         if not path.is_file():
             raise InputError("the file isn't there any more")
         return load_dicom(path, max_pixels, size)
     except InputError as error:
-        raise InputError(f"file {number}: {str(error).removeprefix(f'{path}: ')}") from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(f"file {number}: {UNDECODED if UNDECODED in reason else reason}") from None
 
 
 def _reported(files: Iterable[_File]) -> _Said:

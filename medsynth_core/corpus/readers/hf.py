@@ -184,7 +184,8 @@ def _placed(rows: Iterator[Study | BadRow], root: Path, tables: list[Table]) -> 
 def _shards(root: Path) -> list[Path]:
     """Returns the Parquet files that hold images, by their names."""
     files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
-    return [path for path in files if path.suffix == ".parquet" and path.name not in _METADATA and _has_images(path)]
+    shown = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    return [path for path in shown if path.suffix == ".parquet" and path.name not in _METADATA and _has_images(path)]
 
 
 def _has_images(path: Path) -> bool:
