@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import joblib
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from medsynth_core.cores import processes_for
 from medsynth_core.corpus.kept import mend
-from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, STUDIES_SCHEMA, VIEWS_SCHEMA, image_chunk
+from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, image_chunk
 from medsynth_core.corpus.records import ImageU8
 from medsynth_core.corpus.suspects.find import find_suspects
 from medsynth_core.corpus.suspects.looks import SIDE
@@ -32,6 +32,14 @@ _SHOWN = 12
 _MARGIN = 14
 
 
+class _Found(NamedTuple):
+    """A view that seems faulty: its place in the table, and what becomes of it."""
+
+    place: int
+    suspect: Suspect
+    verdict: Verdict
+
+
 def look(folder: Path, skip: bool, seed: int) -> dict[str, int]:
     """Looks at the films of a corpus that isn't published yet, mends and leaves out, and returns how many of what.
 
@@ -41,26 +49,28 @@ def look(folder: Path, skip: bool, seed: int) -> dict[str, int]:
     Args:
         skip: whether other films than inverted ones are left out; else they are marked.
     """
-    views = pq.read_table(folder / "views.parquet").to_pylist()
-    frontal = [view for view in views if view["view"] != "lateral"]
-    thumbnails = _thumbnails(folder, [view["row"] for view in frontal])
-    found = _suspects(thumbnails, [view["patient_id"] for view in frontal], seed)
-    verdicts = {place: (suspect, _verdict(suspect, skip)) for place, suspect in _clearest(found).items()}
-    for place, (suspect, verdict) in verdicts.items():
-        view = frontal[place]
+    views = pq.read_table(folder / "views.parquet")
+    places = [place for place, view in enumerate(views["view"].to_pylist()) if view != "lateral"]
+    rows, mended = views["row"].to_pylist(), views["mended"].to_pylist()
+    patients = views["patient_id"].to_pylist()
+    thumbnails = _thumbnails(folder, [rows[place] for place in places])
+    suspects = _suspects(thumbnails, [patients[place] for place in places], seed)
+    found = [_Found(places[each.index], each, _verdict(each, skip)) for each in _clearest(suspects)]
+    marks: list[str | None] = [None] * len(rows)
+    for place, suspect, verdict in found:
         if verdict == "mended":
-            view["mended"] = "inverted" if view["mended"] is None else f"{view['mended']}, inverted"
+            mended[place] = "inverted" if mended[place] is None else f"{mended[place]}, inverted"
         else:
-            view["suspect"] = _in_words(suspect)
-    mend(folder, [frontal[place]["row"] for place, (_, verdict) in verdicts.items() if verdict == "mended"])
-    gone = {frontal[place]["row"] for place, (_, verdict) in verdicts.items() if verdict == "left out"}
-    _write_views(folder, views, gone)
-    shown = [(frontal[place], suspect, verdict) for place, (suspect, verdict) in sorted(verdicts.items())]
-    _list(folder / "suspects.csv", shown)
-    if shown:
-        _draw(folder / "suspects.png", [(each, thumbnails[each[1].index]) for each in shown])
-    counts = Counter(f"{suspect.kind}, {verdict}" for suspect, verdict in verdicts.values())
-    counts["borders, mended"] = sum("borders" in (view["mended"] or "") for view in views)
+            marks[place] = _in_words(suspect)
+    mend(folder, [rows[place] for place, _, verdict in found if verdict == "mended"])
+    for name, cells in (("mended", mended), ("suspect", marks)):
+        views = views.set_column(views.schema.get_field_index(name), name, pa.array(cells, pa.string()))
+    _list(folder / "suspects.csv", views, found)
+    if found:
+        _draw(folder / "suspects.png", [(each, thumbnails[each.suspect.index]) for each in found])
+    _leave_out(folder, views, [place for place, _, verdict in found if verdict == "left out"])
+    counts = Counter(f"{suspect.kind}, {verdict}" for _, suspect, verdict in found)
+    counts["borders, mended"] = sum("borders" in (each or "") for each in mended)
     return {name: n for name, n in sorted(counts.items()) if n}
 
 
@@ -93,7 +103,7 @@ def _block(thumbnails: ImageU8, patients: Sequence[str], seed: int, start: int) 
     return [suspect.moved(start) for suspect in find_suspects(thumbnails, patients, seed)]
 
 
-def _clearest(suspects: Sequence[Suspect]) -> dict[int, Suspect]:
+def _clearest(suspects: Sequence[Suspect]) -> list[Suspect]:
     """Returns what counts of each film: that it is turned rather than inverted as well; no copy of a later film."""
     found: dict[int, Suspect] = {}
     for suspect in suspects:
@@ -102,7 +112,7 @@ def _clearest(suspects: Sequence[Suspect]) -> dict[int, Suspect]:
         other = found.get(suspect.index)
         if other is None or other.kind in {"inverted", "copy"}:
             found[suspect.index] = suspect
-    return found
+    return [found[index] for index in sorted(found)]
 
 
 def _verdict(suspect: Suspect, skip: bool) -> Verdict:
@@ -115,36 +125,31 @@ def _in_words(suspect: Suspect) -> str:
     return f"turned by {suspect.turned_by} degrees" if suspect.kind == "turned" else suspect.kind
 
 
-def _write_views(folder: Path, views: list[dict[str, Any]], gone: set[int]) -> None:
-    """Writes views without those that are gone, and studies with the views that they have left."""
-    less = Counter(view["study_id"] for view in views if view["row"] in gone)
-    kept = [view for view in views if view["row"] not in gone]
-    pq.write_table(pa.Table.from_pylist(kept, schema=VIEWS_SCHEMA), folder / "views.parquet")
-    if not less:
-        return
+def _leave_out(folder: Path, views: pa.Table, places: Sequence[int]) -> None:
+    """Writes the views but some, and studies with the views that they have left."""
+    gone = np.zeros(len(views), dtype=bool)
+    gone[list(places)] = True
+    less = Counter(views.filter(pa.array(gone))["study_id"].to_pylist())
+    pq.write_table(views.filter(pa.array(~gone)), folder / "views.parquet")
     studies = pq.read_table(folder / "studies.parquet")
-    n_views = [
-        n - less[study]
-        for study, n in zip(*(studies[name].to_pylist() for name in ("study_id", "n_views")), strict=True)
-    ]
-    place = STUDIES_SCHEMA.get_field_index("n_views")
-    pq.write_table(
-        studies.set_column(place, STUDIES_SCHEMA.field(place), pa.array(n_views, pa.int32())),
-        folder / "studies.parquet",
-    )
+    names, had = (studies[name].to_pylist() for name in ("study_id", "n_views"))
+    left = pa.array([n - less[study] for study, n in zip(names, had, strict=True)], pa.int32())
+    place = studies.schema.get_field_index("n_views")
+    pq.write_table(studies.set_column(place, studies.schema.field(place), left), folder / "studies.parquet")
 
 
-def _list(path: Path, shown: Sequence[tuple[dict[str, Any], Suspect, Verdict]]) -> None:
+def _list(path: Path, views: pa.Table, found: Sequence[_Found]) -> None:
+    said = views.select(["view_id", "study_id", "source"]).take(pa.array([each.place for each in found], pa.int64()))
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["view_id", "study_id", "source", "seems", "score", "is"])
         writer.writerows(
-            [view["view_id"], view["study_id"], view["source"], _in_words(suspect), f"{suspect.score:.3f}", verdict]
-            for view, suspect, verdict in shown
+            [*view.values(), _in_words(suspect), f"{suspect.score:.3f}", verdict]
+            for view, (_, suspect, verdict) in zip(said.to_pylist(), found, strict=True)
         )
 
 
-def _draw(path: Path, shown: Sequence[tuple[tuple[dict[str, Any], Suspect, Verdict], ImageU8]]) -> None:
+def _draw(path: Path, shown: Sequence[tuple[_Found, ImageU8]]) -> None:
     """Writes a sheet of films as they came, a line a kind, the clearest first."""
     kinds: dict[str, list[tuple[float, ImageU8]]] = {}
     for (_, suspect, verdict), film in shown:
