@@ -413,7 +413,7 @@ def _outside(stage: Stage, config: Config) -> dict[str, Any]:
     the tables that it reads."""
     return {
         **({"models.path": config.models.path} if stage.models else {}),
-        **({"tables": _tables(config.corpus.path)} if stage.updates else {}),
+        **({"tables": [*_tables(config.corpus.path), *_tables(config.corpus.reports)]} if stage.updates else {}),
         **({"store": config.store.model_dump(mode="json")} if stage.store else {}),
     }
 
