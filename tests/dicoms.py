@@ -18,6 +18,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from medsynth_core.corpus.phantom import phantom_study
+
 ROWS, COLUMNS = 64, 48
 Values = npt.NDArray[Any]
 
@@ -48,6 +50,13 @@ def film(values: Values, bits: int, **fields: Any) -> Dataset:
     for name, value in fields.items():
         setattr(file, name, value)
     return file
+
+
+def chest(index: int, **fields: Any) -> Dataset:
+    """A phantom's film of 12 bits."""
+    pixels = phantom_study(0, index, 64).views[0].load().astype(np.float64)
+    values = np.rint(pixels * 16).astype(np.uint16)
+    return film(values, 12, WindowCenter=2048, WindowWidth=4096, **fields)
 
 
 def saved(path: Path, file: Dataset, syntax: Any = ExplicitVRLittleEndian) -> Path:

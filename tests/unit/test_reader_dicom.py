@@ -25,14 +25,7 @@ from medsynth_core.progress import silent
 from medsynth_core.workspace.params import parse_config
 from medsynth_core.workspace.stages import perform
 from medsynth_core.workspace.tree import Config
-from tests.dicoms import compressed, directory, film, report, saved
-
-
-def chest(index: int, **fields: Any) -> Dataset:
-    """A phantom's film of 12 bits."""
-    pixels = phantom_study(0, index, 64).views[0].load().astype(np.float64)
-    values = np.rint(pixels * 16).astype(np.uint16)
-    return film(values, 12, WindowCenter=2048, WindowWidth=4096, **fields)
+from tests.dicoms import chest, compressed, directory, report, saved
 
 
 def config(folder: Path, **corpus: object) -> Config:

@@ -148,7 +148,7 @@ def recognise(place: Path) -> Recognised | None:
         *((f"{reports} structured reports",) if reports else ()),
     )
     missing = () if reports else ("no structured reports; corpus.reports may be a table of reports or findings",)
-    return Recognised("a tree of DICOM files", _settings(place), found, missing)
+    return Recognised("a tree of DICOM files", _settings(place), found, missing, rank=5)
 
 
 def _settings(place: Path) -> dict[str, object]:

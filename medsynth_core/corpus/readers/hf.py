@@ -102,12 +102,13 @@ def recognise(place: Path) -> Recognised | None:
             return None
         columns = {"text": next((name for name in _TEXTS if name in names), None)}
         found = (f"{len(metadata)} {metadata[0].name}", f"columns {', '.join(names[:20])}")
-        return Recognised("a Hugging Face image folder with metadata", {**settings, "columns": columns}, found)
+        return Recognised("a Hugging Face image folder with metadata", {**settings, "columns": columns}, found, rank=3)
     classes = Counter(label for name in _images(place) if (label := _class(Path(name))))
     if len(classes) < 2:
         return None
     shown = ", ".join(f"{n} {name}" for name, n in classes.most_common(10))
-    return Recognised("folders of images by class", settings, (shown,), ("reports; the classes are all that is known",))
+    missing = ("reports; the classes are all that is known",)
+    return Recognised("folders of images by class", settings, (shown,), missing, rank=10)
 
 
 def _recognised_shards(place: Path, shards: list[Path], settings: dict[str, object]) -> Recognised:
@@ -117,7 +118,7 @@ def _recognised_shards(place: Path, shards: list[Path], settings: dict[str, obje
     columns = {"text": text, "findings": None if text or not classes else classes[0]}
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     found = (f"{rows} rows in {len(shards)} shards", f"columns {', '.join(schema.names[:20])}")
-    return Recognised("Hugging Face Parquet with images", {**settings, "columns": columns}, found)
+    return Recognised("Hugging Face Parquet with images", {**settings, "columns": columns}, found, rank=3)
 
 
 def _folder(place: Path) -> Path:
