@@ -163,7 +163,7 @@ def test_a_reader_is_one_file(copy: Copy) -> None:
     reports.mkdir()
     for number in range(30):
         (reports / f"s{number}.txt").write_text("FINDINGS: A small left effusion." if number else "")
-    Image.fromarray(np.zeros((40, 40), dtype=np.uint8)).save(reports / "s1.png")
+    Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (40, 1))).save(reports / "s1.png")
     copy.set(corpus={"kind": "text-folder", "path": str(reports), "image_size": 32, "max_bad_fraction": 0.1})
     copy.medsynth("corpus")
     about = json.loads((copy.workspace / "data" / "corpus" / "corpus.json").read_text())
