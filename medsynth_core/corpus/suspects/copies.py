@@ -12,6 +12,7 @@ from medsynth_core.corpus.suspects.overlay import register, warp
 
 _LEAST_ALIKE, _ROUGHLY, _COPY = 0.7, 0.93, 0.68
 """Least correlation of a copy: of coarse thumbnails as they are, of smooth ones once overlaid, of fine structure."""
+_SLACK = 1e-3
 _NEAREST = 5
 
 
@@ -19,7 +20,8 @@ def copies(thumbnails: ImageU8, groups: Indices) -> list[tuple[int, int, float]]
     """Returns the films that show the same exposure as another patient's, each with that film and how alike they are.
 
     Coarse thumbnails give each film's nearest others; those are laid on each other by scaling and shifting, and then
-    their fine structure has to agree, which that of another exposure, even of the same patient, does not.
+    their fine structure has to agree, which that of another exposure, even of the same patient, does not. In a corpus
+    whose films are usually that much alike, as drawn ones are, a copy has to be as much more so.
 
     Args:
         thumbnails: uint8 [N, 64, 64].
@@ -36,10 +38,11 @@ def copies(thumbnails: ImageU8, groups: Indices) -> list[tuple[int, int, float]]
     pairs, placed, alike = _overlaid(looks.flattened(thumbnails, 2.0), pairs, placed, step=1, rounds=0)
     best: dict[int, tuple[float, int]] = {}
     for (one, other), score in zip(pairs.tolist(), alike.tolist(), strict=True):
-        if score > _COPY:
-            best[one] = max(best.get(one, (0.0, -1)), (score, other))
-            best[other] = max(best.get(other, (0.0, -1)), (score, one))
-    return [(index, other, score) for index, (score, other) in sorted(best.items())]
+        best[one] = max(best.get(one, (0.0, -1)), (score, other))
+        best[other] = max(best.get(other, (0.0, -1)), (score, one))
+    usual = np.median([best.get(index, (0.0, -1))[0] for index in range(len(thumbnails))])
+    least = 1 - (1 - _COPY) * (1 - usual) + _SLACK
+    return [(index, other, score) for index, (score, other) in sorted(best.items()) if score > least]
 
 
 def _alike_pairs(coarse: Field, groups: Indices) -> Indices:

@@ -160,7 +160,7 @@ def _typical(rows: Field, mirrored: Field) -> npt.NDArray[np.bool_]:
     trusted = np.ones(len(rows), dtype=bool)
     for _ in range(2):
         mean = alike[:, trusted].mean(1)
-        trusted = mean > np.median(mean)
+        trusted = mean >= np.median(mean)
     return trusted
 
 
