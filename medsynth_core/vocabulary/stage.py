@@ -151,12 +151,15 @@ def _warn_of_silent(counts: Counts, total: int, some_silent: Sequence[Row], page
     languages = ", ".join(f"{n} in {name}" for name, n in counts.silent.most_common() if name)
     log.warning(
         "vocabulary: %d of %d reports say nothing that is known%s; they count as films without a finding. They begin "
-        "%s. %s shows how some are read; corpus.columns.text may name the wrong column",
+        "%s. %s shows how some are read; %s",
         silent,
         total,
         f" ({languages})" if languages else "",
         "; ".join(map(repr, beginnings)),
         page,
+        "translate those of other languages, or go by given findings (corpus.labels=given)"
+        if languages
+        else "corpus.columns.text may name the wrong column",
     )
 
 

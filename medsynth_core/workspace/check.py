@@ -89,9 +89,12 @@ def _check_runner(config: Config, root: Path) -> None:
 
 
 def _check_corpus(config: Config, root: Path) -> None:
+    """Opens what will be read, once: of a large tree that takes a while. One that isn't there yet is opened when its
+    space is looked at, one that is fresh isn't read."""
     from medsynth_core.corpus.readers import open_corpus
 
-    open_corpus(config.corpus, config.seed)
+    if stages.workspace_paths(root)["corpus"].exists() and not stages.is_fresh("corpus", config, root):
+        open_corpus(config.corpus, config.seed)
 
 
 def _check_provider(config: Config, root: Path) -> None:
