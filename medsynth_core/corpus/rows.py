@@ -67,6 +67,7 @@ def _is_number(cell: str) -> bool:
 def studies_of(table: Table, config: CorpusConfig, view_of: ViewOf) -> Iterator[Study | BadRow]:
     """Yields the studies of a table with the columns that the settings name, and its rows that can't be of one."""
     yield from table.bad
+    shared = table.repeated(config.columns.image) if config.columns.image else frozenset[str]()
     owners: dict[str, int] = {}
     for rows in table.groups(config.columns.study):
         kept: list[Row] = []
@@ -77,8 +78,7 @@ def studies_of(table: Table, config: CorpusConfig, view_of: ViewOf) -> Iterator[
             elif problem is None:
                 kept.append((number, row))
         if kept:
-            for _, row in kept:
-                owners[image_of(row, config)] = kept[0][0]
+            owners.update({image: kept[0][0] for _, row in kept if (image := image_of(row, config)) in shared})
             yield _study(kept, view_of, config, table.path)
 
 

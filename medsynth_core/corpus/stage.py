@@ -43,7 +43,7 @@ from medsynth_core.storage.atomic import replace_directory
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "judge", "val", "test")
-_ROWS_A_FLUSH = 5000
+_ROWS_A_FLUSH = 1000
 _ROWS_A_PROCESS = 400
 """A further process is worth its start for this many rows more."""
 _SHOWN = 8

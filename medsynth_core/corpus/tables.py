@@ -70,6 +70,16 @@ class Table:
         cells: list[str] = self.data[name].to_pylist()
         return cells
 
+    def some(self, name: str, most: int = 2000) -> list[str]:
+        """Returns the first cells of a column that aren't empty."""
+        cells: list[str] = self.data[name].filter(pc.not_equal(self.data[name], "")).slice(0, most).to_pylist()
+        return cells
+
+    def repeated(self, name: str) -> frozenset[str]:
+        """Returns what several cells of a column hold."""
+        counts = pc.value_counts(self.data[name].combine_chunks())
+        return frozenset(counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist())
+
     def head(self, n: int | None) -> Table:
         """Returns the first ``n`` rows, all when None."""
         if n is None or n >= len(self):
@@ -84,7 +94,7 @@ class Table:
         """Returns a row's cells by column."""
         return {name: self.data[name][index].as_py() for name in self.columns}
 
-    def rows(self, batch: int = 5000) -> Iterator[tuple[int, dict[str, str]]]:
+    def rows(self, batch: int = 500) -> Iterator[tuple[int, dict[str, str]]]:
         """Yields each row's number in the file and its cells."""
         start = 0
         for part in self.data.to_batches(batch):
@@ -274,8 +284,8 @@ def _read_text(path: Path, wanted: list[str], optional: list[str]) -> Table:
             raise
         data = read("cp1252")
         log.info("%s: not in UTF-8; it is read as Windows-1252", path)
-    skipped = {row.row for row in bad}
-    numbers = np.array([n for n in range(2, 2 + data.num_rows + len(bad)) if n not in skipped], dtype=np.int64)
+    every = np.arange(2, 2 + data.num_rows + len(bad), dtype=np.int64)
+    numbers = every[~np.isin(every, [row.row or 0 for row in bad])]
     return Table(path, _plain(data), numbers, bad)
 
 

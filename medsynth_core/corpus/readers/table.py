@@ -36,7 +36,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
         table = table.whole(name)
     if columns.text:
         check_text(table, columns.text)
-    named_images = [name for name in table.column(columns.image) if name] if columns.image else []
+    named_images = table.some(columns.image) if columns.image else []
     images = image_folder([path.parent, path.parent / "images"], config.images, named_images)
     if images is None and named_images:
         raise InputError(
@@ -100,8 +100,7 @@ def _mask_folder(path: Path, images: Path | None, table: Table, config: CorpusCo
     """Returns the folder that masks are relative to: masks/ beside the table, else the images', else the table's."""
     if config.columns.mask is None or images is None:
         return None
-    names = [name for name in table.column(config.columns.mask) if name]
-    return image_folder([path.parent / "masks", images, path.parent], None, names) or images
+    return image_folder([path.parent / "masks", images, path.parent], None, table.some(config.columns.mask)) or images
 
 
 def _view(images: Path | None, masks: Path | None, config: CorpusConfig, row: dict[str, str]) -> View | None:
