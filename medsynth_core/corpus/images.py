@@ -35,7 +35,11 @@ _DARKEST, _BRIGHTEST = 0.001, 0.995
 _LEVELS = 1 << 16
 _REDUCED = 2
 """A JPEG is decoded at no less than this many times the side that is wanted."""
-_GAP = 3.0
+_GAP = 2.0
+_LOOKED_AT, _COUNTED = 256, 1024
+"""Rows and columns that tell a film's contrast, and its window."""
+_ORIENTATION = 0x0112
+"""EXIF's tag."""
 _DICOM_AT, _DICOM = 128, b"DICM"
 
 
@@ -82,7 +86,8 @@ def _film(image: Image.Image, size: int, whole: bool) -> Pixels:
         raise InputError(f"{image.n_frames} frames in one file; a film has one")
     if not whole:
         image.draft("L", (_REDUCED * size, _REDUCED * size))
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     pixels = _grey(image) if image.mode in _GREY | _WITH_ALPHA else windowed(np.asarray(image))
     check_contrast(pixels)
     return pixels
@@ -163,9 +168,14 @@ def check_shape(width: int, height: int, size: int) -> None:
 
 def check_contrast(pixels: Pixels) -> None:
     """Raises InputError for a picture that shows nothing."""
-    dark, bright = np.quantile(pixels[:: max(1, len(pixels) // 256)], [0.01, 0.99])
+    dark, bright = np.quantile(_some(pixels, _LOOKED_AT), [0.01, 0.99])
     if bright - dark < _FLAT:
         raise InputError(f"flat: nearly every pixel is {round(float(bright))} of 255")
+
+
+def _some(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Returns values of evenly spaced rows and columns, about ``side`` of each."""
+    return values[:: max(1, values.shape[0] // side), :: max(1, values.shape[1] // side)]
 
 
 def _grey(image: Image.Image) -> ImageU8:
@@ -191,7 +201,7 @@ def windowed(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         raise InputError(f"expected one grey channel, found shape {values.shape}")
     if not np.isfinite(values).all():
         raise InputError("some pixels are no number (NaN or infinite)")
-    low, high = _quantiles(values)
+    low, high = _quantiles(_some(values, _COUNTED))
     if high == low:
         return np.zeros(values.shape, dtype=np.float32)
     scaled = (values.astype(np.float32) - low) * np.float32(255.0 / (high - low))

@@ -37,12 +37,14 @@ def findings_of(name: str) -> tuple[Mention, ...] | None:
 
 
 def given_mentions(given: Iterable[Given]) -> list[Mention]:
-    """Returns what is said of findings; a name that isn't known says nothing."""
-    return [
+    """Returns what is said of findings, and where those are that are there; a name that isn't known says nothing."""
+    said = [
         replace(found, negated=each.status == "absent", uncertain=each.status == "uncertain", origin=each.origin)
         for each in given
         for found in findings_of(each.name) or ()
     ]
+    places = {mention.anatomy: mention.origin for mention in said if mention.asserted and mention.anatomy}
+    return [*said, *(Mention(place, "anatomy", False, False, origin=origin) for place, origin in places.items())]
 
 
 def unknown_names(given: Iterable[Given]) -> set[str]:
