@@ -33,8 +33,9 @@ _FLAT = 4
 _DARKEST, _BRIGHTEST = 0.001, 0.995
 """Quantiles that become black and white of a film of more than 8 bits without a window: markers are brighter."""
 _LEVELS = 1 << 16
+_BY_BLOCKS = frozenset({"L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 _REDUCED = 2
-"""A JPEG is decoded at no less than this many times the side that is wanted."""
+"""A film is decoded at, or at once reduced to, no less than this many times the side that is wanted."""
 _GAP = 2.0
 _LOOKED_AT, _COUNTED = 256, 1024
 """Rows and columns that tell a film's contrast, and its window."""
@@ -52,7 +53,7 @@ def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pi
     Args:
         max_pixels: larger ones are refused before they are decoded.
         size: side of the square that it will become.
-        whole: whether a JPEG is decoded in its own size.
+        whole: whether it keeps its own size.
 
     Raises:
         InputError: the file is missing, not an image, damaged, flat, tiny, far from square or above ``max_pixels``.
@@ -88,6 +89,8 @@ def _film(image: Image.Image, size: int, whole: bool) -> Pixels:
         image.draft("L", (_REDUCED * size, _REDUCED * size))
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
+    if not whole:
+        image = _reduced(image, size)
     pixels = _grey(image) if image.mode in _GREY | _WITH_ALPHA else windowed(np.asarray(image))
     check_contrast(pixels)
     return pixels
@@ -173,6 +176,14 @@ def check_contrast(pixels: Pixels) -> None:
         raise InputError(f"flat: nearly every pixel is {round(float(bright))} of 255")
 
 
+def _reduced(image: Image.Image, size: int) -> Image.Image:
+    """Returns a large image by means of square blocks, in its own depth, no smaller than is needed."""
+    factor = min(image.size) // (_REDUCED * size)
+    if factor < 2 or image.mode not in _BY_BLOCKS:
+        return image
+    return (image.convert("I") if image.mode.startswith("I;16") else image).reduce(factor)
+
+
 def _some(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """Returns values of evenly spaced rows and columns, about ``side`` of each."""
     return values[:: max(1, values.shape[0] // side), :: max(1, values.shape[1] // side)]
@@ -238,7 +249,8 @@ def resize_and_crop(
         box=(left, top, left + side, top + side),
         reducing_gap=_GAP if resampling is Image.Resampling.LANCZOS else None,
     )
-    return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
+    values = np.asarray(resized)
+    return values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def to_pixels(image_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

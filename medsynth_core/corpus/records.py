@@ -77,7 +77,7 @@ class View:
         view_id: unique in the corpus; the file's name in its folder, or the phantom's index.
         projection: how it was taken.
         source: where the pixels come from, for error messages (a path, or ``phantom:<index>``).
-        load: returns the image in the file's own size, or, of a JPEG without boxes, reduced to no less than twice
+        load: returns the image in the file's own size, or, of one without boxes and mask, reduced to no less than twice
             ``corpus.image_size``; raises InputError when it can't be read. Called at most once, in any process.
         load_mask: returns the organs in it, of the same shape as the file; None where nobody drew them.
         called: the source's word for a projection that isn't known, else "".
