@@ -18,6 +18,7 @@ from medsynth_core.corpus.suspects.copies import copies
 from medsynth_core.corpus.suspects.frontal import learnt
 from medsynth_core.corpus.suspects.looks import CELLS, SIDE, Indices
 from medsynth_core.corpus.suspects.suspect import Suspect
+from medsynth_core.random import stream
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def find_suspects(thumbnails: ImageU8, patients: Sequence[str], seed: int) -> li
             FEWEST_TO_LEARN,
         )
     else:
-        found += learnt(films, groups, np.random.default_rng(seed))
+        found += learnt(films, groups, stream(seed, "corpus.suspects"))
     suspects += [_at(shown, suspect) for suspect in found]
     return sorted(suspects, key=lambda suspect: (suspect.index, suspect.kind))
 
