@@ -45,6 +45,18 @@ def _names(folder: Path) -> dict[str, str]:
     return {unicodedata.normalize("NFC", path.name): path.name for path in folder.iterdir()}
 
 
+def image_place(folder: Path, given: str | None) -> Path:
+    """Returns where images are looked for: ``corpus.images``, else an archive's folder.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    place = folder if given is None else Path(given).expanduser()
+    if not place.is_dir():
+        raise InputError(f"{place}: {'corpus.path' if given is None else 'corpus.images'} is not a folder")
+    return place
+
+
 def image_folder(candidates: Iterable[Path], given: str | None, names: Iterable[str]) -> Path | None:
     """Returns the folder that image paths are relative to: the given one, else the first candidate with one of them.
 
@@ -52,10 +64,7 @@ def image_folder(candidates: Iterable[Path], given: str | None, names: Iterable[
         InputError: the given folder doesn't exist, or holds none of ``names``.
     """
     if given is not None:
-        folder = Path(given).expanduser()
-        if not folder.is_dir():
-            raise InputError(f"{folder}: corpus.images is not a folder")
-        candidates = [folder]
+        candidates = [image_place(Path(given), given)]
     wanted = [name for name in dict.fromkeys(names) if name]
     for folder in candidates:
         if any(missing(folder, name) is None for name in wanted[:_TRIED]):

@@ -32,15 +32,14 @@ _WORDS_OF_A_REPORT = 6
 _FEW_LABELS = 3
 
 
-def guess_columns(table: Table, folders: Collection[Path], image: str | None = None) -> dict[str, object]:
+def guess_columns(table: Table, folders: Collection[Path]) -> dict[str, object]:
     """Returns settings of ``corpus.columns`` by what a table's columns seem to hold; what isn't seen is left out.
 
     Args:
         folders: in which images may be.
-        image: the column of images, where it is known.
     """
     cells = {name: _some(table.column(name)) for name in table.columns}
-    image = image or next((name for name in cells if _holds_images(cells[name], folders)), None)
+    image = next((name for name in cells if _holds_images(cells[name], folders)), None)
     said: dict[str, object] = {"image": image}
     if (patient := patient_column(cells)) is not None:
         said["patient"] = patient

@@ -62,18 +62,15 @@ class Kept:
     def __init__(self) -> None:
         self._films: dict[str, KeptFilm] = {}
 
-    def __len__(self) -> int:
-        return len(self._films)
-
     def add(self, folder: Path, first: int, journal: pa.Table) -> None:
         """Adds films from row ``first`` of a folder on; those without a fingerprint are left out."""
         for row, film in enumerate(journal.to_pylist(), start=first):
             if name := film.pop("fingerprint"):
                 self._films[name] = KeptFilm(folder, row, **film)
 
-    def find(self, view: View) -> KeptFilm | None:
-        """Returns what is kept of a view."""
-        return self._films.get(fingerprint(view)) if self._films else None
+    def find(self, name: str) -> KeptFilm | None:
+        """Returns what is kept of a view, by its fingerprint."""
+        return self._films.get(name)
 
 
 def fingerprint(view: View) -> str:

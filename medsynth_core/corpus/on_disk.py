@@ -46,18 +46,6 @@ def image_key(name: str) -> str:
     return unicodedata.normalize("NFC", file.rpartition(".")[0] or file)
 
 
-def image_place(folder: Path, given: str | None) -> Path:
-    """Returns where images are looked for: ``corpus.images``, else an archive's folder.
-
-    Raises:
-        InputError: it is no folder.
-    """
-    place = folder if given is None else Path(given).expanduser()
-    if not place.is_dir():
-        raise InputError(f"{place}: {'corpus.path' if given is None else 'corpus.images'} is not a folder")
-    return place
-
-
 def images_in(folders: Iterable[Path]) -> dict[str, ImageFile]:
     """Returns the image files that lie in some folders, by ``image_key``; the first counts where several have one.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -41,10 +40,16 @@ class Film(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A row of a source with the views of it that are wanted, each with the film that is kept of it from before."""
+    """A row of a source with the views of it that are wanted.
+
+    Attributes:
+        fingerprints: of each view, taken before it is read.
+        kept: the film of each that is kept from before.
+    """
 
     row: Study | BadRow
     views: tuple[View, ...] = ()
+    fingerprints: tuple[str, ...] = ()
     kept: tuple[KeptFilm | None, ...] = ()
 
 
@@ -117,6 +122,4 @@ def _placed(box: Box, off: Borders, shape: tuple[int, ...]) -> dict[str, Any] | 
     y0, y1 = np.clip((np.array([box.y, box.y + box.height]) - top) / side, 0, 1).tolist()
     if x0 >= x1 or y0 >= y1:
         return None
-    return {key: value for key, value in asdict(box).items() if key in {"name", "origin"}} | {
-        "x0": x0, "y0": y0, "x1": x1, "y1": y1,
-    }  # fmt: skip
+    return {"name": box.name, "origin": box.origin, "x0": x0, "y0": y0, "x1": x1, "y1": y1}

@@ -115,7 +115,8 @@ def _item(row: Study | BadRow, config: CorpusConfig, kept: Kept) -> Item:
     if isinstance(row, BadRow):
         return Item(row)
     wanted = tuple(view for view in row.views if config.views == "all" or view.projection != "lateral")
-    return Item(row, wanted, tuple(kept.find(view) for view in wanted))
+    names = tuple(fingerprint(view) for view in wanted)
+    return Item(row, wanted, names, tuple(kept.find(name) for name in names))
 
 
 def split_of(
@@ -219,7 +220,8 @@ class _Writer:
             return
         self._ids.add(study.study_id)
         split = self._split(study)
-        kept = sum(self._add_view(study, *each, split) for each in zip(item.views, item.kept, films, strict=True))
+        read = zip(item.views, item.fingerprints, item.kept, films, strict=True)
+        kept = sum(self._add_view(study, *each, split) for each in read)
         self.studies[split] += 1
         self._tables.add(
             "studies",
@@ -250,7 +252,7 @@ class _Writer:
         split = split_of(study.patient_id, seed, config, study.split, self.source.splits)
         return self._splits.setdefault(study.patient_id, split)
 
-    def _add_view(self, study: Study, view: View, kept: object, film: Film, split: str) -> bool:
+    def _add_view(self, study: Study, view: View, name: str, kept: object, film: Film, split: str) -> bool:
         self.seen += 1 if view.load_mask is None else 2
         self.bad += [BadRow(view.source, None, problem, view.named) for problem in film.problems]
         if film.image is None:
@@ -262,7 +264,7 @@ class _Writer:
         self._chunk.append(film)
         self._journal.append(
             {
-                "fingerprint": "" if film.problems else fingerprint(view),
+                "fingerprint": "" if film.problems else name,
                 "boxes": json.dumps(film.boxes),
                 "trimmed": film.trimmed,
                 "inverted": False,

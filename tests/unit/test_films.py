@@ -5,6 +5,7 @@ import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from medsynth_core.corpus.images import load_film, resize_and_crop, windowed
 from medsynth_core.corpus.kept import Partial
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
+from medsynth_core.corpus.records import View
 from medsynth_core.errors import InputError
 from medsynth_core.progress import silent
 from medsynth_core.workspace.params import parse_config
@@ -304,3 +306,18 @@ def test_a_changed_table_makes_a_corpus_stale(tmp_path: Path) -> None:
     assert not is_fresh("corpus", config, root)
     assert run_stage("corpus", config, root, silent, resume=True)["taken_over"] == 26
     assert is_fresh("corpus", config, root)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, read = films_of(tmp_path, 6), reading.read_film
+
+    def changed_meanwhile(view: View, *how: Any) -> reading.Film:
+        film = read(view, *how)
+        if view.view_id == "3.png":
+            os.utime(view.files[0], ns=(3, 3))
+        return film
+
+    monkeypatch.setattr(reading, "read_film", changed_meanwhile)
+    perform("corpus", config, tmp_path / "w", silent)
+    monkeypatch.setattr(reading, "read_film", read)
+    assert perform("corpus", config, tmp_path / "w", silent, resume=True).taken_over == 5

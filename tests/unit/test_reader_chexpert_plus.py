@@ -2,7 +2,7 @@ import gzip
 import json
 import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
 from medsynth_core.corpus.readers import chexpert_plus
 from medsynth_core.corpus.readers.chexpert import LABELS
-from medsynth_core.corpus.stage import CorpusReport
 from medsynth_core.errors import InputError
-from medsynth_core.progress import silent
-from medsynth_core.workspace.params import parse_config
-from medsynth_core.workspace.stages import perform
+from tests.archives import read_archive, skipped
 
 TABLE = "df_chexpert_plus_240401.csv"
 COLUMNS = (
@@ -87,15 +83,7 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
-def read(folder: Path, **corpus: object) -> tuple[CorpusReport, Corpus]:
-    settings = {"kind": "chexpert-plus", "path": str(folder), "image_size": 32, "views": "all", **corpus}
-    workspace = folder.parent / "workspace"
-    report = perform("corpus", parse_config({"corpus": settings}, "test"), workspace, silent)
-    return report, Corpus.open(workspace / "data" / "corpus")
-
-
-def skipped(folder: Path) -> str:
-    return (folder.parent / "workspace" / "data" / "corpus" / "skipped.csv").read_text()
+read = partial(read_archive, "chexpert-plus")
 
 
 def test_reports_films_labels_and_people(archive: Path) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
+from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, labelled, sex_of
-from medsynth_core.corpus.on_disk import image_place
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table

@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
+from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import labelled, sex_of, split_named, splits_in
-from medsynth_core.corpus.on_disk import image_place
 from medsynth_core.corpus.readers.chexpert import (
     DEPTH,
     LABELS,

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
 from medsynth_core.corpus.dicom import read_header
+from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, labelled, sex_of, split_named
-from medsynth_core.corpus.on_disk import image_place
 from medsynth_core.corpus.readers.chexpert import LABELS
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import LeftOut, read_sections

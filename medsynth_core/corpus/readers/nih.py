@@ -20,8 +20,9 @@ from itertools import islice
 from pathlib import Path
 
 from medsynth_core.corpus.archives import check_join
+from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, listed, sex_of
-from medsynth_core.corpus.on_disk import ImageFile, image_key, image_place, images_in, size_of, with_images
+from medsynth_core.corpus.on_disk import ImageFile, image_key, images_in, size_of, with_images
 from medsynth_core.corpus.records import NO_FINDING, BadRow, Box, Recognised, Source, Study
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, open_table, table_in

@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, listed, sex_of
-from medsynth_core.corpus.on_disk import ImageFile, image_key, image_place, images_in, size_of, with_images
+from medsynth_core.corpus.on_disk import ImageFile, image_key, images_in, size_of, with_images
 from medsynth_core.corpus.records import NO_FINDING, BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import LeftOut
 from medsynth_core.corpus.settings import CorpusConfig

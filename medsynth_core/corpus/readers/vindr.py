@@ -25,8 +25,9 @@ import numpy as np
 
 from medsynth_core.corpus.archives import check_join
 from medsynth_core.corpus.dicom import Header, read_header
+from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import labelled
-from medsynth_core.corpus.on_disk import ImageFile, image_key, image_place, images_in, size_of, with_images
+from medsynth_core.corpus.on_disk import ImageFile, image_key, images_in, size_of, with_images
 from medsynth_core.corpus.records import NO_FINDING, BadRow, Box, Given, Recognised, Source, Status, Study
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table, table_in
