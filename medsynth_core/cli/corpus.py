@@ -8,14 +8,16 @@ from pathlib import Path
 from medsynth_core.corpus.readers import recognised
 
 
-def corpus_settings(place: Path) -> list[str]:
-    """Prints what a folder seems to be, what is there and what isn't, and returns the overrides that read it.
+def corpus_settings(named: str) -> list[str]:
+    """Prints what a place seems to be, what is there and what isn't, and returns the overrides that read it.
 
     Raises:
         InputError: it is nothing that a reader knows.
+        StoreError, TransientError: the bucket can't be read.
     """
-    seen = recognised(place)
-    print(f"{place}: {seen.what}")
+    where = named if "://" in named else str(Path(named).expanduser().resolve())
+    seen = recognised(where)
+    print(f"{where}: {seen.what}")
     for line in seen.found:
         print(f"  found: {line}")
     for line in seen.missing:

@@ -49,7 +49,12 @@ def init(
     overrides: Overrides = None,
     preset: Preset = None,
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="Films and what is known of them: looked at, and read by the runs.")
+        str | None,
+        typer.Option(
+            "--corpus",
+            metavar="PLACE",
+            help="Films and what is known of them (a folder, table, zip, tar or s3://): looked at, and read by runs.",
+        ),
     ] = None,
 ) -> None:
     """Make a workspace: a git and DVC repository for runs and releases."""
@@ -60,7 +65,7 @@ def init(
     if corpus is not None:
         from medsynth_core.cli.corpus import corpus_settings
 
-        seen = corpus_settings(corpus.resolve())
+        seen = corpus_settings(corpus)
         preset = preset or _FOR_FILMS
         print(f"preset {preset}")
     made = init_workspace(folder.resolve(), configure([*seen, *(overrides or ())], preset))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
+from medsynth_core.corpus.places import place_of, unpacking, walk
 from medsynth_core.errors import InputError
 
 
@@ -17,44 +16,28 @@ def archive_folder(path: str | None, kind: str) -> Path:
     Raises:
         InputError: it is no folder.
     """
-    folder = Path(str(path)).expanduser()
+    folder = place_of(path)
     if not folder.is_dir():
-        what = "a file" if folder.is_file() else "not there"
+        what = f"a file{unpacking(folder)}" if folder.is_file() else "not there"
         raise InputError(f"{folder}: {what}; corpus.kind={kind} wants corpus.path to be the archive's folder")
     return folder
 
 
-def files_below(folder: Path, depth: int, most: int | None = None) -> Iterator[str]:
+def files_below(folder: Path, depth: int | None = None, most: int | None = None) -> Iterator[str]:
     """Yields the files below a folder, relative to it with slashes: each folder's own before those of its folders.
 
     Hidden ones are left out, and so is a link that leads above itself.
 
     Args:
-        depth: how many folders deep.
+        depth: how many folders deep; to the end when None.
         most: folders that are looked into of each folder's; all when None.
 
     Raises:
         InputError: a folder can't be listed.
     """
-    yield from _below(folder, "", depth, most)
-
-
-def _below(folder: Path, prefix: str, depth: int, most: int | None) -> Iterator[str]:
-    folders = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda each: each.name):
-                if entry.name.startswith("."):
-                    continue
-                if not entry.is_dir():
-                    yield prefix + entry.name
-                elif not (entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve())):
-                    folders.append(entry.name)
-    except OSError as error:
-        raise InputError(f"{folder}: can't be listed ({error.strerror or error})") from error
-    if depth:
-        for name in islice(folders, most):
-            yield from _below(folder / name, f"{prefix}{name}/", depth - 1, most)
+    for place, names in walk(folder, depth, most):
+        prefix = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+        yield from (prefix + name for name in names)
 
 
 def nearest_file(folder: Path, files: Iterable[str], pattern: str) -> Path | None:

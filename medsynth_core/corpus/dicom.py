@@ -23,9 +23,10 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medsynth_core.corpus.dicom_pixels import directions, displayed, first_of
-from medsynth_core.corpus.files import found
+from medsynth_core.corpus.files import opened_film
 from medsynth_core.corpus.images import check_contrast, check_pixels, check_shape
 from medsynth_core.corpus.labels import age_of, sex_of
+from medsynth_core.corpus.places import opened, opened_in_parts, version_of
 from medsynth_core.corpus.records import Pixels
 from medsynth_core.corpus.views import projection_of
 from medsynth_core.errors import InputError
@@ -108,7 +109,7 @@ def begins_as_dicom(path: Path) -> bool:
     Raises:
         OSError: it can't be opened.
     """
-    with path.open("rb") as stream:
+    with opened_in_parts(path) as stream:
         return _begins_as_dicom(stream)
 
 
@@ -124,7 +125,7 @@ def load_dicom(path: Path, max_pixels: int, size: int) -> Pixels:
         InputError: it can't be decoded, holds several frames or none, or isn't a radiograph; or as ``load_film``.
     """
     try:
-        with found(path).open("rb") as stream:
+        with opened_film(path) as stream:
             return decode_dicom(stream, str(path), max_pixels, size)
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
@@ -181,9 +182,9 @@ def read_header(path: Path, needs_ids: bool = False) -> Header:
         InputError: it isn't DICOM, is damaged or, where it must, names no study; the message doesn't name it.
     """
     try:
-        if not path.stat().st_size:
+        if not version_of(path)[0]:
             raise InputError("the file is empty")
-        with _quiet(), path.open("rb") as stream:
+        with _quiet(), opened_in_parts(path) as stream:
             file = _read(stream, stop_before_pixels=True, specific_tags=list(_FIELDS))
             lacking = next((called for name, called in _NEEDED.items() if not _said(file, name)), None)
         if needs_ids and lacking:
@@ -217,7 +218,7 @@ def read_report(path: Path) -> str:
         InputError: it is damaged; the message doesn't name it.
     """
     try:
-        with _quiet(), path.open("rb") as stream:
+        with _quiet(), opened(path) as stream:
             return "\n\n".join(_items(_read(stream, stop_before_pixels=True).get("ContentSequence")))
     except (InputError, *_BROKEN) as error:
         raise InputError(f"a structured report that can't be read ({type(error).__name__})") from error
@@ -230,7 +231,7 @@ def files_of(directory: Path) -> list[Path]:
         InputError: it isn't one, or is damaged.
     """
     try:
-        with _quiet(), directory.open("rb") as stream:
+        with _quiet(), opened(directory) as stream:
             records = _read(stream).DirectoryRecordSequence
             named = [record.get("ReferencedFileID") for record in records]
     except (InputError, *_BROKEN) as error:

@@ -6,7 +6,9 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
+from typing import IO
 
+from medsynth_core.corpus.places import entries, on_disk, opened, place_of, unpacking
 from medsynth_core.errors import InputError
 
 _TRIED = 2000
@@ -37,12 +39,28 @@ def found(path: Path) -> Path:
     raise InputError(f"image not found{f'; there is {close[0]!r}' if close else ''}")
 
 
+def opened_film(path: Path) -> IO[bytes]:
+    """Returns an image file opened for reading, which may be spelt in another Unicode form where it lies.
+
+    Raises:
+        InputError: as ``found``, or it is damaged in its archive.
+        StoreError, TransientError: S3 refuses it or can't be reached.
+        OSError: it can't be read.
+    """
+    if on_disk(path):
+        return opened(found(path))
+    try:
+        return opened(path)
+    except OSError:
+        return opened(found(path))
+
+
 @lru_cache(maxsize=4096)
 def _names(folder: Path) -> dict[str, str]:
     """Returns the names in a folder by their composed form."""
     if not folder.is_dir():
         return {}
-    return {unicodedata.normalize("NFC", path.name): path.name for path in folder.iterdir()}
+    return {unicodedata.normalize("NFC", name): name for name, _ in entries(folder)}
 
 
 def image_place(folder: Path, given: str | None) -> Path:
@@ -51,9 +69,10 @@ def image_place(folder: Path, given: str | None) -> Path:
     Raises:
         InputError: it is no folder.
     """
-    place = folder if given is None else Path(given).expanduser()
+    place = folder if given is None else place_of(given)
     if not place.is_dir():
-        raise InputError(f"{place}: {'corpus.path' if given is None else 'corpus.images'} is not a folder")
+        setting = "corpus.path" if given is None else "corpus.images"
+        raise InputError(f"{place}: {setting} is not a folder{unpacking(place)}")
     return place
 
 

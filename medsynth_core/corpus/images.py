@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medsynth_core.corpus.files import found
+from medsynth_core.corpus.files import opened_film
 from medsynth_core.corpus.records import ORGANS, ImageU8, MaskU8, Pixels
 from medsynth_core.errors import InputError
 
@@ -118,7 +118,7 @@ def load_mask(path: Path, max_pixels: int) -> MaskU8:
 def is_dicom(path: Path) -> bool:
     """Returns whether a file begins as DICOM's do."""
     try:
-        with found(path).open("rb") as stream:
+        with opened_film(path) as stream:
             return stream.read(_DICOM_AT + len(_DICOM))[_DICOM_AT:] == _DICOM
     except (InputError, OSError):
         return False
@@ -126,7 +126,7 @@ def is_dicom(path: Path) -> bool:
 
 def _load(path: Path, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:
     try:
-        stream = found(path).open("rb")
+        stream = opened_film(path)
     except (InputError, OSError) as error:
         raise InputError(f"{path}: {error}") from error
     with stream:

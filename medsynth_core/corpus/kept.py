@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, image_chunk, mask_chunk
+from medsynth_core.corpus.places import version_of
 from medsynth_core.corpus.records import UNMASKED, View
 from medsynth_core.hashing import sha256_json
 from medsynth_core.storage.atomic import full_disk, write_bytes_atomically
@@ -79,7 +80,7 @@ def fingerprint(view: View) -> str:
     if not view.files:
         return ""
     try:
-        said = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in view.files]
+        said = [(str(path), *version_of(path)) for path in view.files]
     except OSError:
         return ""
     return sha256_json([view.view_id, said, [asdict(box) for box in view.boxes]])[:_DIGITS]

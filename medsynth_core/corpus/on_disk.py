@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from medsynth_core.corpus.places import opened
 from medsynth_core.corpus.tables import Table
 from medsynth_core.errors import InputError
 
@@ -96,7 +97,7 @@ def with_images(table: Table, column: str, images: Mapping[str, ImageFile], plac
 def size_of(path: Path) -> tuple[int, int] | None:
     """Returns an image's width and height by its header; None of DICOM and of what can't be read."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as stream, Image.open(stream) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -58,10 +58,12 @@ class CorpusConfig(Section):
     """A module of corpus/readers: phantom, the built-in generator; table, any CSV or Parquet; the others each the
     layout of an archive, as docs/corpora.md has them."""
     path: str | None = None
-    """Folder of an archive, or file of a table; null for the phantom alone. A table is Parquet, or text in UTF-8,
-    UTF-16 or Windows-1252 with commas, tabs, semicolons or bars, which may be compressed."""
+    """Folder of an archive, or file of a table; null for the phantom alone. The folder may be a zip or tar that stays
+    packed, or ``s3://bucket/prefix``, with credentials, region and server as the ``AWS_*`` variables say. A table is
+    Parquet, or text in UTF-8, UTF-16 or Windows-1252 with commas, tabs, semicolons or bars, which may be compressed."""
     images: str | None = None
-    """Folder of the image files; null looks beside the table and in its images/ folder."""
+    """Folder of the image files, of any kind that corpus.path may be; null looks beside the table and in its images/
+    folder."""
     reports: str | None = None
     """``corpus.kind: dicom`` only: a table of reports or findings, corpus.columns.study being Study Instance UIDs; null
     reads structured reports that lie among the images."""

@@ -9,11 +9,11 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
+from medsynth_core.corpus.places import opened_in_parts, opened_uncompressed
 from medsynth_core.corpus.records import BadRow
 from medsynth_core.errors import InputError
 from medsynth_core.nearest import did_you_mean
@@ -154,7 +155,7 @@ def open_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ())
     try:
         read = _read_parquet if path.suffix.lower() in _PARQUET else _read_text
         table = read(path, wanted, list(optional))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise InputError(f"{path}: not a readable table ({_line(error)})") from error
     except _DAMAGED as error:
         if isinstance(error, InputError):
@@ -173,13 +174,26 @@ def header(path: Path) -> list[str]:
     """
     if path.suffix.lower() in _PARQUET:
         try:
-            return list(pq.read_schema(path).names)
+            with parquet(path) as file:
+                return list(file.schema_arrow.names)
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: cut off or damaged ({_line(error)})") from error
     try:
         return _form(path, []).header
     except _DAMAGED as error:
         raise InputError(f"{path}: not a readable table ({_line(error)})") from error
+
+
+@contextmanager
+def parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Yields a Parquet file of any place.
+
+    Raises:
+        pyarrow.ArrowInvalid: it is none, or damaged.
+        OSError: it can't be opened.
+    """
+    with opened_in_parts(path) as stream, pq.ParquetFile(stream) as file:
+        yield file
 
 
 def table_in(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
@@ -208,15 +222,10 @@ class _Form:
     commas: bool = False
 
 
-def _opened(path: Path) -> IO[bytes]:
-    stream: IO[bytes] = fsspec.open(str(path), "rb", compression="infer").open()
-    return stream
-
-
 def _form(path: Path, wanted: list[str]) -> _Form:
     """Returns the form of a text table: UTF-16 by its mark, else UTF-8; the delimiter by which the header has the
     wanted columns, else the one that is in it most often."""
-    with _opened(path) as stream:
+    with opened_uncompressed(path) as stream:
         begins = stream.read(_HEAD)
     for mark, what in _BINARY.items():
         if begins.startswith(mark):
@@ -259,7 +268,7 @@ def _read_text(path: Path, wanted: list[str], optional: list[str]) -> Table:
 
     def read(encoding: str) -> pa.Table:
         bad.clear()
-        with _opened(path) as stream:
+        with opened_uncompressed(path) as stream:
             return pv.read_csv(
                 stream,
                 read_options=pv.ReadOptions(
@@ -290,17 +299,23 @@ def _read_text(path: Path, wanted: list[str], optional: list[str]) -> Table:
 
 
 def _read_parquet(path: Path, wanted: list[str], optional: list[str]) -> Table:
-    schema = pq.read_schema(path)
-    kept = _kept(path, schema.names, wanted, optional)
-    for name in kept:
+    with parquet(path) as file:
+        schema = file.schema_arrow
+        kept = _kept(path, schema.names, wanted, optional)
+        _check_kinds(path, schema, kept)
+        data = file.read(columns=kept)
+    columns = {name: _as_text(data[name]) for name in kept}
+    return Table(path, _plain(pa.table(columns)), np.arange(2, 2 + data.num_rows, dtype=np.int64))
+
+
+def _check_kinds(path: Path, schema: pa.Schema, names: list[str]) -> None:
+    """Raises InputError for columns that can't be cells."""
+    for name in names:
         kind = schema.field(name).type
         if _holds_images(kind):
             raise InputError(f"{path}: column {name!r} holds images, not their paths; corpus.kind=hf reads those")
         if pa.types.is_nested(kind) and not pa.types.is_list(kind) and not pa.types.is_large_list(kind):
             raise InputError(f"{path}: column {name!r} holds {kind}; text, numbers or lists of them are wanted")
-    data = pq.read_table(path, columns=kept)
-    columns = {name: _as_text(data[name]) for name in kept}
-    return Table(path, _plain(pa.table(columns)), np.arange(2, 2 + data.num_rows, dtype=np.int64))
 
 
 def _holds_images(kind: pa.DataType) -> bool:

@@ -419,12 +419,14 @@ def _outside(stage: Stage, config: Config) -> dict[str, Any]:
 
 
 def _tables(path: str | None) -> list[tuple[str, int, int]]:
-    """Returns name, size and time of change of a corpus' tables: a file, or the files at the top of a folder."""
-    if path is None:
+    """Returns name, size and time of change of a corpus' tables: a file, an archive, or the files at the top of a
+    folder; of what is on S3 nothing, which is looked at when ``medsynth corpus --update`` says so."""
+    if path is None or path.startswith("s3://"):
         return []
-    place = Path(path).expanduser()
-    files = sorted(each for each in place.glob("*") if each.is_file()) if place.is_dir() else [place]
-    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists()]
+    named = Path(path).expanduser()
+    place = next((each for each in (named, *named.parents) if each.exists()), named)
+    files = sorted(each for each in place.glob("*") if each.is_file()) if place == named and place.is_dir() else [place]
+    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.is_file()]
 
 
 def _outputs(stage: Stage, paths: Paths) -> list[str]:

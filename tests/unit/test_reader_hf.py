@@ -471,11 +471,12 @@ def test_nothing_to_read(tmp_path: Path, make: Callable[[Path], None], reason: s
 def test_recognised(shards: Path, folders: Path, classes: Path, tmp_path: Path) -> None:
     what = recognise(shards)
     assert what is not None
-    assert what.settings == {"kind": "hf", "path": str(shards), "columns": {"text": "report", "findings": None}}
+    columns = {"text": "report", "findings": None, "patient": "patient_id"}
+    assert what.settings == {"kind": "hf", "path": str(shards), "columns": columns}
     assert what.found[0] == "11 rows in 3 shards"
     described = recognise(folders)
     assert described is not None
-    assert described.settings["columns"] == {"text": "report"}
+    assert described.settings["columns"] == {"text": "report", "patient": None}
     by_class = recognise(classes)
     assert by_class is not None
     assert by_class.found == ("2 PNEUMONIA, 2 NORMAL",)

@@ -78,7 +78,7 @@ def table(folder: Path) -> None:
 )  # fmt: skip
 def test_a_folder_is_taken_for_what_it_is(make: Callable[[Path], None], kind: str, tmp_path: Path) -> None:
     make(tmp_path / "corpus")
-    seen = recognised(tmp_path / "corpus")
+    seen = recognised(str(tmp_path / "corpus"))
     assert seen.settings["kind"] == kind
     assert seen.found
 
@@ -86,9 +86,9 @@ def test_a_folder_is_taken_for_what_it_is(make: Callable[[Path], None], kind: st
 def test_what_is_nothing_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(InputError, match=r"no layout that is known \(.*nih.*\); a CSV or Parquet table"):
-        recognised(tmp_path)
+        recognised(str(tmp_path))
     with pytest.raises(InputError, match="not found"):
-        recognised(tmp_path / "away")
+        recognised(str(tmp_path / "away"))
 
 
 def test_the_section_is_written(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ read, and may have ``recognise(place: Path) -> Recognised | None``, which says w
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from medsynth_core.corpus.places import place_of, unpacking
 from medsynth_core.corpus.records import Recognised, Source
 from medsynth_core.corpus.settings import READERS, CorpusConfig
 from medsynth_core.errors import InputError
@@ -26,19 +25,22 @@ def open_corpus(config: CorpusConfig, seed: int) -> Source:
     return source
 
 
-def recognised(place: Path) -> Recognised:
-    """Returns what a folder or file of somebody's seems to be.
+def recognised(named: str) -> Recognised:
+    """Returns what a folder, file, archive or place on S3 seems to be.
 
     Raises:
         InputError: it isn't there, or is nothing that a reader knows.
+        StoreError, TransientError: the bucket can't be read.
     """
+    place = place_of(named)
     if not place.exists():
         raise InputError(f"{place}: not found")
     seen = [READERS.ask(name, "recognise", place) for name in READERS.names()]
     best = min((each for each in seen if each is not None), key=lambda each: each.rank, default=None)
     if best is None:
+        known = ", ".join(READERS.names())
         raise InputError(
-            f"{place}: no layout that is known ({', '.join(READERS.names())}); a CSV or Parquet table of image paths "
+            f"{place}: no layout that is known{unpacking(place)} ({known}); a CSV or Parquet table of image paths "
             f"with reports or findings is the least that is needed"
         )
     return best  # type: ignore[no-any-return]

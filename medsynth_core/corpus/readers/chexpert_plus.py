@@ -11,6 +11,7 @@ out.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import zlib
@@ -19,13 +20,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
 from medsynth_core.corpus.archives import archive_folder, check_join, files_below, nearest_file
 from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import labelled, sex_of, split_named, splits_in
+from medsynth_core.corpus.places import opened_uncompressed
 from medsynth_core.corpus.readers.chexpert import (
     DEPTH,
     LABELS,
@@ -158,8 +159,8 @@ def _read_labels(path: Path, column: str, origin: str) -> _Labels:
     labels = _Labels(column)
     alike: dict[tuple[Given, ...], tuple[Given, ...]] = {}
     try:
-        with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
+        with opened_uncompressed(path) as stream:
+            for number, line in enumerate(io.TextIOWrapper(stream, "utf-8"), start=1):
                 try:
                     study, given = _line_of_labels(line, origin)
                     if labels.by_study.setdefault(study, alike.setdefault(given, given)) != given:

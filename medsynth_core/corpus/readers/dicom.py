@@ -15,7 +15,6 @@ refused.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from medsynth_core.corpus.dicom import (
     read_report,
 )
 from medsynth_core.corpus.labels import split_named
+from medsynth_core.corpus.places import place_of, version_of, walk
 from medsynth_core.corpus.records import BadRow, Given, Pixels, Recognised, Source, Study, View
 from medsynth_core.corpus.rows import check_text, given_of
 from medsynth_core.corpus.sections import LeftOut, Sections, read_sections
@@ -115,7 +115,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
         InputError: the folder, the table of reports or one of its columns is missing, no file is a radiograph, or the
             table is of other studies.
     """
-    place = Path(str(config.path)).expanduser()
+    place = place_of(config.path)
     paths = _paths(place)
     log.info("%s: reading the headers of %d files", place, len(paths))
     table = _Reports(config) if config.reports else None
@@ -170,11 +170,8 @@ def _paths(place: Path) -> list[Path]:
 
 def _walk(place: Path) -> Iterator[Path]:
     """Yields the files below a folder but for hidden ones and DICOMDIRs."""
-    for folder, folders, names in os.walk(place):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() != _DIRECTORY:
-                yield Path(folder, name)
+    for folder, names in walk(place):
+        yield from (folder / name for name in names if name.upper() != _DIRECTORY)
 
 
 def _found(place: Path, paths: list[Path]) -> _Found:
@@ -231,7 +228,7 @@ def _read_one(path: Path) -> Header | str | None:
     suffix = path.suffix.lower()
     is_one_by_name = suffix in _SUFFIXES
     try:
-        size = path.stat().st_size
+        size = version_of(path)[0]
         if not size and (is_one_by_name or not suffix or suffix[1:].isdigit()):
             return "the file is empty"
         if not (is_one_by_name or (size and begins_as_dicom(path))):
@@ -342,7 +339,7 @@ class _Reports:
 
     def __init__(self, config: CorpusConfig) -> None:
         columns = config.columns
-        path = Path(str(config.reports)).expanduser()
+        path = place_of(config.reports)
         if not columns.study:
             raise InputError(f"{path}: set corpus.columns.study to its column of Study Instance UIDs")
         if not (columns.text or columns.findings or columns.labels):

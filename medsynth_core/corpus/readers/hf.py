@@ -14,7 +14,6 @@ after what they show: ``train/PNEUMONIA/1.jpeg``.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import unicodedata
 from bisect import bisect_right
@@ -29,15 +28,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medsynth_core.corpus.archives import files_below
 from medsynth_core.corpus.class_names import class_names
 from medsynth_core.corpus.files import inside
 from medsynth_core.corpus.images import load_film, load_film_bytes
 from medsynth_core.corpus.json_lines import line_keys, open_lines
 from medsynth_core.corpus.labels import split_named
+from medsynth_core.corpus.places import place_of, version_of
 from medsynth_core.corpus.records import BadRow, Pixels, Recognised, Source, Study, View
 from medsynth_core.corpus.rows import ViewOf, check_patients, check_text, named_columns, studies_of
 from medsynth_core.corpus.settings import ColumnsConfig, CorpusConfig
-from medsynth_core.corpus.tables import Table, header, open_table
+from medsynth_core.corpus.tables import Table, header, open_table, parquet, patient_column
 from medsynth_core.corpus.views import file_view, projection_of
 from medsynth_core.errors import InputError
 
@@ -78,7 +79,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     Raises:
         InputError: neither is there, a file or column is missing, a label has no name, or there are several subsets.
     """
-    root = Path(str(config.path)).expanduser()
+    root = place_of(config.path)
     if not root.exists():
         raise InputError(f"{root}: not found; set corpus.path to the data set's folder")
     shards, metadata = _shards(root), _metadata(root)
@@ -100,7 +101,7 @@ def recognise(place: Path) -> Recognised | None:
         names = header(metadata[0]) if metadata[0].suffix != ".jsonl" else line_keys(metadata[0])
         if _FILE_NAME not in names:
             return None
-        columns = {"text": next((name for name in _TEXTS if name in names), None)}
+        columns = {"text": next((name for name in _TEXTS if name in names), None), "patient": patient_column(names)}
         found = (f"{len(metadata)} {metadata[0].name}", f"columns {', '.join(names[:20])}")
         return Recognised("a Hugging Face image folder with metadata", {**settings, "columns": columns}, found, rank=3)
     classes = Counter(label for name in _images(place) if (label := _class(Path(name))))
@@ -112,11 +113,12 @@ def recognise(place: Path) -> Recognised | None:
 
 
 def _recognised_shards(place: Path, shards: list[Path], settings: dict[str, object]) -> Recognised:
-    schema = pq.read_schema(shards[0])
+    schema = _schema(shards[0])
     classes = [name for name, names in class_names(schema, _folder(place)).items() if names]
     text = next((name for name in _TEXTS if name in schema.names), None)
-    columns = {"text": text, "findings": None if text or not classes else classes[0]}
-    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    findings = None if text or not classes else classes[0]
+    columns = {"text": text, "findings": findings, "patient": patient_column(schema.names)}
+    rows = sum(_about(shard).num_rows for shard in shards)
     found = (f"{rows} rows in {len(shards)} shards", f"columns {', '.join(schema.names[:20])}")
     return Recognised("Hugging Face Parquet with images", {**settings, "columns": columns}, found, rank=3)
 
@@ -191,9 +193,19 @@ def _shards(root: Path) -> list[Path]:
 
 def _has_images(path: Path) -> bool:
     try:
-        return bool(_image_columns(pq.read_schema(path)))
+        return bool(_image_columns(_schema(path)))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: cut off or damaged ({' '.join(str(error).split())[:200]})") from error
+
+
+def _schema(path: Path) -> pa.Schema:
+    with parquet(path) as file:
+        return file.schema_arrow
+
+
+def _about(path: Path) -> pq.FileMetaData:
+    with parquet(path) as file:
+        return file.metadata
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
@@ -215,7 +227,7 @@ def _from_shards(root: Path, shards: list[Path], config: CorpusConfig) -> Source
     _check_subsets(root, shards)
     _tell_of_missing(root, shards)
     image = _image_column(shards[0], columns.image)
-    parts = [_shard(root, path, config) for path in shards if pq.read_metadata(path).num_rows]
+    parts = [_shard(root, path, config) for path in shards if _about(path).num_rows]
     if not parts:
         raise InputError(f"{root}: its shards have no rows")
     groups = {_name(root, path): _starts(path) for path in shards}
@@ -250,7 +262,7 @@ def _tell_of_missing(root: Path, shards: list[Path]) -> None:
 
 def _image_column(path: Path, named: str | None) -> str:
     """Returns the column of images: the named one, else the only one."""
-    found = _image_columns(pq.read_schema(path))
+    found = _image_columns(_schema(path))
     if named is not None and named in found:
         return named
     if len(found) > 1:
@@ -264,7 +276,7 @@ def _name(root: Path, path: Path) -> str:
 
 def _starts(path: Path) -> list[int]:
     """Returns the first row of each row group."""
-    about = pq.read_metadata(path)
+    about = _about(path)
     sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
     return [int(each) for each in np.cumsum([0, *sizes])[:-1]]
 
@@ -273,7 +285,7 @@ def _shard(root: Path, path: Path, config: CorpusConfig) -> _Part:
     """Returns a shard's columns but for its images, labels by their names."""
     columns = config.columns
     table = open_table(path, _named(columns))
-    schema = pq.read_schema(path)
+    schema = _schema(path)
     names = class_names(schema, _folder(root))
     data = table.data
     for name in table.columns:
@@ -340,8 +352,7 @@ def _load_row(
 ) -> Pixels:
     """Returns the film of a row; a row that has no bytes names a file."""
     try:
-        stat = (root / name).stat()
-        cell = _group(str(root / name), image, group, (stat.st_size, stat.st_mtime_ns))[place].as_py()
+        cell = _group(root / name, image, group, version_of(root / name))[place].as_py()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source}: can't be read ({' '.join(str(error).split())[:200]})") from error
     said = cell if isinstance(cell, dict) else {"bytes": cell}
@@ -356,9 +367,9 @@ def _load_row(
 
 
 @lru_cache(maxsize=1)
-def _group(path: str, column: str, group: int, version: tuple[int, int]) -> pa.ChunkedArray:
+def _group(path: Path, column: str, group: int, version: tuple[object, ...]) -> pa.ChunkedArray:
     """Returns a row group's images; the last one is kept, for rows are asked for in order."""
-    with pq.ParquetFile(path) as file:
+    with parquet(path) as file:
         return file.read_row_group(group, columns=[column])[column]
 
 
@@ -378,23 +389,14 @@ def _metadata(root: Path) -> list[Path]:
 
 def _images(root: Path) -> list[str]:
     """Returns the names of the image files below a folder, relative to it."""
-    names = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        inner = Path(folder).relative_to(root)
-        names += [
-            (inner / each).as_posix()
-            for each in sorted(files)
-            if Path(each).suffix.lower() in _SUFFIXES and not each.startswith(".")
-        ]
-    return names
+    return [name for name in files_below(root) if Path(name).suffix.lower() in _SUFFIXES]
 
 
 def _from_metadata(root: Path, metadata: list[Path], config: CorpusConfig) -> Source:
     columns = config.columns
     if not (columns.text or columns.findings or columns.labels):
         raise InputError(f"{root}: set corpus.columns.text, corpus.columns.findings or corpus.columns.labels")
-    images = root if config.images is None else Path(config.images).expanduser()
+    images = root if config.images is None else place_of(config.images)
     if not images.is_dir():
         raise InputError(f"{images}: corpus.images is not a folder")
     there = {unicodedata.normalize("NFC", name): name for name in _images(images)}

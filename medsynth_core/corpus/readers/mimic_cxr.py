@@ -25,6 +25,7 @@ from medsynth_core.corpus.archives import archive_folder, check_join, files_belo
 from medsynth_core.corpus.dicom import read_header
 from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, labelled, sex_of, split_named
+from medsynth_core.corpus.places import opened_in_parts
 from medsynth_core.corpus.readers.chexpert import LABELS
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import LeftOut, read_sections
@@ -188,7 +189,7 @@ def _opened_zip(folder: Path, files: Iterable[str]) -> zipfile.ZipFile | None:
     if path is None:
         return None
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(opened_in_parts(path))
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise InputError(f"{path}: cut off or damaged ({error}); download it again") from error
 

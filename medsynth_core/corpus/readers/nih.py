@@ -23,6 +23,7 @@ from medsynth_core.corpus.archives import check_join
 from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, listed, sex_of
 from medsynth_core.corpus.on_disk import ImageFile, image_key, images_in, size_of, with_images
+from medsynth_core.corpus.places import place_of
 from medsynth_core.corpus.records import NO_FINDING, BadRow, Box, Recognised, Source, Study
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, open_table, table_in
@@ -73,7 +74,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     Raises:
         InputError: the table, a column or all films are missing, or the lists of the split are another archive's.
     """
-    path = _table_path(Path(str(config.path)).expanduser())
+    path = _table_path(place_of(config.path))
     place = image_place(path.parent, config.images)
     table = open_table(path, [_IMAGE, _FINDINGS, _PATIENT], _OPTIONAL).whole(_PATIENT)
     images = images_in(_folders(place))

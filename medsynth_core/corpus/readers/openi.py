@@ -16,7 +16,6 @@ findings; the automatic ones aren't read, nor are comparison and indication.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tarfile
 import zlib
@@ -29,6 +28,7 @@ from xml.etree import ElementTree as ET
 
 from medsynth_core.corpus.files import image_folder
 from medsynth_core.corpus.labels import listed
+from medsynth_core.corpus.places import opened, place_of, walk
 from medsynth_core.corpus.records import BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, open_table
@@ -77,7 +77,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     Raises:
         InputError: a file or a column is missing, or the archive is damaged.
     """
-    place = Path(str(config.path)).expanduser()
+    place = place_of(config.path)
     if not place.is_dir() and not (place.is_file() and place.name.endswith((".tgz", ".tar.gz"))):
         raise InputError(
             f"{place}: corpus.path is not a folder (kind openi wants the one of {_REPORTS}, of {_FOLDER}/ or of "
@@ -203,7 +203,7 @@ def _packed(archive: Path) -> list[_Document]:
     """
     documents = []
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with opened(archive) as packed, tarfile.open(fileobj=packed, mode="r:gz") as tar:
             for member in tar:
                 if not (member.isfile() and member.name.endswith(".xml")) or Path(member.name).name.startswith("."):
                     continue
@@ -273,18 +273,17 @@ def _images(folder: Path, given: str | None) -> dict[str, Path]:
     Raises:
         InputError: the given folder doesn't exist, or holds none.
     """
-    root = folder if given is None else Path(given).expanduser()
+    root = folder if given is None else place_of(given)
     if not root.is_dir():
         raise InputError(f"{root}: corpus.images is not a folder")
     images: dict[str, Path] = {}
-    for inner, folders, names in os.walk(root):
-        folders[:] = sorted(folders) if len(Path(inner).relative_to(root).parts) < _DEPTH else []
+    for inner, names in walk(root, _DEPTH):
         for name in names:
             suffix = Path(name).suffix.lower()
             if suffix not in _IMAGES or (key := _key(name)) is None:
                 continue
             if key not in images or _IMAGES.index(suffix) < _IMAGES.index(images[key].suffix.lower()):
-                images[key] = Path(inner, name)
+                images[key] = inner / name
     if given is not None and not images:
         raise InputError(f"{root}: none of its files is called like an image of Open-i; correct corpus.images")
     return images

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import age_of, listed, sex_of
 from medsynth_core.corpus.on_disk import ImageFile, image_key, images_in, size_of, with_images
+from medsynth_core.corpus.places import place_of
 from medsynth_core.corpus.records import NO_FINDING, BadRow, Given, Recognised, Source, Study, View
 from medsynth_core.corpus.sections import LeftOut
 from medsynth_core.corpus.settings import CorpusConfig
@@ -73,7 +74,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     Raises:
         InputError: the table, a column or all films are missing, or a program has rounded the ids.
     """
-    path = _table_path(Path(str(config.path)).expanduser())
+    path = _table_path(place_of(config.path))
     place = image_place(path.parent, config.images)
     table = open_table(path, _WANTED, _OPTIONAL)
     for column in ("StudyID", "PatientID"):

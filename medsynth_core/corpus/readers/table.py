@@ -10,6 +10,7 @@ from medsynth_core.corpus.files import image_folder
 from medsynth_core.corpus.files import missing as missing_image
 from medsynth_core.corpus.guess import filled, guess_columns
 from medsynth_core.corpus.labels import splits_in
+from medsynth_core.corpus.places import place_of, unpacking
 from medsynth_core.corpus.records import Recognised, Source, View
 from medsynth_core.corpus.rows import LOOKED_AT, check_patients, check_text, image_of, named_columns, studies_of
 from medsynth_core.corpus.settings import CorpusConfig
@@ -26,7 +27,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     Raises:
         InputError: the table, a column or the image folder is missing, or a column holds something else.
     """
-    path = Path(str(config.path)).expanduser()
+    path = place_of(config.path)
     columns = config.columns
     if not (columns.text or columns.findings or columns.labels):
         raise InputError(f"{path}: set corpus.columns.text, corpus.columns.findings or corpus.columns.labels")
@@ -54,6 +55,8 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
 
 def recognise(place: Path) -> Recognised | None:
     """Returns which table of a folder, or which file, is read, and what its columns seem to hold."""
+    if unpacking(place):
+        return None
     files = [place] if place.is_file() else sorted(path for path in place.glob("*") if _ENDING.search(path.name))
     best: Recognised | None = None
     for path in files:

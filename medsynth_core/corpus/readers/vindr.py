@@ -28,6 +28,7 @@ from medsynth_core.corpus.dicom import Header, read_header
 from medsynth_core.corpus.files import image_place
 from medsynth_core.corpus.labels import labelled
 from medsynth_core.corpus.on_disk import ImageFile, image_key, images_in, size_of, with_images
+from medsynth_core.corpus.places import place_of
 from medsynth_core.corpus.records import NO_FINDING, BadRow, Box, Given, Recognised, Source, Status, Study
 from medsynth_core.corpus.settings import CorpusConfig
 from medsynth_core.corpus.tables import Table, header, open_table, table_in
@@ -81,7 +82,7 @@ def open_source(config: CorpusConfig, seed: int) -> Source:
     Raises:
         InputError: a table, a column or all films are missing, or the boxes are of other films than the labels.
     """
-    base = Path(str(config.path)).expanduser()
+    base = place_of(config.path)
     place = image_place(base, config.images)
     images = images_in(_folders(place))
     parts = [_with_images(part, images, place) for part in _there(_parts(base), images)]
