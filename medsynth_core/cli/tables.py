@@ -124,25 +124,27 @@ def diff_tables(found: ReleaseDiff) -> None:
 def utility_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints what classifiers learnt from real and from synthetic images; rows with the fields of ``UtilityRow``."""
     console = Console()
+    baselines = list(dict.fromkeys(name for row in rows for name in row["gains"]))
     table = Table(
         "trained on",
+        "tested on",
         "real",
         "synthetic",
         "AUROC",
-        "95 %",
-        "gain",
-        "95 %",
-        caption="gain: over real alone, of the same seeds",
+        *(f"over {name}" for name in baselines),
+        "ECE",
+        caption="AUROC, its gain over others of the same seeds, and calibration error, each with its 95 % interval",
     )
+    gain = "{:+.3f}\n{:+.3f}..{:+.3f}".format
     for row in rows:
-        gain, low, high = row["gain"] or (None, None, None)
+        what = f"few {row['rare']}" if row["rare"] else f"{row['real_share']:.0%}"
         table.add_row(
-            row["setting"] if row["setting"] == "synthetic" else f"{row['setting']} ({row['real_share']:.0%})",
+            row["setting"] if row["setting"] == "synthetic" else f"{row['setting']} ({what})",
+            row["tested_on"],
             str(row["n_real"]),
             str(row["n_synthetic"]),
-            f"{row['auroc']:.3f}",
-            "{:.3f}..{:.3f}".format(*row["interval"]),
-            "" if gain is None else f"{gain:+.3f}",
-            "" if gain is None else f"{low:+.3f}..{high:+.3f}",
+            "{:.3f}\n{:.3f}..{:.3f}".format(row["auroc"], *row["interval"]),
+            *(gain(*row["gains"][name]) if name in row["gains"] else "" for name in baselines),
+            "{:.3f}".format(row["calibration_error"][0]),
         )
     console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
@@ -61,14 +61,36 @@ class EvaluationConfig(Section):
         return self
 
 
+UtilityArm = Literal[
+    "real", "real, duplicated", "real, augmented", "synthetic", "real + synthetic", "real + synthetic, augmented",
+    "synthetic, then real",
+]  # fmt: skip
+
+
 class UtilityConfig(Section):
-    """What a release is worth to a trainer: classifiers trained on real images, on synthetic ones, and on both."""
+    """What a release is worth to a trainer: classifiers trained on real images, on synthetic ones, on both, and on what
+    a sceptic would try instead."""
 
     shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = ()
-    """Shares of the real training patients that the classifiers have; none: it isn't measured, since it trains four
-    classifiers a share and seed."""
-    seeds: Annotated[int, Field(ge=2)] = 3
-    """Repetitions, each with other patients and other weights."""
+    """Shares of the real training patients that the classifiers have; none: it isn't measured, since it trains a
+    classifier an arm, share, ratio and seed."""
+    arms: tuple[UtilityArm, ...] = get_args(UtilityArm)
+    """What is trained on. Duplicated: as many copies of the real images as synthetic ones would come; augmented: those,
+    flipped, turned, scaled and with another grey curve."""
+    ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    """Synthetic images for each real one, where they are mixed; none: all of the release."""
+    rare: str | None = None
+    """A pathology that is made rare: of the training images that have it only rare_films stay, and copies or synthetic
+    images fill them up; null: none."""
+    rare_films: PositiveInt = 20
+    """Images of the rare pathology that stay."""
+    external: str | None = None
+    """A workspace of another source, with corpus and vocabulary, on all of whose images the classifiers are judged too;
+    null: none."""
+    network: Literal["own", "densenet121", "resnet50"] = "own"
+    """own: the finding classifier's (models.classifier); else torchvision's of that name, untrained, at 224 pixels."""
+    seeds: Annotated[int, Field(ge=2)] = 5
+    """Repetitions, each with other patients, other synthetic images and other weights."""
     steps: PositiveInt = 240
     """Steps of each training."""
     max_images: PositiveInt = 20_000

@@ -10,7 +10,7 @@ from typing import Any
 
 from medsynth_core.config import Paths
 from medsynth_core.evaluation.settings import UtilityParams
-from medsynth_core.evaluation.worth import UtilityRow, measure_utility
+from medsynth_core.evaluation.worth.measured import HELD_OUT, UtilityRow, measure_utility
 from medsynth_core.progress import Progress
 from medsynth_core.release.reader import open_release
 from medsynth_core.storage.atomic import replace_directory
@@ -20,7 +20,7 @@ _ROWS = "utility.json"
 
 @dataclass(frozen=True)
 class UtilityReport:
-    """AUROC of every setting by share of the real patients, and its gain; empty when no shares were named."""
+    """AUROC of every setting by what it was trained and judged on, and its gains; empty when no shares were named."""
 
     auroc: dict[str, dict[str, Any]]
 
@@ -58,6 +58,14 @@ def read_utility(folder: Path, release: str) -> dict[str, Any] | None:
 def _flat(rows: Sequence[UtilityRow]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        gain = {} if row.gain is None else {"gain": row.gain[0]}
-        found.setdefault(row.setting, {})[f"{100 * row.real_share:g} % of real"] = {"auroc": row.auroc, **gain}
+        gain = {f"over {name}": over[0] for name, over in row.gains.items()}
+        found.setdefault(row.setting, {})[_called(row)] = {"auroc": row.auroc, **gain}
     return found
+
+
+def _called(row: UtilityRow) -> str:
+    """Returns what tells a row from the others of its setting."""
+    words = [f"few {row.rare}" if row.rare else f"{100 * row.real_share:g} % of real"]
+    words += [f"ratio {row.ratio:g}"] if row.ratio is not None else []
+    words += [row.tested_on] if row.tested_on != HELD_OUT else []
+    return ", ".join(words)

@@ -269,7 +269,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "utility",
-        2,
+        3,
         "medsynth_core.evaluation.utility:run",
         "train classifiers on real and on the release's images (utility.shares), judge them on real ones",
         UtilityParams,
@@ -281,7 +281,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        7,
+        8,
         "medsynth_core.evaluation.report:run",
         "draw the contact sheet and the HTML page",
         ReportParams,

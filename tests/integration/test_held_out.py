@@ -14,13 +14,14 @@ import pytest
 
 from medsynth_core.config import Paths
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation import report, worth
+from medsynth_core.evaluation import report
 from medsynth_core.evaluation.image_sets import real_images, synthetic_images
 from medsynth_core.evaluation.oracle import Oracle
 from medsynth_core.evaluation.page.gallery import gallery_rows
 from medsynth_core.evaluation.page.neighbours import nearest_training_images
 from medsynth_core.evaluation.stage import read_evaluation
 from medsynth_core.evaluation.utility import read_utility
+from medsynth_core.evaluation.worth import measured
 from medsynth_core.filters.thumbnails import nearest, thumbnails
 from medsynth_core.judging.training_set import TrainingSet
 from medsynth_core.progress import silent
@@ -172,7 +173,7 @@ def test_utility_is_measured_where_shares_are_named(
     released: tuple[Config, Paths], release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, paths = released
-    monkeypatch.setattr(worth, "_MIN_CASES", 3)
+    monkeypatch.setattr(measured, "_MIN_CASES", 3)
     asked = config.utility.model_copy(update={"shares": (0.5,), "seeds": 2, "steps": 2, "max_images": 20})
     found = perform("utility", config.model_copy(update={"utility": asked}), paths.root, silent)
     assert found.auroc["real"].keys() == {"50 % of real"}

@@ -58,6 +58,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
     sides = {"edges": [0.0, 0.5, 1.0], "synthetic": [0.5, 0.5], "held_out": [0.25, 0.75]}
     release.info["privacy"] = {"figures": [private], "histograms": {"pixels": sides}}
     worth = {"setting": "real", "real_share": 1.0, "n_real": 9, "n_synthetic": 0, "auroc": 0.5}
+    worth |= {"rare": None, "tested_on": "held-out", "calibration_error": [0.1, 0.0, 0.2]}
     return PageContent(
         release,
         gallery,
@@ -65,7 +66,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
         2,
         "Beside each: the nearest.",
         evaluation={"n_synthetic": 30, "n_held_out": 30, "figures": [figure | {"label": name} for name in labels]},
-        utility={"seeds": 2, "steps": 1, "rows": [worth | {"interval": [0.4, 0.6], "gain": None}]},
+        utility={"seeds": 2, "steps": 1, "rows": [worth | {"interval": [0.4, 0.6], "gains": {}}]},
     )
 
 

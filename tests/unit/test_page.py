@@ -311,9 +311,12 @@ def test_a_histogram_without_images_is_left_out() -> None:
 
 def test_utility_is_a_table(tmp_path: Path) -> None:
     row = {"setting": "real + synthetic", "real_share": 0.01, "n_real": 44, "n_synthetic": 371, "auroc": 0.9}
-    row |= {"interval": [0.88, 0.92], "gain": [0.1, 0.05, 0.15]}
-    text = page(tmp_path, utility={"seeds": 2, "steps": 9, "rows": [row, row | {"gain": None}]}).text
-    assert "real + synthetic 1.0 % of the patients 44 371 0.900 0.880 to 0.920 0.100 0.050 to 0.150" in text
+    row |= {"interval": [0.88, 0.92], "gains": {"real": [0.1, 0.05, 0.15]}, "rare": None, "tested_on": "held-out"}
+    row |= {"calibration_error": [0.031, 0.02, 0.04]}
+    few = row | {"gains": {"real, augmented": [0.2, 0.1, 0.3]}, "rare": "nodule", "tested_on": "external"}
+    text = page(tmp_path, utility={"seeds": 2, "steps": 9, "rows": [row, few, row | {"gains": {}}]}).text
+    assert "real + synthetic 1.0 % of the patients 44 371 0.900 0.880 to 0.920 0.100 0.050 to 0.150 0.031" in text
+    assert "few nodule, which is judged judged on another source 44 371 0.900 0.880 to 0.920 0.200 0.100 to" in text
 
 
 def test_keypatches_lie_on_their_cells_with_their_words(tmp_path: Path) -> None:
