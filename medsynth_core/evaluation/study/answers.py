@@ -17,10 +17,8 @@ _MOST_BYTES = 10_000_000
 
 
 def _plain(text: str) -> str:
-    """Returns one line of text; what would steer a terminal is refused."""
-    if not text.isprintable():
-        raise ValueError("holds characters that can't be printed")
-    return text.strip()
+    """Returns one line of text that steers no terminal: what can't be printed becomes a space."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
 _Line = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]

@@ -27,7 +27,7 @@ const asFile = () => ({
   answers: films.filter((film) => answers[film]).map((film) =>
     ({ film, ...answers[film], remark: plain(answers[film].remark), seconds: Math.round(10 * answers[film].seconds) / 10 })),
 });
-const adopt = (file) => {
+const read = (file) => {
   if (file?.format !== FORMAT || file.version !== 1) throw new Error("This isn't a file of answers that this page saves.");
   if (file.study !== study) throw new Error("This file is of another study.");
   const known = new Set(boxes.map((box) => box.value)), found = {};
@@ -41,10 +41,14 @@ const adopt = (file) => {
       seconds: Number(each.seconds) || 0,
     };
   }
+  const { name, role, years } = file.reader;
+  return { found, name, role, years: years ?? "" };
+};
+const adopt = ({ found, name, role, years }) => {
   answers = found;
-  reader.name.value = file.reader.name;
-  reader.role.value = file.reader.role;
-  reader.years.value = file.reader.years ?? "";
+  reader.name.value = name;
+  reader.role.value = role;
+  reader.years.value = years;
 };
 
 let keeps = true, unsaved = false;
@@ -56,9 +60,9 @@ const recall = () => {
   try { kept = localStorage.getItem(place); } catch { keeps = false; }
   if (!kept) return;
   try {
-    const found = JSON.parse(kept);
-    adopt(found);
-    current = films[found.current] ? found.current : 0;
+    const file = JSON.parse(kept);
+    adopt(read(file));
+    current = films[file.current] ? file.current : 0;
   } catch { tell("The answers that this browser kept are damaged; go on from a saved file, or begin anew."); }
 };
 addEventListener("beforeunload", (event) => { if (!keeps && unsaved) event.preventDefault(); });
@@ -247,8 +251,8 @@ $("load").addEventListener("change", async () => {
   const [file] = $("load").files;
   if (!file) return;
   try {
-    const loaded = JSON.parse(await file.text());
-    if (films.some(isBegun) && !confirm("Replace the answers that this browser keeps by those of the file?")) return;
+    const loaded = read(JSON.parse(await file.text()));
+    if (films.some(isBegun) && !confirm("Replace the answers that are here by those of the file?")) return;
     adopt(loaded);
     current = Math.max(0, films.findIndex((film) => !isComplete(film)));
     tell("");
