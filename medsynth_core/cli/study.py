@@ -88,7 +88,8 @@ def _show(table: ScoreTable) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=Text(table.title), caption=Text(table.note) if table.note else None, title_justify="left")
+    note = Text(table.note) if table.note else None
+    shown = Table(title=Text(table.title), caption=note, title_justify="left", caption_justify="left")
     for number, heading in enumerate(table.headings):
         shown.add_column(Text(heading), justify="left" if number == 0 else "right")
     for row in table.rows:

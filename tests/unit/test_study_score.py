@@ -171,6 +171,59 @@ def test_films_of_one_patient_count_as_one() -> None:
     assert widths[1] > 1.5 * widths[0]
 
 
+def test_intervals_hold_what_they_should() -> None:
+    """Of 80 studies of 50 + 50 films and two readers, whose true figures are known, an interval may miss a few."""
+    n, n_studies = 50, 80
+    given_real, given_synthetic = np.array([0.1, 0.2, 0.3, 0.25, 0.15]), np.array([0.2, 0.25, 0.3, 0.15, 0.1])
+    auc = (
+        given_synthetic[:, None]
+        * given_real
+        * np.array([[1, 0.5, 0][np.sign(i - j) + 1] for i in range(5) for j in range(5)]).reshape(5, 5)
+    )
+    labelled, right, told = 0.4, 0.85, 0.65
+    ticked = labelled * right + (1 - labelled) * (1 - right)
+    chance = labelled * ticked + (1 - labelled) * (1 - ticked)
+    alike = told**2 + (1 - told) ** 2
+    truth = {"accuracy": told, "auc": auc.sum(), "kappa": (right - chance) / (1 - chance), "readers": 2 * alike - 1}
+    held = dict.fromkeys(truth, 0)
+    other = {"real": "synthetic", "synthetic": "real", "a": "no finding", "no finding": "a"}
+    for study in range(n_studies):
+        draw = np.random.default_rng(study)
+        films = {
+            f"{kind[0]}{i}": (kind, "a" if draw.random() < labelled else "no finding")
+            for kind in ("real", "synthetic")
+            for i in range(n)
+        }
+        score = scored(
+            *(
+                saved(
+                    reader,
+                    {
+                        film: (
+                            kind if draw.random() < told else other[kind],
+                            finding if draw.random() < right else other[finding],
+                            1 + int(draw.choice(5, p=given_real if kind == "real" else given_synthetic)),
+                        )
+                        for film, (kind, finding) in films.items()
+                    },
+                    f"s{study}",
+                )
+                for reader in "AB"
+            ),
+            key=key_of(films).model_copy(update={"study": f"s{study}"}),
+        )
+        assert score.together is not None
+        found = {
+            "accuracy": score.together.accuracy,
+            "auc": score.together.realism_auc,
+            "kappa": score.together.agreement["real"][0].kappa,
+            "readers": score.between["origin"],
+        }
+        for name, each in found.items():
+            held[name] += bool(each.low <= truth[name] <= each.high)  # type: ignore[operator]
+    assert min(held.values()) >= 0.86 * n_studies, held
+
+
 answers_of_two = st.lists(
     st.tuples(st.sampled_from([1, 2, 3, 4, 5]), st.sampled_from([1, 2, 3, 4, 5])), min_size=2, max_size=30
 )

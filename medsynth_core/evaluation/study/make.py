@@ -54,6 +54,8 @@ def make_study(plan: Plan, paths: Paths, out: Path, progress: Progress) -> Key:
     Raises:
         InputError: there is no corpus or no release; the films are of patients and nobody said that they may be shown;
             there are too few; ``out`` exists and isn't an empty folder.
+        WithdrawnError: the release was taken back.
+        CorruptObjectError: a file of the release is damaged.
     """
     about = _shown_corpus(paths, plan.permitted)
     with create_directory(out) as folder:

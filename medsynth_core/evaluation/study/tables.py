@@ -29,7 +29,7 @@ def score_tables(score: StudyScore) -> list[ScoreTable]:
     told = [(reader.reader, reader.told) for reader in score.readers]
     if score.together is not None:
         told.append((_TOGETHER, score.together))
-    overall = told[-1][1]
+    overall, of_all = told[-1][1], f", {_TOGETHER}" if score.together is not None else ""
     tables = [
         ScoreTable(
             f"Readers of study {score.study}, {score.n_films} films",
@@ -77,7 +77,7 @@ def score_tables(score: StudyScore) -> list[ScoreTable]:
         ),
         *(
             ScoreTable(
-                f"Findings of {origin} films against {source}",
+                f"Findings of {origin} films against {source}{of_all}",
                 ("finding", "labelled", "ticked", "both", "kappa"),
                 [_agreement(each) for each in overall.agreement[origin] if each.labelled or each.ticked],
                 "Cohen's kappa, without an interval where fewer than 8 films have the finding or don't have it.",
