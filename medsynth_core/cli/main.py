@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medsynth_core import __version__
+from medsynth_core.cli.study import study
 from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.storage.atomic import full_disk
 from medsynth_core.workspace import stages
@@ -196,6 +197,7 @@ def record(workspace: Workspace = Path()) -> None:
 
 config = typer.Typer(no_args_is_help=True, help="Show and change params.yaml.")
 app.add_typer(config, name="config")
+app.add_typer(study, name="study")
 
 
 @config.command("set")

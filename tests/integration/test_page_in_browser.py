@@ -6,16 +6,11 @@ Without ``chromium`` and ``chromedriver`` (apt-get install chromium chromium-dri
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -31,11 +26,10 @@ from medsynth_core.storage.stores.local import LocalStore
 from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
+from tests.chromium import DESKTOP, PHONE, Browser, asked_for, contrast, opened, started
 
 pytestmark = pytest.mark.integration
-PHONE, DESKTOP = (390, 844), (1200, 900)
 N_IMAGES = 30
-Browser = webdriver.Chrome
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +66,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver here; apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options, Service(driver))
-    yield started
-    started.quit()
+    yield from started()
 
 
 @pytest.fixture
@@ -90,18 +74,6 @@ def page(browser: Browser, content: PageContent, tmp_path: Path) -> Browser:
     """The page, opened on a desktop."""
     write_page(content, tmp_path / "report.html")
     return opened(browser, tmp_path / "report.html", DESKTOP)
-
-
-def opened(browser: Browser, path: Path, size: tuple[int, int], scheme: str = "light") -> Browser:
-    browser.get_log("browser")
-    browser.get_log("performance")
-    screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    browser.get(path.as_uri())
-    return browser
 
 
 def shown(page: Browser, gallery: str = "gallery") -> list[WebElement]:
@@ -122,8 +94,7 @@ def test_it_loads_all_images_asks_for_nothing_and_logs_nothing(page: Browser) ->
     images = page.find_elements(By.TAG_NAME, "img")
     assert len(images) == 2 * N_IMAGES + 6
     assert page.execute_script("return [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    asked = asked_for(page)
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
     assert sum(url.startswith("file:") for url in asked) == 1
     shown(page)[0].find_element(By.CLASS_NAME, "open").click()
@@ -235,21 +206,3 @@ def test_it_fits_the_screen_and_can_be_read(
     dialog = page.find_element(By.ID, "large")
     assert dialog.rect["width"] <= size[0]
     assert dialog.get_property("scrollWidth") <= dialog.get_property("clientWidth")  # type: ignore[operator]
-
-
-def contrast(page: Browser, element: WebElement) -> float:
-    """Returns the contrast of text to its ground, as WCAG 2 has it."""
-    ground: Any = page.execute_script(
-        """let at = arguments[0];
-        while (at && /rgba\\(.*, 0\\)/.test(getComputedStyle(at).backgroundColor)) at = at.parentElement;
-        return [getComputedStyle(arguments[0]).color, getComputedStyle(at || document.body).backgroundColor]""",
-        element,
-    )
-    bright, dark = sorted((_luminance(colour) for colour in ground), reverse=True)
-    return (bright + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    values = np.array([float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]) / 255
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
