@@ -50,9 +50,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, bool, fl
     """Replaces training; returns what is trained: size, augmentation and share of steps of each phase, and the seed."""
     calls: list[tuple[list[tuple[int, bool, float]], int]] = []
 
-    def train(
-        phases: Any, held_out: Images, names: Any, params: UtilityParams, paths: Paths, seed: int
-    ) -> nn.Module:
+    def train(phases: Any, held_out: Images, names: Any, params: UtilityParams, paths: Paths, seed: int) -> nn.Module:
         calls.append(([(len(phase.images), phase.augmented, phase.steps) for phase in phases], seed))
         return nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, len(names)))
 
@@ -143,7 +141,7 @@ def test_a_rare_finding_is_filled_up(
     for row in rare:
         assert row.rare == name
         assert row.auroc == pytest.approx(row.by_pathology[name][0], abs=1e-3)
-    with pytest.raises(InputError, match="utility.rare=gout: expected one that can be judged"):
+    with pytest.raises(InputError, match=r"utility\.rare=gout: expected one that can be judged"):
         measure_utility(asked(trained, shares=[1.0], rare="gout"), trained[1], release, silent)
 
 
@@ -211,10 +209,9 @@ def test_augmented_images_are_flipped_half_the_time() -> None:
 def test_networks_of_torchvision(network: str, trained: tuple[Config, Paths], tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     images = Images(draw.integers(0, 255, (8, 32, 32), dtype=np.uint8), np.eye(8, 2, dtype=np.float32))
-    given = Given(images, images, images, images)
-    model = trained_on(
-        ARMS[0].phases(given), images, ["a", "b"], asked(trained, steps=1, network=network), workspace_paths(tmp_path), 0
-    )
+    phases = ARMS[0].phases(Given(images, images, images, images))
+    params = asked(trained, steps=1, network=network)
+    model = trained_on(phases, images, ["a", "b"], params, workspace_paths(tmp_path), 0)
     assert measured.logits_of(model, images).shape == (8, 2)
 
 
