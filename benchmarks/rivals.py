@@ -8,7 +8,7 @@ For every seed a corpus is split and tokenizer and alignment are trained once; a
 - *medsynth*: the language model with keypatches; *no keypatches*, LLM-CXR's kind; *class labels only*;
 - *latent diffusion*, RoentGen's kind: a UNet over the same tokenizer's latents that reads the same text by the same
   text encoder (benchmarks/latent_diffusion.py), trained for the processor's seconds that medsynth's language model
-  took, sampled in no more seconds an image;
+  took; sampled in as few steps as medsynth's seconds an image allow, and again in 50, however long that takes;
 - *nearest neighbour*: a training film whose findings come nearest to the prompt's, returned as it is: what figures must
   punish;
 - *real*: films of patients whom no model has seen.
@@ -70,7 +70,8 @@ SHARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "al
 GUIDANCES = (1.0, 2.0, 3.0)
 DIFFUSIONS = ((96, 3e-4), (96, 1e-3), (64, 1e-3))
 """Width and rate of what is tried of diffusion."""
-MEDSYNTH, DIFFUSION, NEAREST, REAL = "medsynth", "latent diffusion", "nearest neighbour", "real"
+MEDSYNTH, DIFFUSION, AT_LEISURE = "medsynth", "latent diffusion", "latent diffusion, 50 steps"
+NEAREST, REAL = "nearest neighbour", "real"
 LANGUAGE = {
     MEDSYNTH: (),
     "no keypatches": ("models.llm.keypatches=0",),
@@ -147,7 +148,13 @@ def _of_seed(out: Path, seed: int, preset: str, settings: list[str], samples: in
     own, jitter = found[MEDSYNTH], configure(settings, preset).models.llm.jitter
     diffusion = _Diffusion(root, out, seed, own.training, own.sampling, jitter)
     diffusion.tune(judge, tuning)
-    for contestant in (diffusion, _Retrieval(root, NEAREST, "train", seed), _Retrieval(root, REAL, "val", seed)):
+    at_leisure = _AtLeisure(diffusion)
+    for contestant in (
+        diffusion,
+        at_leisure,
+        _Retrieval(root, NEAREST, "train", seed),
+        _Retrieval(root, REAL, "val", seed),
+    ):
         found[contestant.name] = _judged(contestant, judge, tuning, asked)
     return found
 
@@ -214,6 +221,7 @@ class _Diffusion(_Contestant):
         self._paths, self._chosen = workspace_paths(root), out / "diffusion.json"
         self._seed, self._seconds, self._per_image, self._jitter = seed, seconds, per_image, jitter
         self._model: LatentDiffusion | None = None
+        self._steps: int | None = None
 
     def tune(self, judge: _Judge, prompts: Sequence[PromptRow]) -> None:
         """Chooses width and rate on the first seed, once."""
@@ -228,6 +236,7 @@ class _Diffusion(_Contestant):
 
     def _fit(self, place: int) -> None:
         width, rate = DIFFUSIONS[place]
+        self._steps = None
         self._model = LatentDiffusion(self._paths, width, layers=2)
         path, noted = self.root / f"{place}.pt", self.root / f"{place}.json"
         if not noted.exists():
@@ -239,19 +248,42 @@ class _Diffusion(_Contestant):
         self.training, self.parameters = about["seconds"], about["parameters"]
 
     def images(self, prompts: Sequence[PromptRow], guidance: float | None) -> Images:
+        if self._steps is None:
+            self._steps = self._affordable([prompt.text for prompt in prompts])
+        return self.in_steps(prompts, guidance, self._steps)
+
+    def in_steps(self, prompts: Sequence[PromptRow], guidance: float | None, steps: int) -> Images:
+        """Returns an image a prompt, in so many steps of the solver."""
         assert self._model is not None
-        texts = [prompt.text for prompt in prompts]
-        fewest, most = _SOLVER_STEPS
-        few = texts[: min(64, len(texts))]
-        taken = {}
+        return self._model.images([prompt.text for prompt in prompts], steps, guidance or 1.0, self._seed)
+
+    def _affordable(self, texts: Sequence[str]) -> int:
+        """Returns how many steps come nearest to medsynth's seconds an image, by the clock, guided."""
+        assert self._model is not None
+        few, taken = texts[:64], {}
         for steps in (1, 3):
             began = time.process_time()
-            self._model.images(few, steps, guidance or 1.0, self._seed)
+            self._model.images(few, steps, GUIDANCES[-1], self._seed)
             taken[steps] = (time.process_time() - began) / len(few)
         each = max(1e-6, (taken[3] - taken[1]) / 2)
-        steps = int(np.clip((self._per_image - taken[1]) / each + 1, fewest, most))
+        steps = int(np.clip((self._per_image - taken[1]) / each + 1, *_SOLVER_STEPS))
         log.info("diffusion: %d solver steps for %.3f s an image", steps, self._per_image)
-        return self._model.images(texts, steps, guidance or 1.0, self._seed)
+        return steps
+
+
+class _AtLeisure(_Contestant):
+    """The same diffusion model, in as many steps as are usual."""
+
+    name = AT_LEISURE
+    guidances = GUIDANCES
+
+    def __init__(self, model: _Diffusion) -> None:
+        super().__init__(model.root)
+        self._model = model
+        self.training, self.parameters = model.training, model.parameters
+
+    def images(self, prompts: Sequence[PromptRow], guidance: float | None) -> Images:
+        return self._model.in_steps(prompts, guidance, _SOLVER_STEPS[1])
 
 
 class _Retrieval(_Contestant):
