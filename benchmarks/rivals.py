@@ -11,7 +11,8 @@ For every seed a corpus is split and tokenizer and alignment are trained once; a
   took; sampled in as few steps as medsynth's seconds an image allow, and again in 50, however long that takes;
 - *nearest neighbour*: a training film whose findings come nearest to the prompt's, returned as it is: what figures must
   punish;
-- *real*: films of patients whom no model has seen.
+- *real*: films of patients whom no model has seen, with the findings that come nearest to the prompt's; phantoms of
+  them, where the corpus is drawn.
 
 Each generator is tuned by three values of guidance on prompts of their own, by what the labelling judge finds and by
 precision and recall; diffusion's rate and width have three tries besides, on the first seed. No filter is asked.
@@ -34,7 +35,7 @@ import torch
 import typer
 
 from benchmarks.latent_diffusion import LatentDiffusion
-from benchmarks.method import JUDGE_SEED, _interval, _prepare, _slug
+from benchmarks.method import BOUND_SEED, JUDGE_SEED, _drawn, _interval, _prepare, _slug
 from medsynth_core.errors import RiskError
 from medsynth_core.evaluation.extractors.judge import open_extractor
 from medsynth_core.evaluation.judged import Judged, judged_figures
@@ -68,7 +69,7 @@ log = logging.getLogger("rivals")
 Images = npt.NDArray[np.uint8]
 SHARED = ("corpus", "vocabulary", "prompts", "classifier", "judge", "vqgan", "alignment", "calibrate")
 GUIDANCES = (1.0, 2.0, 3.0)
-DIFFUSIONS = ((96, 3e-4), (96, 1e-3), (64, 1e-3))
+DIFFUSIONS = ((32, 1e-3), (64, 1e-3), (96, 5e-4))
 """Width and rate of what is tried of diffusion."""
 MEDSYNTH, DIFFUSION, AT_LEISURE = "medsynth", "latent diffusion", "latent diffusion, 50 steps"
 NEAREST, REAL = "nearest neighbour", "real"
@@ -148,13 +149,8 @@ def _of_seed(out: Path, seed: int, preset: str, settings: list[str], samples: in
     own, jitter = found[MEDSYNTH], configure(settings, preset).models.llm.jitter
     diffusion = _Diffusion(root, out, seed, own.training, own.sampling, jitter)
     diffusion.tune(judge, tuning)
-    at_leisure = _AtLeisure(diffusion)
-    for contestant in (
-        diffusion,
-        at_leisure,
-        _Retrieval(root, NEAREST, "train", seed),
-        _Retrieval(root, REAL, "val", seed),
-    ):
+    real = _Drawn(root, judge.size) if judge.drawn else _Retrieval(root, REAL, "val", seed)
+    for contestant in (diffusion, _AtLeisure(diffusion), _Retrieval(root, NEAREST, "train", seed), real):
         found[contestant.name] = _judged(contestant, judge, tuning, asked)
     return found
 
@@ -305,6 +301,19 @@ class _Retrieval(_Contestant):
         return self._pairs.corpus.images(self._pairs.rows[rows])
 
 
+class _Drawn(_Contestant):
+    """Phantoms of other patients that show what each prompt asks for."""
+
+    name = REAL
+
+    def __init__(self, root: Path, size: int) -> None:
+        super().__init__(root)
+        self._size = size
+
+    def images(self, prompts: Sequence[PromptRow], guidance: float | None) -> Images:
+        return _drawn(prompts, BOUND_SEED, self._size)
+
+
 def _shown(condition: Condition) -> frozenset[tuple[str, str, str]]:
     return frozenset((f["pathology"], str(f["anatomy"]), str(f["side"])) for f in condition.findings) or frozenset(
         [("no finding", "", "")]
@@ -336,7 +345,12 @@ def _judged(contestant: _Contestant, judge: _Judge, tuning: Sequence[PromptRow],
 
 class _Judge:
     """Who says what images show, and how like real ones they are: the labelling judge and, of phantoms, the oracle,
-    neither of which learnt from a patient of any contestant."""
+    neither of which learnt from a patient of any contestant.
+
+    Attributes:
+        drawn: whether the corpus is the phantom's.
+        size: of its images.
+    """
 
     def __init__(self, root: Path, out: Path) -> None:
         self.root = root
@@ -351,7 +365,8 @@ class _Judge:
         }
         self._tokenizer = tokenizer
         kind = json.loads((paths["corpus"] / "corpus.json").read_text("utf-8"))["kind"]
-        self._oracle = Oracle.fit(JUDGE_SEED, n=6000, epochs=6) if kind == "phantom" else None
+        self.drawn, self.size = kind == "phantom", self._test.corpus.image_size
+        self._oracle = Oracle.fit(JUDGE_SEED, n=6000, epochs=6) if self.drawn else None
 
     def score(self, images: Images, prompts: Sequence[PromptRow]) -> float:
         """Returns what guidance is chosen by: the harmonic mean of precision, recall, and twice what the judge's AUROC
