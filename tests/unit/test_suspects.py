@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.corpus.phantom import phantom_study
+from medsynth_core.corpus.suspects import find
 from medsynth_core.corpus.suspects.borders import borders, trimmed
 from medsynth_core.corpus.suspects.find import find_suspects
 from medsynth_core.progress import silent
@@ -185,3 +186,19 @@ def test_films_that_are_drawn_alike_are_no_copies(n: int) -> None:
     patients = [study.patient_id for study in studies]
     assert not [s for s in find_suspects(drawn, patients, seed=0) if s.kind == "copy"]
     assert not [s for s in find_suspects(drawn[[0] * n], [str(i) for i in range(n)], seed=0) if s.kind == "copy"]
+
+
+def test_copies_far_apart_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a corpus of many blocks a film and its copy are seldom in one."""
+    rng = np.random.default_rng(0)
+    films = np.stack([phantom_study(5, index, 64).views[0].load() for index in range(400)]).astype(np.float32)
+    grain = gaussian_filter(rng.normal(size=films.shape), (0, 1, 1)) * 60
+    films = np.clip(films + grain, 0, 255)
+    copied = np.clip(0.9 * films[:20] + 10 + rng.normal(0, 2, films[:20].shape), 0, 255)
+    every = np.concatenate([films, copied]).astype(np.uint8)
+    patients = [str(index) for index in range(len(every))]
+    monkeypatch.setattr(find, "BLOCK", 60)
+    monkeypatch.setattr(find, "FEWEST_TO_LEARN", 1000)
+    found = {s.index: s.copy_of for s in find_suspects(every, patients, seed=0) if s.kind == "copy"}
+    assert {index: place for place, index in enumerate(range(400, 420))}.items() <= found.items()
+    assert found.keys() == {*range(20), *range(400, 420)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.cluster import MiniBatchKMeans
 
 from medsynth_core.corpus.records import ImageU8
 from medsynth_core.corpus.suspects import looks
 from medsynth_core.corpus.suspects.looks import CELLS, CHUNK, Field, Indices
 from medsynth_core.corpus.suspects.overlay import register, warp
+from medsynth_core.random import seed_of
 
 _LEAST_ALIKE, _ROUGHLY, _COPY = 0.7, 0.93, 0.68
 """Least correlation of a copy: of coarse thumbnails as they are, of smooth ones once overlaid, of fine structure."""
@@ -43,6 +45,48 @@ def copies(thumbnails: ImageU8, groups: Indices) -> list[tuple[int, int, float]]
     usual = np.median([best.get(index, (0.0, -1))[0] for index in range(len(thumbnails))])
     least = 1 - (1 - _COPY) * (1 - usual) + _SLACK
     return [(index, other, score) for index, (score, other) in sorted(best.items()) if score > least]
+
+
+def alike_films(thumbnails: ImageU8, shown: Indices, most: int, seed: int) -> list[Indices]:
+    """Returns groups of films that look alike at a glance, as places in ``shown``: about ``most`` in each, and never
+    more than twice as many. A film is in two of them, so that a copy shares one with what it is a copy of; where there
+    are no more than ``most``, all are one group.
+
+    Args:
+        thumbnails: uint8 [N, 64, 64].
+        shown: those that are to be parted.
+    """
+    if len(shown) <= most:
+        return [np.arange(len(shown))]
+    parts = (shown[at : at + CHUNK] for at in range(0, len(shown), CHUNK))
+    glances = np.concatenate([_glances(thumbnails[part]) for part in parts])
+    return _parted(glances, np.arange(len(glances)), most, seed)
+
+
+def _glances(thumbnails: ImageU8) -> Field:
+    """Returns films as 8 x 8 cells without brightness and contrast, float32 [N, 64]."""
+    cells = looks.pooled(thumbnails.astype(np.float32), 8).reshape(len(thumbnails), -1)
+    cells -= cells.mean(1, keepdims=True)
+    return cells / (np.linalg.norm(cells, axis=1, keepdims=True) + 1e-6)
+
+
+def _parted(glances: Field, films: Indices, most: int, seed: int) -> list[Indices]:
+    own = glances[films]
+    count = max(2, -(-2 * len(own) // most))
+    draw = seed_of(seed, "corpus.copies") % 2**32
+    centres = MiniBatchKMeans(count, batch_size=1024, max_iter=20, n_init=1, random_state=draw).fit(own)
+    nearest = np.concatenate(
+        [np.argpartition(centres.transform(own[at : at + CHUNK]), 1)[:, :2] for at in range(0, len(own), CHUNK)]
+    )
+    groups = [films[(nearest == number).any(1)] for number in range(count)]
+    parted: list[Indices] = []
+    for group in groups:
+        too_many = len(group) > 2 * most
+        if too_many and len(group) < len(films):
+            parted += _parted(glances, group, most, seed)
+        else:
+            parted += np.array_split(group, -(-len(group) // (2 * most))) if too_many else [group]
+    return [group for group in parted if len(group) > 1]
 
 
 def _alike_pairs(coarse: Field, groups: Indices) -> Indices:

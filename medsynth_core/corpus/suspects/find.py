@@ -10,11 +10,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+import joblib
 import numpy as np
 
+from medsynth_core.cores import processes_for
 from medsynth_core.corpus.records import ImageU8
 from medsynth_core.corpus.suspects import looks
-from medsynth_core.corpus.suspects.copies import copies
+from medsynth_core.corpus.suspects.copies import alike_films, copies
 from medsynth_core.corpus.suspects.frontal import learnt
 from medsynth_core.corpus.suspects.looks import CELLS, SIDE, Indices
 from medsynth_core.corpus.suspects.suspect import Suspect
@@ -22,15 +24,18 @@ from medsynth_core.random import stream
 
 log = logging.getLogger(__name__)
 
+BLOCK = 4000
+"""Films that are looked at together."""
 FEWEST_TO_LEARN = 200
 """With fewer films that aren't blank, only blank films and copies are looked for."""
 
 
 def find_suspects(thumbnails: ImageU8, patients: Sequence[str], seed: int) -> list[Suspect]:
-    """Returns the films of a corpus that seem faulty, by index.
+    """Returns the films of a corpus that seem faulty, by index; all cores look.
 
-    With fewer than ``FEWEST_TO_LEARN`` films that aren't blank there is nothing to learn from: only blank films and
-    copies are found, and a warning is logged.
+    Films are looked at in blocks of some ``BLOCK`` from all over, each of which learns from its own; copies are looked
+    for among all films that look alike at a glance. In a block with fewer than ``FEWEST_TO_LEARN`` films that aren't
+    blank there is nothing to learn from: only blank films and copies are found, and a warning is logged.
 
     Args:
         thumbnails: all films, borders trimmed, scaled to a square by area, air dark; uint8 [N, 64, 64].
@@ -45,27 +50,52 @@ def find_suspects(thumbnails: ImageU8, patients: Sequence[str], seed: int) -> li
             f"want uint8 [N, {SIDE}, {SIDE}] and N patients, got {thumbnails.dtype} {list(thumbnails.shape)} "
             f"and {len(patients)}"
         )
+    groups = _groups(patients)
+    blocks = _blocks(len(thumbnails), seed)
+    looked_at = joblib.Parallel(n_jobs=processes_for(len(blocks), 1))(
+        joblib.delayed(_looked_at)(np.array(thumbnails[films]), groups[films], seed) for films in blocks
+    )
+    suspects = [
+        replace(suspect, index=int(films[suspect.index]))
+        for films, found in zip(blocks, looked_at, strict=True)
+        for suspect in found
+    ]
+    blank = {suspect.index for suspect in suspects if suspect.kind == "blank"}
+    shown = np.array([index for index in range(len(thumbnails)) if index not in blank], dtype=np.intp)
+    alike = [shown[places] for places in alike_films(thumbnails, shown, BLOCK, seed)]
+    compared = joblib.Parallel(n_jobs=processes_for(len(alike), 1))(
+        joblib.delayed(copies)(np.array(thumbnails[films]), groups[films]) for films in alike
+    )
+    nearest: dict[int, Suspect] = {}
+    for films, found in zip(alike, compared, strict=True):
+        for index, other, score in found:
+            suspect = Suspect(int(films[index]), "copy", score, copy_of=int(films[other]))
+            nearest[suspect.index] = max(suspect, nearest.get(suspect.index, suspect), key=lambda each: each.score)
+    return sorted([*suspects, *nearest.values()], key=lambda suspect: (suspect.index, suspect.kind))
+
+
+def _blocks(n: int, seed: int) -> list[Indices]:
+    """Returns the films of each block, drawn from all over the corpus: in a block of laterals a lateral is usual."""
+    count = max(1, round(n / BLOCK))
+    films = np.arange(n) if count == 1 else stream(seed, "corpus.blocks").permutation(n)
+    return [np.sort(block) for block in np.array_split(films, count)]
+
+
+def _looked_at(thumbnails: ImageU8, groups: Indices, seed: int) -> list[Suspect]:
+    """Returns what one block shows of itself, but for copies."""
     suspects = blanks(thumbnails)
     blank = {suspect.index for suspect in suspects}
     shown = np.array([index for index in range(len(thumbnails)) if index not in blank], dtype=np.intp)
-    films, groups = thumbnails[shown], _groups([patients[index] for index in shown])
-    found = [Suspect(index, "copy", score, copy_of=other) for index, other, score in copies(films, groups)]
-    if len(films) < FEWEST_TO_LEARN:
+    if len(shown) < FEWEST_TO_LEARN:
         log.warning(
             "corpus: %d films are too few to learn from (%d): only blank ones and copies were looked for, not "
             "inverted, turned or mirrored films nor other images",
-            len(films),
+            len(shown),
             FEWEST_TO_LEARN,
         )
-    else:
-        found += learnt(films, groups, stream(seed, "corpus.suspects"))
-    suspects += [_at(shown, suspect) for suspect in found]
-    return sorted(suspects, key=lambda suspect: (suspect.index, suspect.kind))
-
-
-def _at(places: Indices, suspect: Suspect) -> Suspect:
-    other = None if suspect.copy_of is None else int(places[suspect.copy_of])
-    return replace(suspect, index=int(places[suspect.index]), copy_of=other)
+        return suspects
+    found = learnt(thumbnails[shown], groups[shown], stream(seed, "corpus.suspects"))
+    return suspects + [replace(suspect, index=int(shown[suspect.index])) for suspect in found]
 
 
 def _groups(patients: Sequence[str]) -> Indices:

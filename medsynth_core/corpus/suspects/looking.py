@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from medsynth_core.cores import processes_for
 from medsynth_core.corpus.kept import mend
 from medsynth_core.corpus.normalised import IMAGES_PER_CHUNK, image_chunk
 from medsynth_core.corpus.records import ImageU8
@@ -25,8 +22,6 @@ from medsynth_core.corpus.suspects.looks import SIDE
 from medsynth_core.corpus.suspects.suspect import Suspect
 
 Verdict = Literal["mended", "left out", "kept"]
-_BLOCK = 4000
-"""Films that are looked at together: each block learns from its own."""
 _SHOWN = 12
 """Films of a kind in the picture."""
 _MARGIN = 14
@@ -54,7 +49,7 @@ def look(folder: Path, skip: bool, seed: int) -> dict[str, int]:
     rows, mended = views["row"].to_pylist(), views["mended"].to_pylist()
     patients = views["patient_id"].to_pylist()
     thumbnails = _thumbnails(folder, [rows[place] for place in places])
-    suspects = _suspects(thumbnails, [patients[place] for place in places], seed)
+    suspects = find_suspects(thumbnails, [patients[place] for place in places], seed)
     found = [_Found(places[each.index], each, _verdict(each, skip)) for each in _clearest(suspects)]
     marks: list[str | None] = [None] * len(rows)
     for place, suspect, verdict in found:
@@ -86,21 +81,6 @@ def _thumbnails(folder: Path, rows: Sequence[int]) -> ImageU8:
         film = Image.fromarray(chunks[number][row % IMAGES_PER_CHUNK])
         out[place] = np.asarray(film.resize((SIDE, SIDE), Image.Resampling.BOX))
     return out
-
-
-def _suspects(thumbnails: ImageU8, patients: Sequence[str], seed: int) -> list[Suspect]:
-    n = max(1, round(len(thumbnails) / _BLOCK))
-    bounds = np.linspace(0, len(thumbnails), n + 1).astype(int).tolist()
-    parallel = joblib.Parallel(n_jobs=processes_for(n, 1))
-    blocks = parallel(
-        joblib.delayed(_block)(np.array(thumbnails[start:stop]), patients[start:stop], seed, start)
-        for start, stop in pairwise(bounds)
-    )
-    return [suspect for block in blocks for suspect in block]
-
-
-def _block(thumbnails: ImageU8, patients: Sequence[str], seed: int, start: int) -> list[Suspect]:
-    return [suspect.moved(start) for suspect in find_suspects(thumbnails, patients, seed)]
 
 
 def _clearest(suspects: Sequence[Suspect]) -> list[Suspect]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["inverted", "turned", "mirrored", "not a frontal chest", "blank", "copy"]
@@ -25,8 +25,3 @@ class Suspect:
     score: float
     turned_by: int = 0
     copy_of: int | None = None
-
-    def moved(self, by: int) -> Suspect:
-        """Returns it with places that are later by some films."""
-        other = None if self.copy_of is None else self.copy_of + by
-        return replace(self, index=self.index + by, copy_of=other)
