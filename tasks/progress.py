@@ -54,19 +54,20 @@ def shown(root: str, stage: str, log: logging.Logger | logging.LoggerAdapter[log
         console=console,
         disable=not console.is_terminal,
     )
-    began = last = time.monotonic()
+    last = time.monotonic()
+    first: tuple[float, int] | None = None
     with console.use_theme(Theme()), bar:  # Prefect's console has no styles but its own
         row = bar.add_task(stage, total=None, detail="")
 
         def report(done: int, total: int, detail: str = "") -> None:
-            nonlocal last
+            nonlocal last, first
+            first = first or (time.monotonic(), done)
             bar.update(row, completed=done, total=total, detail=detail)
             if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
                 last = time.monotonic()
                 share = done / max(1, total)
                 metrics.stage_done(stage, share)
-                left = f", about {_duration((last - began) * (1 - share) / share)} left" if share else ""
-                about = f"{stage}: {done} of {total} {detail}{left}"
+                about = f"{stage}: {done} of {total} {detail}{_left(last - first[0], done - first[1], total - done)}"
                 update_progress_artifact(artifact, progress=100.0 * share, description=about)
                 if not console.is_terminal:
                     log.info("%s", about)
@@ -74,6 +75,12 @@ def shown(root: str, stage: str, log: logging.Logger | logging.LoggerAdapter[log
         yield report
     metrics.stage_done(stage, 1.0)
     update_progress_artifact(artifact, progress=100.0)
+
+
+def _left(seconds: float, n: int, rest: int) -> str:
+    """Returns how long the rest will take at the pace of ``n`` in so many seconds; what an earlier run had done says
+    nothing of it."""
+    return f", about {_duration(seconds * rest / n)} left" if n > 0 else ""
 
 
 def _console() -> Console:
