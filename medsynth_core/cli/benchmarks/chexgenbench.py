@@ -1,0 +1,182 @@
+"""``medsynth benchmark chexgenbench``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+NAME = "chexgenbench"
+_SHOWN = ("fid", "kid", "precision", "recall", "density", "coverage")
+
+
+def command(
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="The benchmark's annotations: annotated_prompt, path, labels.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="PLACE", help="Images made of --prompts: prompt_INFO.csv, or their folder.")
+    ] = None,
+    image_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images of --images are.")] = None,
+    make: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Have the workspace's models make images of --prompts here; goes on."),
+    ] = None,
+    release: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Measure a release with its own prompts; the workspace's newest.")
+    ] = None,
+    rev: Annotated[str | None, typer.Option(help="git tag, branch or commit of the release.")] = None,
+    real: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Real images: annotations with path. Default: --prompts.")
+    ] = None,
+    real_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where their paths begin.")] = None,
+    train: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Annotations of training images, for re-identification.")
+    ] = None,
+    train_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where their paths begin.")] = None,
+    privacy_images: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Images made of --train's prompts, ten of each.")
+    ] = None,
+    rad_dino: Annotated[
+        str | None, typer.Option(metavar="NAME[:PLACE]", help="transformers:FOLDER; or another extractor, or none.")
+    ] = None,
+    inception: Annotated[
+        str | None, typer.Option(metavar="NAME[:PLACE]", help="inception:FILE; or another extractor, or none.")
+    ] = None,
+    biovil_t: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:PLACE]", help="biovil-t:FOLDER; transformers:FOLDER, alignment, or none."),
+    ] = None,
+    reid: Annotated[str | None, typer.Option(metavar="NAME[:PLACE]", help="siamese:FILE; or judge, or none.")] = None,
+    stand_ins: Annotated[
+        bool, typer.Option("--stand-ins", help="Play what is missing by small networks; the columns say so.")
+    ] = False,
+    max_prompts: Annotated[int | None, typer.Option(min=2, help="Measure so many prompts at most.")] = None,
+    privacy_prompts: Annotated[int, typer.Option(min=1, help="Training prompts at most.")] = 2000,
+    name: Annotated[str | None, typer.Option(help="The generator's, in the tables.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the tables. Default: data/chexgenbench.")
+    ] = None,
+    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")] = Path(),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter for this command."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """CheXGenBench (arXiv:2505.10496): fidelity, alignment, re-identification, in its tables (docs/chexgenbench.md)."""
+    from medsynth_core.cli.bar import bar
+    from medsynth_core.evaluation.chexgenbench.networks import BIOVIL_T, INCEPTION, RAD_DINO, REID, cast
+    from medsynth_core.evaluation.chexgenbench.request import Request
+    from medsynth_core.evaluation.settings import EvaluationParams
+    from medsynth_core.synthesis.settings import SynthesisParams
+    from medsynth_core.workspace.params import configure, load_config
+    from medsynth_core.workspace.stages import workspace_paths
+
+    request = Request(
+        prompts=prompts,
+        images=images,
+        image_dir=image_dir,
+        make=make,
+        release=release,
+        rev=rev,
+        real=real,
+        real_dir=real_dir,
+        train=train,
+        train_dir=train_dir,
+        privacy_images=privacy_images,
+        networks={RAD_DINO: rad_dino, INCEPTION: inception, BIOVIL_T: biovil_t, REID: reid},
+        stand_ins=stand_ins,
+        max_prompts=max_prompts,
+        privacy_prompts=privacy_prompts,
+        name=name,
+    )
+    root = workspace.resolve()
+    params = root / "params.yaml"
+    # images and real ones by their files are measured without a workspace, too
+    alone = images is not None and not params.is_file()
+    config = configure(overrides or ()) if alone else load_config(params, overrides or ())
+    paths = workspace_paths(root, config)
+    playing = cast(request.networks, stand_ins, paths)
+    if playing.missing:
+        sys.stderr.write(f"missing, with stand-ins in their place: {'; '.join(playing.missing)}\n")
+    from medsynth_core.evaluation.chexgenbench.run import run
+
+    folder = out or (root / NAME if alone else root / "data" / NAME)
+    with bar(NAME) as progress:
+        found = run(
+            request,
+            playing,
+            EvaluationParams.of(config),
+            SynthesisParams.of(config),
+            paths,
+            folder,
+            progress,
+        )
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    _print(found)
+    print(f"tables and benchmark.json in {folder}")
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    """Prints all images' figures, then those by pathology."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    n = found["n"]
+    table = Table(
+        "figure",
+        "by",
+        "value",
+        "95 %",
+        "control",
+        title=f"{found['name']}: {n['synthetic']} synthetic, {n['real']} real images",
+    )
+    figures: Sequence[Mapping[str, Any]] = found["figures"]
+    for row in figures:
+        if row["label"] is None:
+            control = "" if row["control"] is None else f"{_number(row['control'])} ({row['control_of']})"
+            interval = "" if row["low"] is None else f"{_number(row['low'])}..{_number(row['high'])}"
+            value = row["reason"] if row["value"] is None else _number(row["value"])
+            table.add_row(row["metric"], row["network"], value, interval, control)
+    console.print(table)
+    shown = Table("pathology", "n, real", title="by pathology")
+    keys = _columns(figures)
+    for _, metric, network in keys:
+        shown.add_column(f"{metric} ({network})", justify="right")
+    for label in dict.fromkeys(row["label"] for row in figures if row["label"] is not None):
+        of_label = {(row["role"], row["metric"]): row for row in figures if row["label"] == label}
+        first = next(iter(of_label.values()))
+        cells = [of_label.get((role, metric), {}).get("value") for role, metric, _ in keys]
+        shown.add_row(label, f"{first['n']}, {first['n_real']}", *("" if x is None else _number(x) for x in cells))
+    console.print(shown)
+    for row in figures:
+        if row["label"] is None and row["reason"] and row["value"] is not None:
+            console.print(f"{row['metric']} ({row['network']}): {row['reason']}", markup=False)
+    for left_out in found["left_out"]:
+        console.print(f"left out: {left_out}", markup=False)
+    for part, why in found["not_comparable"].items():
+        if why:
+            console.print(f"{part} not comparable with the board's: {'; '.join(why)}", markup=False)
+
+
+def _columns(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Returns role, metric and network of what the table by pathology shows."""
+    wanted = (*_SHOWN, "alignment")
+    found = dict.fromkeys(
+        (row["role"], row["metric"], row["network"])
+        for row in figures
+        if row["label"] is not None and row["metric"] in wanted
+    )
+    return list(found)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
