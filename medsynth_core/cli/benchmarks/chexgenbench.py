@@ -6,12 +6,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 NAME = "chexgenbench"
-_SHOWN = ("fid", "kid", "precision", "recall", "density", "coverage")
+_SHOWN = {"fid": "FID", "precision": "prec.", "recall": "recall", "coverage": "cover."}
+"""Of the table by pathology, which has room for no more; the files have all."""
 
 
 def command(
@@ -125,38 +129,23 @@ def command(
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    """Prints all images' figures, then those by pathology."""
+    """Prints all images' figures, then those by pathology, then what they don't say."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    n = found["n"]
-    table = Table(
-        "figure",
-        "by",
-        "value",
-        "95 %",
-        "control",
-        title=f"{found['name']}: {n['synthetic']} synthetic, {n['real']} real images",
-    )
-    figures: Sequence[Mapping[str, Any]] = found["figures"]
+    console, n, figures = Console(), found["n"], found["figures"]
+    title = f"{found['name']}: {n['synthetic']} synthetic, {n['real']} real images"
+    table = Table(title=title)
+    for heading in ("figure", "by", "value", "95 %", "control"):
+        table.add_column(heading, no_wrap=heading != "control")
     for row in figures:
         if row["label"] is None:
-            control = "" if row["control"] is None else f"{_number(row['control'])} ({row['control_of']})"
             interval = "" if row["low"] is None else f"{_number(row['low'])}..{_number(row['high'])}"
-            value = row["reason"] if row["value"] is None else _number(row["value"])
+            value = _number(row["value"]) or row["reason"]
+            control = "" if row["control"] is None else f"{_number(row['control'])} ({row['control_of']})"
             table.add_row(row["metric"], row["network"], value, interval, control)
     console.print(table)
-    shown = Table("pathology", "n, real", title="by pathology")
-    keys = _columns(figures)
-    for _, metric, network in keys:
-        shown.add_column(f"{metric} ({network})", justify="right")
-    for label in dict.fromkeys(row["label"] for row in figures if row["label"] is not None):
-        of_label = {(row["role"], row["metric"]): row for row in figures if row["label"] == label}
-        first = next(iter(of_label.values()))
-        cells = [of_label.get((role, metric), {}).get("value") for role, metric, _ in keys]
-        shown.add_row(label, f"{first['n']}, {first['n_real']}", *("" if x is None else _number(x) for x in cells))
-    console.print(shown)
+    _by_pathology(console, figures)
     for row in figures:
         if row["label"] is None and row["reason"] and row["value"] is not None:
             console.print(f"{row['metric']} ({row['network']}): {row['reason']}", markup=False)
@@ -167,16 +156,29 @@ def _print(found: Mapping[str, Any]) -> None:
             console.print(f"{part} not comparable with the board's: {'; '.join(why)}", markup=False)
 
 
-def _columns(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Returns role, metric and network of what the table by pathology shows."""
-    wanted = (*_SHOWN, "alignment")
-    found = dict.fromkeys(
-        (row["role"], row["metric"], row["network"])
-        for row in figures
-        if row["label"] is not None and row["metric"] in wanted
-    )
-    return list(found)
+def _by_pathology(console: Console, figures: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a row a pathology that has a figure: of the role of RAD-DINO, and of alignment."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    wanted = [("rad-dino", metric) for metric in _SHOWN] + [("biovil-t", "alignment")]
+    found: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in figures:
+        if row["label"] is not None and row["value"] is not None:
+            found.setdefault(row["label"], {})[row["role"], row["metric"]] = row
+    if not found:
+        return
+    by = dict.fromkeys(row["network"] for of_label in found.values() for key, row in of_label.items() if key in wanted)
+    table = Table(title=f"by pathology ({', '.join(by)})", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("pathology", no_wrap=True)
+    for heading in ("n, real", *_SHOWN.values(), "align."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, of_label in sorted(found.items()):
+        first = next(iter(of_label.values()))
+        cells = (_number(of_label[key]["value"]) if key in of_label else "" for key in wanted)
+        table.add_row(label, f"{first['n']}, {first['n_real']}", *cells)
+    console.print(table)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -211,20 +211,20 @@ class _Look:
 
 
 def _doubts(playing: Cast, sides: Sides) -> dict[str, list[str]]:
-    """Returns why each part's figures don't compare with the board's; whether a file of prompts is the board's isn't
-    known here."""
-    found = {
-        part: [
+    """Returns why the figures of each part that is measured don't compare with the board's; whether a file of prompts
+    is the board's isn't known here."""
+
+    def why(roles: Sequence[str]) -> list[str]:
+        stand_ins = playing.stand_ins.items()
+        return [
             *sides.doubts,
-            *(
-                f"{short(entry)} in place of {called(role)}"
-                for role, entry in playing.stand_ins.items()
-                if role in roles
-            ),
+            *(f"{short(entry)} in place of {called(role)}" for role, entry in stand_ins if role in roles),
         ]
-        for part, roles in _PARTS.items()
-    }
-    if sides.paired_by != PROMPT:
+
+    found = {part: why(roles) for part, roles in _PARTS.items() if set(roles) & set(playing.entries)}
+    if REID not in playing.entries or not len(sides.privacy):
+        found.pop("privacy", None)
+    elif sides.paired_by != PROMPT:
         found["privacy"].append("held against the nearest training images, not against those of the prompts")
     return found
 
@@ -241,7 +241,8 @@ def _tables(
         part: sides.name if not why else f"{sides.name} (not comparable: {'; '.join(why)})"
         for part, why in doubts.items()
     }
-    labels = [label for label in PATHOLOGIES if any(figure.label == label for figure in figures)]
+    told = {figure.label for figure in figures if figure.value is not None}
+    labels = [label for label in PATHOLOGIES if label in told]
     found = dict[str, list[Row]]()
     if {RAD_DINO, INCEPTION} & set(playing.entries):
         found["image_generation_metrics.csv"] = [fidelity_row(figures, None, playing, extra["fidelity"], sides.caption)]
