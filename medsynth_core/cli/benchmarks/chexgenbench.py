@@ -94,7 +94,6 @@ def command(
         train_dir=train_dir,
         privacy_images=privacy_images,
         networks={RAD_DINO: rad_dino, INCEPTION: inception, BIOVIL_T: biovil_t, REID: reid},
-        stand_ins=stand_ins,
         max_prompts=max_prompts,
         privacy_prompts=privacy_prompts,
         name=name,

@@ -40,7 +40,6 @@ class Request:
     train_dir: Path | None = None
     privacy_images: Path | None = None
     networks: Mapping[str, str | None] = field(default_factory=dict)
-    stand_ins: bool = False
     max_prompts: int | None = None
     privacy_prompts: int = PRIVACY_PROMPTS
     name: str | None = None
