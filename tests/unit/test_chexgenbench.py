@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from medsynth_core.cli.benchmarks.chexgenbench import command
 from medsynth_core.config import Paths
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.chexgenbench import networks
@@ -582,3 +585,9 @@ def test_images_of_any_size_and_8_bit_mode_become_gray_squares(mode: str, tmp_pa
 def test_what_contradicts_itself_is_refused(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Request(**asked)
+
+
+def test_the_page_names_options_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chexgenbench.md").read_text("utf-8")
+    options = {f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) <= options

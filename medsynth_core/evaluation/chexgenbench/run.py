@@ -198,7 +198,8 @@ class _Look:
         if sides.paired_by == PROMPT:
             places, control_of = by_prompt(sides.privacy, sides.sources), "other studies' films"
             if len(sides.sources) > 1:
-                other = by_prompt(sides.privacy, sides.sources, shift=1)
+                # far off: studies that stand beside each other may be of one patient
+                other = by_prompt(sides.privacy, sides.sources, shift=len(sides.sources) // 2)
                 control = paired(ours, training, other, reid, self._device)
         else:
             places, control_of = nearest(ours, training), "held-out images"
