@@ -59,7 +59,7 @@ class Made:
 
 def read_annotations(path: Path, films: Path | None, needs_film: bool) -> list[Annotation]:
     """Returns the rows of a CSV with the column ``annotated_prompt``, and ``path``, ``id``, ``chexpert_labels`` where
-    they are; the first of those with one prompt, and none without a prompt (metrics/fid.py drops them, too).
+    they are; the first of those with one prompt (as metrics/fid.py), and none without (as metrics/privacy_metrics.py).
 
     Args:
         films: folder that ``path`` is in; None: the table's own.
