@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medsynth_core import __version__
+from medsynth_core.cli.benchmarks import app as benchmarks
 from medsynth_core.cli.study import study
 from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.storage.atomic import full_disk
@@ -353,6 +354,9 @@ def export(
     with bar("export") as progress:
         n_images = write(open_release(repo, rev), out, layout, metadata, progress)
     print(f"{n_images} images in {out}")
+
+
+app.add_typer(benchmarks, name="benchmark")
 
 
 @app.command()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medsynth_core.config import Paths
+from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.models.classifier import FindingClassifier
 from medsynth_core.models.judge import Judge
 
@@ -17,6 +19,11 @@ from medsynth_core.models.judge import Judge
 def as_pixels(images_BHW: Tensor) -> Tensor:
     """Returns uint8 images as pixels, float32 [B, 1, H, W] in [-1, 1]."""
     return images_BHW[:, None].float() / 127.5 - 1.0
+
+
+def trained_side(paths: Paths) -> int | None:
+    """Returns the side of the images that a workspace's own networks learn from; None without a corpus."""
+    return Corpus.open(paths["corpus"]).image_size if paths["corpus"].exists() else None
 
 
 class FindingJudge(nn.Module):

@@ -7,7 +7,16 @@ import pytest
 import torch
 from pytorch_fid import inception as fid
 from torchvision.models import inception_v3
-from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor, ViTModel
+from transformers import (
+    BitImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from medsynth_core.errors import ConfigError, InputError
 from medsynth_core.evaluation.extractors import load_extractor
@@ -124,3 +133,17 @@ def test_an_encoder_without_class_token_is_averaged(tmp_path: Path) -> None:
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
     found = features(f"transformers:{tmp_path / 'resnet'}", tmp_path)
     torch.testing.assert_close(found, net(IMAGES[:, None].expand(-1, 3, -1, -1) / 127.5 - 1).pooler_output[..., 0, 0])
+
+
+@torch.inference_mode()
+def test_rad_dinos_features_are_its_pooled_output(tmp_path: Path) -> None:
+    """What CheXGenBench takes of it; of DINOv2 the class token behind the last norm."""
+    few = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    net = Dinov2Model(Dinov2Config(**few)).eval()
+    size = {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}}
+    processor = BitImageProcessor(**size, image_mean=[0.5] * 3, image_std=[0.3] * 3)
+    for part in (net, processor):
+        part.save_pretrained(tmp_path / "dino")
+    colour = [np.repeat(image.numpy()[..., None], 3, -1) for image in IMAGES]
+    pixels = processor(images=colour, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(features(f"transformers:{tmp_path / 'dino'}", tmp_path), net(pixels).pooler_output)
