@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -41,7 +42,9 @@ _LOOKED_AT, _COUNTED = 256, 1024
 """Rows and columns that tell a film's contrast, and its window."""
 _ORIENTATION = 0x0112
 """EXIF's tag."""
-_DICOM_AT, _DICOM = 128, b"DICM"
+_MARK_AT, _MARK = 128, b"DICM"
+_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""How a DICOM file without a preamble begins: its first element's group."""
 
 
 def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pixels:
@@ -58,11 +61,8 @@ def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pi
     Raises:
         InputError: the file is missing, not an image, damaged, flat, tiny, far from square or above ``max_pixels``.
     """
-    if is_dicom(path):
-        from medsynth_core.corpus.dicom import load_dicom
-
-        return load_dicom(path, max_pixels, size)
-    return _load(path, max_pixels, partial(_film, size=size, whole=whole))
+    with opened(path) as stream:
+        return _decode_film(stream, str(path), max_pixels, size, whole)
 
 
 def load_film_bytes(data: bytes, source: str, max_pixels: int, size: int, whole: bool = False) -> Pixels:
@@ -74,11 +74,15 @@ def load_film_bytes(data: bytes, source: str, max_pixels: int, size: int, whole:
     Raises:
         InputError: as ``load_film``.
     """
-    if data[_DICOM_AT : _DICOM_AT + len(_DICOM)] == _DICOM:
+    return _decode_film(io.BytesIO(data), source, max_pixels, size, whole)
+
+
+def _decode_film(stream: IO[bytes], source: str, max_pixels: int, size: int, whole: bool) -> Pixels:
+    if begins_as_dicom(stream):
         from medsynth_core.corpus.dicom import decode_dicom
 
-        return decode_dicom(io.BytesIO(data), source, max_pixels, size)
-    return _decode(io.BytesIO(data), source, max_pixels, partial(_film, size=size, whole=whole))
+        return decode_dicom(stream, source, max_pixels, size)
+    return _decode(stream, source, max_pixels, partial(_film, size=size, whole=whole))
 
 
 def _film(image: Image.Image, size: int, whole: bool) -> Pixels:
@@ -112,25 +116,27 @@ def load_mask(path: Path, max_pixels: int) -> MaskU8:
             raise InputError(f"a mask holds the numbers {wanted}; found {mask.max()}")
         return mask
 
-    return _load(path, max_pixels, numbers)
+    with opened(path) as stream:
+        return _decode(stream, str(path), max_pixels, numbers)
 
 
-def is_dicom(path: Path) -> bool:
-    """Returns whether a file begins as DICOM's do."""
+def begins_as_dicom(stream: IO[bytes]) -> bool:
+    """Returns whether a file begins as DICOM's do, with a preamble or without one; it is left at its beginning."""
+    begins = stream.read(_MARK_AT + len(_MARK))
+    stream.seek(0)
+    return begins[_MARK_AT:] == _MARK or (begins[:2] in _GROUPS and len(begins) > _MARK_AT)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens an image file; whatever is found to be wrong with it is an InputError that begins with its path."""
     try:
         with found(path).open("rb") as stream:
-            return stream.read(_DICOM_AT + len(_DICOM))[_DICOM_AT:] == _DICOM
-    except (InputError, OSError):
-        return False
-
-
-def _load(path: Path, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:
-    try:
-        stream = found(path).open("rb")
-    except (InputError, OSError) as error:
-        raise InputError(f"{path}: {error}") from error
-    with stream:
-        return _decode(stream, str(path), max_pixels, decode)
+            yield stream
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
 
 
 def _decode(stream: IO[bytes], source: str, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:

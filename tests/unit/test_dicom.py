@@ -24,14 +24,13 @@ from pydicom.uid import (
 
 from medsynth_core.corpus.dicom import (
     Header,
-    begins_as_dicom,
     files_of,
     load_dicom,
     pseudonym,
     read_header,
     read_report,
 )
-from medsynth_core.corpus.images import load_film, windowed
+from medsynth_core.corpus.images import begins_as_dicom, load_film, windowed
 from medsynth_core.errors import InputError
 from tests.dicoms import COLUMNS, ROWS, Values, coded, compressed, directory, film, ramp, report, saved
 
@@ -133,7 +132,9 @@ def test_jpeg_of_12_bits_that_another_wrote() -> None:
      "ExplVR_BigEndNoMeta.dcm"],
 )  # fmt: skip
 def test_files_that_others_wrote_begin_as_dicom(name: str) -> None:
-    assert begins_as_dicom(Path(str(get_testdata_file(name, download=False))))
+    with Path(str(get_testdata_file(name, download=False))).open("rb") as stream:
+        assert begins_as_dicom(stream)
+        assert stream.tell() == 0
 
 
 @pytest.mark.parametrize(
@@ -367,6 +368,7 @@ def test_a_file_without_a_preamble(tmp_path: Path, syntax: Any) -> None:
     )  # fmt: skip
     assert (tmp_path / "film").read_bytes()[:2] == b"\x08\x00"
     close(shown(tmp_path / "film"), stretched(ramp(12)))
+    close(np.asarray(load_film(tmp_path / "film", 10_000_000, 32)), stretched(ramp(12)))
     assert read_header(tmp_path / "film").modality == "DX"
 
 
