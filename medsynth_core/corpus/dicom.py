@@ -23,7 +23,14 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medsynth_core.corpus.dicom_pixels import directions, displayed, first_of
-from medsynth_core.corpus.images import begins_as_dicom, check_contrast, check_pixels, check_shape, opened
+from medsynth_core.corpus.images import (
+    begins_as_dicom,
+    block_side,
+    check_contrast,
+    check_pixels,
+    check_shape,
+    opened,
+)
 from medsynth_core.corpus.labels import age_of, sex_of
 from medsynth_core.corpus.records import Pixels
 from medsynth_core.corpus.views import projection_of
@@ -98,22 +105,23 @@ def pseudonym(identifier: str) -> str:
     return hashlib.sha256(f"medsynth:{plain}".encode()).hexdigest()[:_DIGITS] if plain else ""
 
 
-def load_dicom(path: Path, max_pixels: int, size: int) -> Pixels:
+def load_dicom(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pixels:
     """Returns a DICOM radiograph as it hangs: float32 [height, width] in 0..255, air dark.
 
     Stored values go through the modality LUT or rescale, then the VOI LUT or the first window (PS3.3 C.11.1, C.11.2);
     without one, or with one that leaves nothing to see, from their thousandth to their brightest two hundredth.
     MONOCHROME1 is inverted, padding is black, overlays aren't drawn, and Patient Orientation says which way is up and
-    which side left.
+    which side left. Unless it is to be ``whole``, a large one is given by the means of square blocks of it, no smaller
+    than twice ``size``.
 
     Raises:
         InputError: it can't be decoded, holds several frames or none, or isn't a radiograph; or as ``load_film``.
     """
     with opened(path) as stream:
-        return decode_dicom(stream, str(path), max_pixels, size)
+        return decode_dicom(stream, str(path), max_pixels, size, whole)
 
 
-def decode_dicom(stream: IO[bytes], source: str, max_pixels: int, size: int) -> Pixels:
+def decode_dicom(stream: IO[bytes], source: str, max_pixels: int, size: int, whole: bool = False) -> Pixels:
     """Returns the radiograph of an open file, as ``load_dicom``.
 
     Args:
@@ -128,7 +136,7 @@ def decode_dicom(stream: IO[bytes], source: str, max_pixels: int, size: int) -> 
             check_dicom(file)
             check_pixels(file.Columns, file.Rows, max_pixels)
             check_shape(file.Columns, file.Rows, size)
-            pixels = displayed(file)
+            pixels = displayed(file, 1 if whole else block_side(file.Columns, file.Rows, size))
         check_contrast(pixels)
         return pixels
     except InputError as error:

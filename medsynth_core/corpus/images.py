@@ -38,7 +38,7 @@ _BY_BLOCKS = frozenset({"L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 _REDUCED = 2
 """A film is decoded at, or at once reduced to, no less than this many times the side that is wanted."""
 _GAP = 2.0
-_LOOKED_AT, _COUNTED = 256, 1024
+LOOKED_AT, COUNTED = 256, 1024
 """Rows and columns that tell a film's contrast, and its window."""
 _ORIENTATION = 0x0112
 """EXIF's tag."""
@@ -56,7 +56,7 @@ def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pi
     Args:
         max_pixels: larger ones are refused before they are decoded.
         size: side of the square that it will become.
-        whole: whether it keeps its own size.
+        whole: whether it keeps its own size, where a large one is else reduced to no less than twice ``size``.
 
     Raises:
         InputError: the file is missing, not an image, damaged, flat, tiny, far from square or above ``max_pixels``.
@@ -81,7 +81,7 @@ def _decode_film(stream: IO[bytes], source: str, max_pixels: int, size: int, who
     if begins_as_dicom(stream):
         from medsynth_core.corpus.dicom import decode_dicom
 
-        return decode_dicom(stream, source, max_pixels, size)
+        return decode_dicom(stream, source, max_pixels, size, whole)
     return _decode(stream, source, max_pixels, partial(_film, size=size, whole=whole))
 
 
@@ -177,20 +177,25 @@ def check_shape(width: int, height: int, size: int) -> None:
 
 def check_contrast(pixels: Pixels) -> None:
     """Raises InputError for a picture that shows nothing."""
-    dark, bright = np.quantile(_some(pixels, _LOOKED_AT), [0.01, 0.99])
+    dark, bright = np.quantile(some(pixels, LOOKED_AT), [0.01, 0.99])
     if bright - dark < _FLAT:
         raise InputError(f"flat: nearly every pixel is {round(float(bright))} of 255")
 
 
+def block_side(width: int, height: int, size: int) -> int:
+    """Returns the side of the square blocks whose means are enough of a film that becomes a square of ``size``."""
+    return max(1, min(width, height) // (_REDUCED * size))
+
+
 def _reduced(image: Image.Image, size: int) -> Image.Image:
     """Returns a large image by means of square blocks, in its own depth, no smaller than is needed."""
-    factor = min(image.size) // (_REDUCED * size)
-    if factor < 2 or image.mode not in _BY_BLOCKS:
+    factor = block_side(image.width, image.height, size)
+    if factor == 1 or image.mode not in _BY_BLOCKS:
         return image
     return (image.convert("I") if image.mode.startswith("I;16") else image).reduce(factor)
 
 
-def _some(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+def some(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """Returns values of evenly spaced rows and columns, about ``side`` of each."""
     return values[:: max(1, values.shape[0] // side), :: max(1, values.shape[1] // side)]
 
@@ -218,15 +223,20 @@ def windowed(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         raise InputError(f"expected one grey channel, found shape {values.shape}")
     if not np.isfinite(values).all():
         raise InputError("some pixels are no number (NaN or infinite)")
-    low, high = _quantiles(_some(values, _COUNTED))
+    return stretched(values, *quantiles(some(values, COUNTED)))
+
+
+def stretched(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+    """Returns values as float32 in 0..255, black up to ``low``, white from ``high``; black where both are one."""
     if high == low:
         return np.zeros(values.shape, dtype=np.float32)
     scaled = (values.astype(np.float32) - low) * np.float32(255.0 / (high - low))
     return np.clip(scaled, 0.0, 255.0, out=scaled)
 
 
-def _quantiles(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """Returns the two quantiles; of integers by counting, which is many times faster than sorting."""
+def quantiles(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Returns what becomes black and white of values without a window; of integers by counting, which is many times
+    faster than sorting."""
     if np.issubdtype(values.dtype, np.integer):
         lowest, highest = int(values.min()), int(values.max())
         if highest - lowest < _LEVELS:
