@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
-import joblib
 import numpy as np
 import psutil
 import pydicom
@@ -144,6 +146,12 @@ def plain(path: Path, size: int) -> None:
     image.resize((size * image.width // side, size * image.height // side), Image.Resampling.LANCZOS)
 
 
+def keep_memory() -> None:
+    """Has the C library keep the memory of large arrays, as it does once one of such a size was freed: a decoder that
+    asks the system for it again with each film is half as fast where there is little to decode."""
+    bytes(31 << 20)
+
+
 def some(paths: list[Path], size: int) -> None:
     """Decodes films in a worker."""
     for path in paths:
@@ -203,14 +211,16 @@ def speed(
             path = table_of(names[0].parent, names)
             batches = [names[i : i + 16] for i in range(0, len(names), 16)]
             few = names[: max(4, films // 20)]
-            pool = joblib.Parallel(n_jobs=cores)
-            pool(joblib.delayed(some)([], size) for _ in range(4 * cores))
+            pool = ProcessPoolExecutor(cores, get_context("spawn"), keep_memory)
+            decoded = partial(pool.map, partial(some, size=size))
+            list(decoded([[]] * 4 * cores))
             taken: list[tuple[float, float, float]] = []
             for _ in range(rounds):
                 ours = seconds(lambda: read_by_stage(path, size, Path(base) / "w"))  # noqa: B023
-                ceiling = seconds(lambda: pool(joblib.delayed(some)(each, size) for each in batches))  # noqa: B023
+                ceiling = seconds(lambda: list(decoded(batches)))  # noqa: B023
                 loop = seconds(lambda: [plain(name, size) for name in few])  # noqa: B023
                 taken.append((films / ours, films / ceiling, len(few) / loop))
+            pool.shutdown()
             rates = [statistics.median(column) for column in zip(*taken, strict=True)]
             shares = statistics.median(ours / ceiling for ours, ceiling, _ in taken)
             table.add_row(

@@ -23,8 +23,14 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medsynth_core.corpus.dicom_pixels import directions, displayed, first_of
-from medsynth_core.corpus.files import opened_film
-from medsynth_core.corpus.images import check_contrast, check_pixels, check_shape
+from medsynth_core.corpus.images import (
+    begins_as_dicom,
+    block_side,
+    check_contrast,
+    check_pixels,
+    check_shape,
+    opened_image,
+)
 from medsynth_core.corpus.labels import age_of, sex_of
 from medsynth_core.corpus.places import opened, opened_in_parts, version_of
 from medsynth_core.corpus.records import Pixels
@@ -53,9 +59,6 @@ _FIELDS = (
 _NEEDED = {"StudyInstanceUID": "Study Instance UID", "SOPInstanceUID": "SOP Instance UID"}
 _REPORTS = frozenset(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 35))
 """SOP classes of reports: Basic Text, Enhanced, Comprehensive, Comprehensive 3D and Extensible SR."""
-_MARK_AT, _MARK = 128, b"DICM"
-_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""How a file without a preamble begins: its first element's group."""
 _DIGITS = 16
 _NO_SPACING = 1.0
 """Millimetres that converters write where they know none."""
@@ -103,37 +106,23 @@ def pseudonym(identifier: str) -> str:
     return hashlib.sha256(f"medsynth:{plain}".encode()).hexdigest()[:_DIGITS] if plain else ""
 
 
-def begins_as_dicom(path: Path) -> bool:
-    """Returns whether a file begins as DICOM's do, with a preamble or without one.
-
-    Raises:
-        OSError: it can't be opened.
-    """
-    with opened_in_parts(path) as stream:
-        return _begins_as_dicom(stream)
-
-
-def load_dicom(path: Path, max_pixels: int, size: int) -> Pixels:
+def load_dicom(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pixels:
     """Returns a DICOM radiograph as it hangs: float32 [height, width] in 0..255, air dark.
 
     Stored values go through the modality LUT or rescale, then the VOI LUT or the first window (PS3.3 C.11.1, C.11.2);
     without one, or with one that leaves nothing to see, from their thousandth to their brightest two hundredth.
     MONOCHROME1 is inverted, padding is black, overlays aren't drawn, and Patient Orientation says which way is up and
-    which side left.
+    which side left. Unless it is to be ``whole``, a large one is given by the means of square blocks of it, no smaller
+    than twice ``size``.
 
     Raises:
         InputError: it can't be decoded, holds several frames or none, or isn't a radiograph; or as ``load_film``.
     """
-    try:
-        with opened_film(path) as stream:
-            return decode_dicom(stream, str(path), max_pixels, size)
-    except InputError as error:
-        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except OSError as error:
-        raise InputError(f"{path}: {_why(error)}") from error
+    with opened_image(path) as stream:
+        return decode_dicom(stream, str(path), max_pixels, size, whole)
 
 
-def decode_dicom(stream: IO[bytes], source: str, max_pixels: int, size: int) -> Pixels:
+def decode_dicom(stream: IO[bytes], source: str, max_pixels: int, size: int, whole: bool = False) -> Pixels:
     """Returns the radiograph of an open file, as ``load_dicom``.
 
     Args:
@@ -148,7 +137,7 @@ def decode_dicom(stream: IO[bytes], source: str, max_pixels: int, size: int) -> 
             check_dicom(file)
             check_pixels(file.Columns, file.Rows, max_pixels)
             check_shape(file.Columns, file.Rows, size)
-            pixels = displayed(file)
+            pixels = displayed(file, 1 if whole else block_side(file.Columns, file.Rows, size))
         check_contrast(pixels)
         return pixels
     except InputError as error:
@@ -261,16 +250,10 @@ def _why(error: Exception) -> str:
     return " ".join(said.split())[:200] or type(error).__name__
 
 
-def _begins_as_dicom(stream: IO[bytes]) -> bool:
-    begins = stream.read(_MARK_AT + len(_MARK))
-    stream.seek(0)
-    return begins[_MARK_AT:] == _MARK or (begins[:2] in _GROUPS and len(begins) > _MARK_AT)
-
-
 def _read(stream: IO[bytes], **options: Any) -> Any:
     """Returns a file's data set; one without a preamble, or without file meta information, as what it seems to be."""
     with _quiet():
-        if not _begins_as_dicom(stream):
+        if not begins_as_dicom(stream):
             raise InputError("not DICOM, by how it begins")
         file = pydicom.dcmread(stream, force=True, **options)
         if "TransferSyntaxUID" not in file.file_meta:

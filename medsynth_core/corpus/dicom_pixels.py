@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib  # noqa: F401 - before gdcm: a system's zlib that GDCM's own loads first calls into that and corrupts memory
+from collections.abc import Callable
 from typing import Any
 
 import gdcm  # type: ignore[import-untyped]
@@ -15,7 +16,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGExtended12Bit, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from medsynth_core.corpus.images import check_contrast, windowed
+from medsynth_core.corpus.images import COUNTED, LOOKED_AT, check_contrast, quantiles, some, stretched
 from medsynth_core.errors import InputError
 
 _MARKED = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
@@ -29,38 +30,88 @@ _SEGMENTS = frozenset({0xC4, 0xC8, 0xCC, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, *range(0x
 _SCAN = 0xDA
 _SIZE_MARKER = 45
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_AS_STORED: dict[str, Any] = {"correct_unused_bits": False}
+_AS_STORED: dict[str, Any] = {"correct_unused_bits": False, "view_only": True}
+_AT_ONCE = 1 << 18
+"""Pixels that are shown at a time: they stay in a processor's cache."""
 
 
-def displayed(file: Any) -> npt.NDArray[np.float32]:
-    """Returns the picture of a data set as it hangs: float32 [height, width] in 0..255, air dark.
+def displayed(file: Any, block: int = 1) -> npt.NDArray[np.float32]:
+    """Returns the picture of a data set as it hangs, by means of square blocks: float32 [height, width] in 0..255, air
+    dark.
+
+    Args:
+        block: pixels of a block's side.
 
     Raises:
         InputError: the picture is cut off or of another size than the file says.
         Exception: any of pydicom's and its decoders' where the file isn't as it should be.
     """
-    return _oriented(_shown(file), file)
-
-
-def _shown(file: Any) -> npt.NDArray[np.float32]:
-    """Returns grey values in 0..255 by the file's own rules."""
     stored, kind = _decoded(file)
-    if kind == "PALETTE COLOR":
-        stored, kind = apply_color_lut(stored, file), "RGB"
     if stored.ndim == 3:
-        return _grey(stored, kind, file)
-    plain = _without_spare_bits(stored, file)
-    padding = _padding(file, stored, plain)
+        return _oriented(_means(stored, lambda strip: _grey(strip, kind, file), block), file)
+    words, places = _words(stored)
+    greys = _shown(words, some(places, COUNTED), kind, file)
+    # None is outside; to wrap what is costs less than to look for it.
+    return _oriented(_means(places, lambda strip: greys.take(strip, mode="wrap"), block), file)
+
+
+def _words(stored: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Returns all values that may be stored, and each pixel's place among them."""
+    width = stored.dtype.itemsize
+    if width > 2:
+        words, places = np.unique(stored, return_inverse=True)
+        return words, places.reshape(stored.shape)
+    words = np.arange(256**width, dtype=f"u{width}")
+    return words.view(stored.dtype.newbyteorder("=")), stored.view(stored.dtype.str.replace("i", "u"))
+
+
+def _means(
+    stored: npt.NDArray[Any], shown: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]], block: int
+) -> npt.NDArray[np.float32]:
+    """Returns the means of square blocks of stored values as they are shown; rows and columns that fill no block are
+    left out, half on either side."""
+    height, width = stored.shape[0] // block, stored.shape[1] // block
+    top, left = stored.shape[0] % block // 2, stored.shape[1] % block // 2
+    means = np.empty((height, width), dtype=np.float32)
+    rows = max(1, _AT_ONCE // (block * block * width))
+    for first in range(0, height, rows):
+        strip = means[first : first + rows]
+        begin, end = top + first * block, top + (first + len(strip)) * block
+        values = shown(stored[begin:end, left : left + width * block])
+        across = values.reshape(len(strip), block, -1).sum(1)
+        np.divide(sum(across[:, column::block] for column in range(block)), block * block, out=strip)
+    return means
+
+
+def _shown(words: npt.NDArray[Any], seen: npt.NDArray[Any], kind: str, file: Any) -> npt.NDArray[np.float32]:
+    """Returns as which grey values in 0..255 words are shown, by the file's own rules.
+
+    Args:
+        seen: places among the words of those that some pixels have.
+    """
+    if kind == "PALETTE COLOR":
+        return _grey(apply_color_lut(words, file), "RGB", file)
+    plain = _without_spare_bits(words, file)
+    padding = _padding(file, words, plain)
+    if padding.any() and padding[seen].all():
+        padding[:] = False
     values = _modality_values(plain, file)
-    shown = _by_its_window(values, file)
+    shown = _by_its_window(values, seen, file)
     if shown is None:
-        inner = values if padding is None else np.where(padding, np.median(values[~padding]), values)
-        shown = windowed(inner.astype(np.int64) if np.array_equal(inner, np.rint(inner)) else inner)
+        shown = stretched(values, *_ends(values[seen], padding[seen]))
     if kind == "MONOCHROME1":
         shown = np.float32(255.0) - shown
-    if padding is not None:
-        shown = np.where(padding, np.float32(0.0), shown)
+    shown[padding] = 0.0
     return shown
+
+
+def _ends(values: npt.NDArray[Any], padding: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Returns what becomes black and white of a film without a window; padding counts as grey."""
+    if not np.isfinite(values).all():
+        raise InputError("some pixels are no number (NaN or infinite)")
+    if padding.any():
+        values = np.where(padding, np.median(values[~padding]), values)
+    return quantiles(values.astype(np.int64) if np.array_equal(values, np.rint(values)) else values)
 
 
 def _decoded(file: Any) -> tuple[npt.NDArray[Any], str]:
@@ -163,15 +214,14 @@ def _without_spare_bits(stored: npt.NDArray[Any], file: Any) -> npt.NDArray[Any]
     return np.right_shift(np.left_shift(stored, above), width - bits)
 
 
-def _padding(file: Any, *stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Returns where there is no picture (PS3.3 C.7.5.1.1.2), None where it is everywhere or nowhere."""
+def _padding(file: Any, *stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Returns where there is no picture (PS3.3 C.7.5.1.1.2)."""
     first = file.get("PixelPaddingValue")
     if first is None or isinstance(first, bytes):
-        return None
+        return np.zeros(stored[0].shape, dtype=np.bool_)
     last = file.get("PixelPaddingRangeLimit")
     first, last = sorted((int(first), int(first if last is None else last)))
-    where = np.logical_or.reduce([(values >= first) & (values <= last) for values in stored])
-    return where if where.any() and not where.all() else None
+    return np.logical_or.reduce([(values >= first) & (values <= last) for values in stored])
 
 
 def _modality_values(stored: npt.NDArray[Any], file: Any) -> npt.NDArray[Any]:
@@ -184,7 +234,7 @@ def _modality_values(stored: npt.NDArray[Any], file: Any) -> npt.NDArray[Any]:
     return stored * float(slope) + float(intercept)
 
 
-def _by_its_window(values: npt.NDArray[Any], file: Any) -> npt.NDArray[np.float32] | None:
+def _by_its_window(values: npt.NDArray[Any], seen: npt.NDArray[Any], file: Any) -> npt.NDArray[np.float32] | None:
     """Returns values by the file's VOI LUT or first window; None without one, or where hardly anything shows in it."""
     if file.get("VOILUTSequence"):
         looked_up, table = _through(values, file.VOILUTSequence[0], file)
@@ -196,7 +246,7 @@ def _by_its_window(values: npt.NDArray[Any], file: Any) -> npt.NDArray[np.float3
         return None
     shown = (np.clip(shares, 0.0, 1.0) * 255.0).astype(np.float32)
     try:
-        check_contrast(shown)
+        check_contrast(shown[some(seen, LOOKED_AT)])
     except InputError:
         return None
     return shown

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -37,11 +38,13 @@ _BY_BLOCKS = frozenset({"L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 _REDUCED = 2
 """A film is decoded at, or at once reduced to, no less than this many times the side that is wanted."""
 _GAP = 2.0
-_LOOKED_AT, _COUNTED = 256, 1024
+LOOKED_AT, COUNTED = 256, 1024
 """Rows and columns that tell a film's contrast, and its window."""
 _ORIENTATION = 0x0112
 """EXIF's tag."""
-_DICOM_AT, _DICOM = 128, b"DICM"
+_MARK_AT, _MARK = 128, b"DICM"
+_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""How a DICOM file without a preamble begins: its first element's group."""
 
 
 def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pixels:
@@ -53,16 +56,13 @@ def load_film(path: Path, max_pixels: int, size: int, whole: bool = False) -> Pi
     Args:
         max_pixels: larger ones are refused before they are decoded.
         size: side of the square that it will become.
-        whole: whether it keeps its own size.
+        whole: whether it keeps its own size, where a large one is else reduced to no less than twice ``size``.
 
     Raises:
         InputError: the file is missing, not an image, damaged, flat, tiny, far from square or above ``max_pixels``.
     """
-    if is_dicom(path):
-        from medsynth_core.corpus.dicom import load_dicom
-
-        return load_dicom(path, max_pixels, size)
-    return _load(path, max_pixels, partial(_film, size=size, whole=whole))
+    with opened_image(path) as stream:
+        return _decode_film(stream, str(path), max_pixels, size, whole)
 
 
 def load_film_bytes(data: bytes, source: str, max_pixels: int, size: int, whole: bool = False) -> Pixels:
@@ -74,11 +74,15 @@ def load_film_bytes(data: bytes, source: str, max_pixels: int, size: int, whole:
     Raises:
         InputError: as ``load_film``.
     """
-    if data[_DICOM_AT : _DICOM_AT + len(_DICOM)] == _DICOM:
+    return _decode_film(io.BytesIO(data), source, max_pixels, size, whole)
+
+
+def _decode_film(stream: IO[bytes], source: str, max_pixels: int, size: int, whole: bool) -> Pixels:
+    if begins_as_dicom(stream):
         from medsynth_core.corpus.dicom import decode_dicom
 
-        return decode_dicom(io.BytesIO(data), source, max_pixels, size)
-    return _decode(io.BytesIO(data), source, max_pixels, partial(_film, size=size, whole=whole))
+        return decode_dicom(stream, source, max_pixels, size, whole)
+    return _decode(stream, source, max_pixels, partial(_film, size=size, whole=whole))
 
 
 def _film(image: Image.Image, size: int, whole: bool) -> Pixels:
@@ -112,25 +116,27 @@ def load_mask(path: Path, max_pixels: int) -> MaskU8:
             raise InputError(f"a mask holds the numbers {wanted}; found {mask.max()}")
         return mask
 
-    return _load(path, max_pixels, numbers)
+    with opened_image(path) as stream:
+        return _decode(stream, str(path), max_pixels, numbers)
 
 
-def is_dicom(path: Path) -> bool:
-    """Returns whether a file begins as DICOM's do."""
+def begins_as_dicom(stream: IO[bytes]) -> bool:
+    """Returns whether a file begins as DICOM's do, with a preamble or without one; it is left at its beginning."""
+    begins = stream.read(_MARK_AT + len(_MARK))
+    stream.seek(0)
+    return begins[_MARK_AT:] == _MARK or (begins[:2] in _GROUPS and len(begins) > _MARK_AT)
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[IO[bytes]]:
+    """Opens an image file; whatever is found to be wrong with it is an InputError that begins with its path."""
     try:
         with opened_film(path) as stream:
-            return stream.read(_DICOM_AT + len(_DICOM))[_DICOM_AT:] == _DICOM
-    except (InputError, OSError):
-        return False
-
-
-def _load(path: Path, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:
-    try:
-        stream = opened_film(path)
-    except (InputError, OSError) as error:
-        raise InputError(f"{path}: {error}") from error
-    with stream:
-        return _decode(stream, str(path), max_pixels, decode)
+            yield stream
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
 
 
 def _decode(stream: IO[bytes], source: str, max_pixels: int, decode: Callable[[Image.Image], P]) -> P:
@@ -171,20 +177,25 @@ def check_shape(width: int, height: int, size: int) -> None:
 
 def check_contrast(pixels: Pixels) -> None:
     """Raises InputError for a picture that shows nothing."""
-    dark, bright = np.quantile(_some(pixels, _LOOKED_AT), [0.01, 0.99])
+    dark, bright = np.quantile(some(pixels, LOOKED_AT), [0.01, 0.99])
     if bright - dark < _FLAT:
         raise InputError(f"flat: nearly every pixel is {round(float(bright))} of 255")
 
 
+def block_side(width: int, height: int, size: int) -> int:
+    """Returns the side of the square blocks whose means are enough of a film that becomes a square of ``size``."""
+    return max(1, min(width, height) // (_REDUCED * size))
+
+
 def _reduced(image: Image.Image, size: int) -> Image.Image:
     """Returns a large image by means of square blocks, in its own depth, no smaller than is needed."""
-    factor = min(image.size) // (_REDUCED * size)
-    if factor < 2 or image.mode not in _BY_BLOCKS:
+    factor = block_side(image.width, image.height, size)
+    if factor == 1 or image.mode not in _BY_BLOCKS:
         return image
     return (image.convert("I") if image.mode.startswith("I;16") else image).reduce(factor)
 
 
-def _some(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+def some(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """Returns values of evenly spaced rows and columns, about ``side`` of each."""
     return values[:: max(1, values.shape[0] // side), :: max(1, values.shape[1] // side)]
 
@@ -212,15 +223,20 @@ def windowed(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         raise InputError(f"expected one grey channel, found shape {values.shape}")
     if not np.isfinite(values).all():
         raise InputError("some pixels are no number (NaN or infinite)")
-    low, high = _quantiles(_some(values, _COUNTED))
+    return stretched(values, *quantiles(some(values, COUNTED)))
+
+
+def stretched(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+    """Returns values as float32 in 0..255, black up to ``low``, white from ``high``; black where both are one."""
     if high == low:
         return np.zeros(values.shape, dtype=np.float32)
     scaled = (values.astype(np.float32) - low) * np.float32(255.0 / (high - low))
     return np.clip(scaled, 0.0, 255.0, out=scaled)
 
 
-def _quantiles(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """Returns the two quantiles; of integers by counting, which is many times faster than sorting."""
+def quantiles(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Returns what becomes black and white of values without a window; of integers by counting, which is many times
+    faster than sorting."""
     if np.issubdtype(values.dtype, np.integer):
         lowest, highest = int(values.min()), int(values.max())
         if highest - lowest < _LEVELS:

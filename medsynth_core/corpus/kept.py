@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medsynth_core.corpus.reading import Film
 
 _IDENTITY = "identity.json"
-_FORM = 1
+_FORM = 2
 """Raised when the same file would become another film."""
 _DIGITS = 24
 _JOURNAL = pa.schema(

@@ -112,7 +112,7 @@ def _training(model: str, help_: str, version: int, params: type[Params], deps: 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "corpus",
-        7,
+        8,
         "medsynth_core.corpus.stage:run",
         "normalise the corpus: any source to a study table and grayscale images",
         CorpusParams,

@@ -24,14 +24,17 @@ from pydicom.uid import (
 
 from medsynth_core.corpus.dicom import (
     Header,
-    begins_as_dicom,
     files_of,
     load_dicom,
     pseudonym,
     read_header,
     read_report,
 )
-from medsynth_core.corpus.images import load_film, windowed
+from medsynth_core.corpus.images import begins_as_dicom, load_film, load_film_bytes, resize_and_crop, windowed
+from medsynth_core.corpus.phantom import phantom_study
+from medsynth_core.corpus.records import Box
+from medsynth_core.corpus.settings import CorpusConfig
+from medsynth_core.corpus.views import file_view
 from medsynth_core.errors import InputError
 from tests.dicoms import COLUMNS, ROWS, Values, coded, compressed, directory, film, ramp, report, saved
 
@@ -133,7 +136,9 @@ def test_jpeg_of_12_bits_that_another_wrote() -> None:
      "ExplVR_BigEndNoMeta.dcm"],
 )  # fmt: skip
 def test_files_that_others_wrote_begin_as_dicom(name: str) -> None:
-    assert begins_as_dicom(Path(str(get_testdata_file(name, download=False))))
+    with Path(str(get_testdata_file(name, download=False))).open("rb") as stream:
+        assert begins_as_dicom(stream)
+        assert stream.tell() == 0
 
 
 @pytest.mark.parametrize(
@@ -357,6 +362,100 @@ def test_a_palette_is_looked_up(tmp_path: Path) -> None:
     close(shown(saved(tmp_path / "film", file)), 255.0 - values, 0.1)
 
 
+SIZE, BLOCK = 21, 4
+"""Of a film of 192 x 168 pixels, the blocks of four are no less than twice 21."""
+
+
+def grainy(bits: int = 12) -> Values:
+    """A phantom's film of so many bits with grain, unsigned [192, 168]."""
+    chest = phantom_study(0, 3, 192).views[0].load()[:, 12:180].astype(np.float64)
+    grain = np.random.default_rng(0).normal(0, 3, chest.shape)
+    return np.clip((chest + grain) * 2 ** (bits - 8), 0, 2**bits - 1).astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def padded(first: int, last: int | None = None, **fields: Any) -> Dataset:
+    """A grainy film without a picture to the middle of some blocks."""
+    values = np.clip(grainy(), 1, 4000)
+    values[:33], values[:, -6:] = first, first if last is None else last
+    file = film(values, 12, **fields)
+    file.add_new("PixelPaddingValue", "US", first)
+    if last is not None:
+        file.add_new("PixelPaddingRangeLimit", "US", last)
+    return file
+
+
+def coloured(kind: str) -> Dataset:
+    colours = np.stack([grainy(8), grainy(8) // 2, grainy(8) // 4], axis=-1)
+    return film(
+        colours, 8, PhotometricInterpretation=kind, SamplesPerPixel=3, PlanarConfiguration=0, Modality="SC"
+    )  # fmt: skip
+
+
+def palette() -> Dataset:
+    file = film(grainy(8), 8, PhotometricInterpretation="PALETTE COLOR", Modality="OT")
+    for colour in ("Red", "Green", "Blue"):
+        setattr(file, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        table = np.random.default_rng(0).integers(0, 65536, 256).astype("<u2")
+        setattr(file, f"{colour}PaletteColorLookupTableData", table.tobytes())
+    return file
+
+
+SQUARE = np.rint(4095 * np.linspace(0, 1, 3000) ** 2).astype(np.int64)
+LARGE: dict[str, Callable[[], Dataset]] = {
+    "a window": lambda: film(grainy(), 12, WindowCenter=1800, WindowWidth=1200),
+    "a window that clips most": lambda: film(grainy(), 12, WindowCenter=1800, WindowWidth=80),
+    "a sigmoid": lambda: film(grainy(), 12, WindowCenter=1800, WindowWidth=600, VOILUTFunction="SIGMOID"),
+    "no window": lambda: film(grainy(), 12),
+    "MONOCHROME1": lambda: film(grainy(), 12, PhotometricInterpretation="MONOCHROME1", **full_window(12)),
+    "a rescale": lambda: film(grainy(), 12, RescaleSlope=-0.3, RescaleIntercept=9, WindowCenter=-500, WindowWidth=900),
+    "a modality LUT": lambda: film(
+        grainy(), 12, ModalityLUTSequence=Sequence([lut(0, SQUARE, 12, as_bytes=False)]), **full_window(12)
+    ),
+    "a VOI LUT": lambda: film(grainy(), 12, VOILUTSequence=Sequence([lut(400, SQUARE, 12, as_bytes=True)])),
+    "a VOI LUT of few steps": lambda: film(
+        grainy(8), 8, VOILUTSequence=Sequence([lut(100, np.array([9, 200, 4, 90]), 8, as_bytes=False)])
+    ),
+    "signed values": lambda: film((grainy().astype(np.int32) - 2048).astype(np.int16), 12, **full_window(12, True)),
+    "8 bits": lambda: film(grainy(8), 8, **full_window(8)),
+    "32 bits": lambda: film(grainy(16).astype(np.uint32) * 1000, 32),
+    "high bits": lambda: film(grainy() << 4 | 5, 12, HighBit=15, **full_window(12)),
+    "padding": lambda: padded(0, **full_window(12)),
+    "padding of a range": lambda: padded(4050, 4095, WindowCenter=1800, WindowWidth=1200),
+    "padding without a window": lambda: padded(4095),
+    "padding of MONOCHROME1": lambda: padded(0, PhotometricInterpretation="MONOCHROME1"),
+    "colours": lambda: coloured("RGB"),
+    "a palette": palette,
+    "an orientation": lambda: film(grainy(), 12, PatientOrientation=["H", "R"], **full_window(12)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_film_is_given_by_means_of_blocks_as_they_are_shown(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path / "film", LARGE[kind](), ImplicitVRLittleEndian)
+    whole = np.asarray(load_dicom(path, 10_000_000, SIZE, whole=True))
+    reduced = np.asarray(load_dicom(path, 10_000_000, SIZE))
+    height, width = whole.shape
+    assert sorted(whole.shape) == [168, 192]
+    close(reduced, whole.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean((1, 3)))
+    close(resize_and_crop(reduced, SIZE).astype(float), resize_and_crop(whole, SIZE).astype(float), 1)
+
+
+def test_of_what_fills_no_block_half_is_left_out_on_either_side(tmp_path: Path) -> None:
+    values = np.pad(ramp(12), ((1, 2), (0, 1)))
+    path = saved(tmp_path / "film", film(values, 12, **full_window(12)))
+    inner = stretched(ramp(12)).reshape(ROWS // BLOCK, BLOCK, COLUMNS // BLOCK, BLOCK).mean((1, 3))
+    close(np.asarray(load_dicom(path, 10_000_000, 6)), inner)
+
+
+@pytest.mark.parametrize("boxes", [(), (Box("nodule", "radiologist", 10, 10, 20, 20),)])
+def test_a_film_with_boxes_keeps_its_size(tmp_path: Path, boxes: tuple[Box, ...]) -> None:
+    path = saved(tmp_path / "film", LARGE["a window"]())
+    config = CorpusConfig(kind="vindr", path=str(tmp_path), image_size=32)
+    view = file_view(tmp_path, "film", config, boxes=boxes)
+    assert view.load().shape == ((192, 168) if boxes else (96, 84))
+    close(np.asarray(load_film_bytes(path.read_bytes(), "row 1", 10_000_000, 32, whole=bool(boxes))), view.load(), 0)
+
+
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_a_file_without_a_preamble(tmp_path: Path, syntax: Any) -> None:
     file = film(ramp(12), 12, **full_window(12))
@@ -367,6 +466,7 @@ def test_a_file_without_a_preamble(tmp_path: Path, syntax: Any) -> None:
     )  # fmt: skip
     assert (tmp_path / "film").read_bytes()[:2] == b"\x08\x00"
     close(shown(tmp_path / "film"), stretched(ramp(12)))
+    close(np.asarray(load_film(tmp_path / "film", 10_000_000, 32)), stretched(ramp(12)))
     assert read_header(tmp_path / "film").modality == "DX"
 
 

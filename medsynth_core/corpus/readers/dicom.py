@@ -30,15 +30,15 @@ from medsynth_core.corpus.dicom import (
     RADIOGRAPHS,
     UNDECODED,
     Header,
-    begins_as_dicom,
     files_of,
     load_dicom,
     pseudonym,
     read_header,
     read_report,
 )
+from medsynth_core.corpus.images import begins_as_dicom
 from medsynth_core.corpus.labels import split_named
-from medsynth_core.corpus.places import place_of, version_of, walk
+from medsynth_core.corpus.places import opened_in_parts, place_of, version_of, walk
 from medsynth_core.corpus.records import BadRow, Given, Pixels, Recognised, Source, Study, View
 from medsynth_core.corpus.rows import check_text, given_of
 from medsynth_core.corpus.sections import LeftOut, Sections, read_sections
@@ -228,11 +228,12 @@ def _read_one(path: Path) -> Header | str | None:
     suffix = path.suffix.lower()
     is_one_by_name = suffix in _SUFFIXES
     try:
-        size = version_of(path)[0]
-        if not size and (is_one_by_name or not suffix or suffix[1:].isdigit()):
+        if not version_of(path)[0] and (is_one_by_name or not suffix or suffix[1:].isdigit()):
             return "the file is empty"
-        if not (is_one_by_name or (size and begins_as_dicom(path))):
-            return None
+        if not is_one_by_name:
+            with opened_in_parts(path) as stream:
+                if not begins_as_dicom(stream):
+                    return None
         return read_header(path, needs_ids=True)
     except FileNotFoundError:
         return "a link to a file that isn't there" if path.is_symlink() else "the file isn't there"
