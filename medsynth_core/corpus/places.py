@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from botocore.exceptions import ClientError
 from fsspec.compression import compr
 from fsspec.implementations.tar import TarFileSystem
 from fsspec.implementations.zip import ZipFileSystem
@@ -29,7 +28,6 @@ from upath.implementations.zip import ZipPath
 from upath.registry import register_implementation
 
 from medsynth_core.errors import InputError
-from medsynth_core.storage.s3_errors import FAILURES, MISSING, as_ours, code_of
 
 _S3 = "s3://"
 _ARCHIVE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))(?:/(?P<inner>.*))?", re.IGNORECASE)
@@ -232,6 +230,11 @@ class _ours:  # noqa: N801 - used like a function
             raise InputError(f"{self._path}: damaged in its archive ({' '.join(str(error).split())})") from error
         address = str(self._path)
         if error is not None and address.startswith(_S3):
+            # here, for the processes that decode films on disk needn't hold it
+            from botocore.exceptions import ClientError
+
+            from medsynth_core.storage.s3_errors import FAILURES, MISSING, as_ours, code_of
+
             bucket, _, key = address.removeprefix(_S3).partition("/")
             cause = error.__cause__ if isinstance(error, OSError) and error.__cause__ is not None else error
             is_missing = isinstance(cause, ClientError) and code_of(cause) in MISSING

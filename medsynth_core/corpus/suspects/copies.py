@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import MiniBatchKMeans
 
 from medsynth_core.corpus.records import ImageU8
 from medsynth_core.corpus.suspects import looks
@@ -71,6 +70,8 @@ def _glances(thumbnails: ImageU8) -> Field:
 
 
 def _parted(glances: Field, films: Indices, most: int, seed: int) -> list[Indices]:
+    from sklearn.cluster import MiniBatchKMeans  # here, for it takes 40 MB that a small corpus can do without
+
     own = glances[films]
     count = max(2, -(-2 * len(own) // most))
     draw = seed_of(seed, "corpus.copies") % 2**32
