@@ -149,9 +149,8 @@ class VerificationNetwork(nn.Module):
     def logits(self, from_NF: Floats, to_MF: Floats) -> Floats:
         """Returns of features [N, F] and [M, F] how much each pair speaks for one patient, float64 [N, M]; above 0: for
         it."""
-        weights, bias = self.fc_end.weight[0].double().tolist(), float(self.fc_end.bias)
-        weight_F = np.array(weights)
-        pairs: Floats = np.full((len(from_NF), len(to_MF)), bias)
+        weight_F = self.fc_end.weight[0].detach().double().cpu().numpy()
+        pairs: Floats = np.full((len(from_NF), len(to_MF)), self.fc_end.bias.item())
         for sign in (1.0, -1.0):  # cdist takes no weights below 0
             pairs += sign * cdist(from_NF, to_MF, "cityblock", w=np.maximum(sign * weight_F, 0.0))
         return pairs

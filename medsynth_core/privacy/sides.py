@@ -8,8 +8,8 @@ Shapes: N images, F coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,11 +28,46 @@ from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.tokenizers import ImageTokenizer, load_image_tokenizer
 from medsynth_core.privacy.settings import PrivacyParams
 from medsynth_core.privacy.space import Metric, Space
-from medsynth_core.progress import Progress
+from medsynth_core.progress import Progress, silent
 from medsynth_core.training.pairs import Pairs, read_pairs
 
 Floats = npt.NDArray[np.floating[Any]]
 _BATCH = 256
+
+
+@dataclass(frozen=True)
+class Films:
+    """Real images as the tokenizer renders them.
+
+    Attributes:
+        pairs: the originals, with patients and conditions.
+    """
+
+    pairs: Pairs
+    image_tokenizer: ImageTokenizer
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def patients(self) -> list[str]:
+        """Of each image."""
+        return self.pairs.patients
+
+    @cached_property
+    def images_u8(self) -> Images:
+        """All images, uint8 [N, H, W], rendered once."""
+        return np.concatenate(list(self.batches(silent)))
+
+    def batches(self, progress: Progress) -> Iterator[Images]:
+        """Yields images, uint8 [n, H, W], some at a time."""
+        for start in range(0, len(self), _BATCH):
+            progress(start, len(self), "real images")
+            yield as_rendered(self.image_tokenizer, self.pairs.images(start, start + _BATCH))
+
+    def take(self, picks: Sequence[int]) -> Films:
+        """Returns some images, in the order of their places."""
+        return replace(self, pairs=self.pairs.take(picks))
 
 
 @dataclass(frozen=True)
@@ -42,7 +77,7 @@ class Sides:
     Attributes:
         image_tokenizer, alignment: on the stage's device.
         synthetic: uint8 [N, H, W].
-        training, held_out, reference: real images, with patients and conditions.
+        training, held_out, reference: real images.
         known: thumbnails and features of the training images, in their order.
     """
 
@@ -53,9 +88,9 @@ class Sides:
     alignment: AlignmentModel
     codebook: VisualCodebook
     synthetic: Images
-    training: Pairs
-    held_out: Pairs
-    reference: Pairs
+    training: Films
+    held_out: Films
+    reference: Films
     known: TrainingSet
 
     @classmethod
@@ -67,47 +102,24 @@ class Sides:
         Raises:
             InputError: a model or a split is missing, or the training images aren't those of the corpus.
         """
-        device = pick_device(params.device)
-        training, known = read_pairs(paths, "train"), TrainingSet.load(paths["calibrate"])
+        device, known = pick_device(params.device), TrainingSet.load(paths["calibrate"])
+        image_tokenizer = load_image_tokenizer(paths["vqgan"]).to(device)
+        alignment = AlignmentModel.load(paths["alignment"]).to(device)
+        training, held_out, reference = (
+            Films(read_pairs(paths, split), image_tokenizer) for split in ("train", "test", "val")
+        )
         if len(training) != len(known.thumbnails):
             raise InputError(
                 f"{paths['calibrate']}: of {len(known.thumbnails)} training images, the corpus has {len(training)}; "
                 f"{CALIBRATE}"
             )
-        return cls(
-            params,
-            paths,
-            progress,
-            load_image_tokenizer(paths["vqgan"]).to(device),
-            AlignmentModel.load(paths["alignment"]).to(device),
-            codebook,
-            synthetic,
-            training,
-            read_pairs(paths, "test"),
-            read_pairs(paths, "val"),
-            known,
-        )
+        models = (image_tokenizer, alignment, codebook)
+        return cls(params, paths, progress, *models, synthetic, training, held_out, reference, known)
 
     @property
     def device(self) -> torch.device:
         """Where networks run."""
         return self.alignment.device
-
-    @cached_property
-    def held_out_u8(self) -> Images:
-        """Held-out images as the tokenizer renders them, uint8 [N, H, W]."""
-        return self._rendered(self.held_out)
-
-    @cached_property
-    def reference_u8(self) -> Images:
-        """The attacker's own images as the tokenizer renders them, uint8 [N, H, W]."""
-        return self._rendered(self.reference)
-
-    def training_u8(self) -> Iterator[Images]:
-        """Yields the training images as the tokenizer renders them, uint8 [n, H, W], some at a time."""
-        for start in range(0, len(self.training), _BATCH):
-            self.progress(start, len(self.training), "training images")
-            yield as_rendered(self.image_tokenizer, self.training.images(start, start + _BATCH))
 
     def space(self, name: str, metric: Metric, embed: Callable[[Images], Floats], known: Floats | None = None) -> Space:
         """Returns all sides in a space.
@@ -117,17 +129,14 @@ class Sides:
             known: the training images' coordinates, where they are at hand; else they are rendered and embedded.
         """
         if known is None:
-            known = np.concatenate([embed(batch) for batch in self.training_u8()])
+            known = np.concatenate([embed(batch) for batch in self.training.batches(self.progress)])
         return Space(
             name,
             metric,
             embed(self.synthetic),
             known,
-            embed(self.held_out_u8),
-            embed(self.reference_u8),
+            embed(self.held_out.images_u8),
+            embed(self.reference.images_u8),
             self.training.patients,
             self.held_out.patients,
         )
-
-    def _rendered(self, pairs: Pairs) -> Images:
-        return as_rendered(self.image_tokenizer, pairs.images(0, len(pairs)))

@@ -14,7 +14,6 @@ from medsynth_core.config import Paths
 from medsynth_core.config.entries import inputs_of, open_entry
 from medsynth_core.corpus.normalised import Corpus
 from medsynth_core.filters import FILTERS
-from medsynth_core.filters.thumbnails import Images
 from medsynth_core.judging.calibrated import judge_digest
 from medsynth_core.judging.measured import MeasuredReport, as_report, few_images, leave_measured, measured_once
 from medsynth_core.judging.released import Released
@@ -25,13 +24,12 @@ from medsynth_core.models.rendering import as_rendered
 from medsynth_core.privacy.keypatches import Patched, leakage_figure
 from medsynth_core.privacy.risk import RiskFigure
 from medsynth_core.privacy.settings import ATTACKERS, PrivacyParams
-from medsynth_core.privacy.sides import Sides
+from medsynth_core.privacy.sides import Films, Sides
 from medsynth_core.privacy.space import histogram
 from medsynth_core.progress import Progress
 from medsynth_core.random import stream
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.training.pairs import Pairs
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +124,7 @@ def _near_copies(sides: Sides, judged: ShardList) -> RiskFigure:
     guard = running[place].training_copies
     assert guard is not None
     copies = np.arange(n) < rejected.get(guard.reason, 0)
-    theirs = guard.distances(sides.held_out_u8, sides.known.thumbnails) <= judged.bounds[guard.bound]
+    theirs = guard.distances(sides.held_out.images_u8, sides.known.thumbnails) <= judged.bounds[guard.bound]
     return RiskFigure(*about, *share_with_interval(copies), *share_with_interval(theirs, sides.held_out.patients))
 
 
@@ -138,19 +136,19 @@ def _leakage(sides: Sides, rows: Sequence[Mapping[str, Any]]) -> RiskFigure:
     seed, codebook = sides.params.seed, sides.codebook
     draw = stream(seed, "privacy.real_keypatches")
 
-    def given(pairs: Pairs, images_u8: Images) -> Patched:
-        shown = [frozenset(condition.pathology) for condition in pairs.conditions]
+    def given(films: Films) -> Patched:
+        shown = [frozenset(condition.pathology) for condition in films.pairs.conditions]
         places = [place for place, findings in enumerate(shown) if findings in entries]
         lists = [entries[shown[place]] for place in places]
-        return Patched(images_u8[places], [each[int(draw.integers(len(each)))] for each in lists])
+        return Patched(films.images_u8[places], [each[int(draw.integers(len(each)))] for each in lists])
 
     used = sorted({entry for row in rows for entry in row["keypatch_ids"]})
     cut_from = np.unique(codebook.rows_E.numpy()[used])
-    sources = as_rendered(sides.image_tokenizer, sides.training.corpus.images(cut_from))
+    sources = as_rendered(sides.image_tokenizer, sides.training.pairs.corpus.images(cut_from))
     return leakage_figure(
         Patched(sides.synthetic, [row["keypatch_ids"] for row in rows]),
-        given(sides.held_out, sides.held_out_u8),
-        given(sides.reference, sides.reference_u8),
+        given(sides.held_out),
+        given(sides.reference),
         codebook,
         dict(zip(cut_from.tolist(), sources, strict=True)),
         sides.params.near_quantile,

@@ -55,7 +55,7 @@ def attack(place: str, sides: Sides) -> Attack:
     """
     draw = stream(sides.params.seed, "privacy.likelihood")
     most = min(MEMBERS, sides.params.max_images)
-    members, others = (_some(pairs, most, draw) for pairs in (sides.training, sides.held_out))
+    members, others = (_some(films.pairs, most, draw) for films in (sides.training, sides.held_out))
     model = ImageLanguageModel.load(sides.paths["llm"]).to(sides.device)
     ours, theirs = (likelihoods(model, sides, pairs) for pairs in (members, others))
     attacked = Attacked(members.patients, others.patients, draw)

@@ -111,7 +111,8 @@ def verification_figure(space: Space, sides: Sides, seed: int) -> RiskFigure:
     draw = stream(seed, "privacy.verification")
     held = list[_Held]()
     places = (space.training, space.held_out, space.reference)
-    for films, pairs in zip(places, (sides.training, sides.held_out, sides.reference), strict=True):
+    for films, of in zip(places, (sides.training, sides.held_out, sides.reference), strict=True):
+        pairs = of.pairs
         views, patients = np.array([condition.view or "" for condition in pairs.conditions]), np.array(pairs.patients)
         for each in series_of(pairs):
             strangers = np.flatnonzero((views == views[each.films[0]]) & (patients != each.patient))
@@ -130,7 +131,7 @@ def copy_figure(space: Space, sides: Sides, embed: Callable[[Images], Floats], s
     draw = stream(seed, "privacy.copies")
     patients = np.array(sides.held_out.patients)
     chosen = draw.permutation(len(patients))[:_COPIES]
-    pixels = to_inputs(sides.held_out_u8[chosen], torch.device("cpu"))
+    pixels = to_inputs(sides.held_out.images_u8[chosen], torch.device("cpu"))
     copies = embed(to_images(jittered(pixels, draw.random((len(chosen), DRAWS)), 1.0)))
     held = list[_Held]()
     for copy_F, film in zip(copies, chosen.tolist(), strict=True):
