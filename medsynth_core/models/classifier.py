@@ -33,17 +33,8 @@ class FindingClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.labels = [(term, side) for term, side in labels]
-        self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise((1, *config.channels)))
-        self.head = nn.Sequential(
-            nn.Conv2d(config.channels[-1], 32, 1),
-            nn.SiLU(),
-            nn.AdaptiveAvgPool2d(_GRID),
-            nn.Flatten(),
-            nn.Dropout(config.dropout),
-            nn.Linear(32 * _GRID**2, 128),
-            nn.SiLU(),
-            nn.Linear(128, len(self.labels)),
-        )
+        self.stages = trunk(config.channels)
+        self.head = placed_head(config.channels[-1], config.dropout, len(self.labels))
 
     def features(self, pixels_B1HW: Tensor) -> list[Tensor]:
         """Returns the output of every stage, [B, C, H / 2**stage, W / 2**stage], exposure taken out.
@@ -79,6 +70,25 @@ class FindingClassifier(nn.Module):
         model = cls(ClassifierConfig.model_validate(saved["classifier"]), [tuple(pair) for pair in saved["labels"]])
         restore(model, state, folder)
         return model.eval()
+
+
+def trunk(channels: Sequence[int]) -> nn.ModuleList:
+    """Returns stages that halve the resolution each, from one channel [B, 1, H, W] to the last of ``channels``."""
+    return nn.ModuleList(_Stage(a, b) for a, b in pairwise((1, *channels)))
+
+
+def placed_head(channels: int, dropout: float, outputs: int) -> nn.Sequential:
+    """Returns layers from a grid [B, C, H, W] to [B, outputs] that see where something is."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 1),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(_GRID),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(32 * _GRID**2, 128),
+        nn.SiLU(),
+        nn.Linear(128, outputs),
+    )
 
 
 class _Stage(nn.Module):

@@ -34,7 +34,8 @@ class OptimiserConfig(Section):
     """Stop when this many checkpoints in a row didn't lower the held-out loss; 0 never stops early."""
 
 
-def _check_eights(channels: tuple[int, ...]) -> None:
+def check_eights(channels: tuple[int, ...]) -> None:
+    """Raises ValueError where a number of channels is no multiple of 8."""
     bad = [c for c in channels if c % 8]
     if bad:
         raise ValueError(f"channels {bad} aren't multiples of 8")
@@ -52,7 +53,7 @@ class ClassifierConfig(Section):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ClassifierConfig:
-        _check_eights(self.channels)
+        check_eights(self.channels)
         return self
 
 
@@ -65,7 +66,7 @@ class SegmenterConfig(Section):
 
     @model_validator(mode="after")
     def _levels_fit(self) -> SegmenterConfig:
-        _check_eights(self.channels)
+        check_eights(self.channels)
         if not 1 <= len(self.channels) <= 5:
             raise ValueError(f"{len(self.channels)} levels; 32 cells can be halved at most four times")
         return self

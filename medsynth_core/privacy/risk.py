@@ -15,11 +15,15 @@ _MEANING = {
     "membership_auc": "from the images one can tell who was trained on",
     "membership_tpr": "from the images one can tell of some that they were trained on",
     "keypatch_leakage": "the images repeat the surroundings of the keypatches that they were given",
+    "likelihood_auc": "who has the models can tell who was trained on",
+    "likelihood_tpr": "who has the models can tell of some that they were trained on",
 }
+_REJECT = ", reject more (quality.duplicate.training_quantile)"
 
 
 class RiskFigure(MeasuredFigure):
-    """One figure, in pixels (thumbnails), judge (its features) or keypatches, whose windows are counted."""
+    """One figure, in the space of an attacker, in models (whose training images are counted) or in keypatches, whose
+    windows are."""
 
 
 def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict[str, Any]]:
@@ -35,8 +39,8 @@ def keep_limits(rows: Sequence[dict[str, Any]], limits: RiskLimits) -> list[dict
             raise RiskError(
                 f"not published: {row['metric']} ({row['space']}) is {row['value']:.3g} ({row['low']:.3g} to "
                 f"{row['high']:.3g}), above privacy.limits.{name}={limit:g}; images that copy nobody get "
-                f"{row['real']:.3g}. It means that {_MEANING[name]}. Train on more patients or for fewer steps, reject "
-                f"more (quality.duplicate.training_quantile), or raise the limit if you accept that"
+                f"{row['real']:.3g}. It means that {_MEANING[name]}. Train on more patients or for fewer steps"
+                f"{'' if name.startswith('likelihood') else _REJECT}, or raise the limit if you accept that"
             )
     return [{**row, "limit": of_metric.get(_base(row["metric"]))} for row in rows]
 

@@ -139,6 +139,10 @@ def _measured(about: About) -> str:
         "near_copies": "{value:.1%} of the made images that reached the copy filter were rejected as near-copies of "
         "training images (real held-out images: {real:.1%})",
         "keypatch_leakage": "the surroundings of {value:.1%} of the keypatches are repeated (by chance {real:.1%})",
+        "verification_auc": "one of the attackers tells films of one real patient from films of two with an AUC of "
+        "{value:.2f} ({low:.2f} to {high:.2f})",
+        "likelihood_auc": "who also had the models could tell training images with an AUC of {value:.2f} ({low:.2f} to "
+        "{high:.2f}), which concerns sharing the models, not the images",
     }
     said = [text.format(**figures[name]) for name, text in sentences.items() if name in figures]
     return f"Measured on {risk['n_synthetic']} images: {'; '.join(said)}."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, picks: Sequence[int]) -> Pairs:
+        """Returns some pairs, in the order of their places."""
+        lists = ("patients", "conditions", "undecided", "texts", "reported")
+        taken: dict[str, Any] = {name: [getattr(self, name)[pick] for pick in picks] for name in lists}
+        places = np.array(picks, dtype=np.int64)
+        return replace(self, rows=self.rows[places], label_keys=self.label_keys[places], **taken)
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Returns a run of images, uint8 [n, H, W]."""
+        return self.corpus.images(self.rows[start:stop])
 
     def pixels(self, picks: np.ndarray) -> np.ndarray:
         """Returns images, float32 [n, 1, H, W] in [-1, 1]."""

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import yaml
 
+from medsynth_core.config.entries import check_entry
 from medsynth_core.errors import ConfigError, InputError
-from medsynth_core.evaluation.entries import check_entry
 from medsynth_core.evaluation.settings import EXTRACTORS, JUDGES
 from medsynth_core.models.pretrained import check_pretrained
 from medsynth_core.models.settings import grid_problem
+from medsynth_core.privacy.settings import ATTACKERS
 from medsynth_core.prompts.settings import PROVIDERS
 from medsynth_core.storage.parent import open_parent
 from medsynth_core.storage.store import open_store
@@ -162,6 +163,11 @@ def _check_networks(config: Config, root: Path) -> None:
             check_entry(networks, entry, paths)
 
 
+def _check_attackers(config: Config, root: Path) -> None:
+    for entry in config.privacy.attackers:
+        check_entry(ATTACKERS, entry, stages.workspace_paths(root, config))
+
+
 def _check_store(config: Config, root: Path) -> None:
     open_store(config.store, root).check_writable()
 
@@ -181,6 +187,7 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("models.alignment", _pretrained("models.alignment.text_model", lambda c: c.models.alignment.text_model)),
     ("models.llm", _pretrained("models.llm.base", lambda c: c.models.llm.base)),
     ("evaluation.extractors", _check_networks),
+    ("privacy.attackers", _check_attackers),
     ("store", _check_store),
     ("release.parent", _check_parent),
 )

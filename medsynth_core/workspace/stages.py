@@ -216,11 +216,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "privacy",
-        3,
+        4,
         "medsynth_core.privacy.stage:run",
         "measure what the images give away of the training images",
         PrivacyParams,
-        deps=("corpus", "vocabulary", "vqgan", "alignment", "calibrate", "deduplicate"),
+        deps=("corpus", "vocabulary", "vqgan", "alignment", "llm", "calibrate", "deduplicate"),
         out="data/privacy",
         metrics=("metrics/privacy.json",),
         plots={"metrics/privacy.csv": {"template": "linear", "x": "distance", "y": "share"}},

@@ -96,6 +96,22 @@ def test_the_hub_reads_the_front_matter(dataset: Path, about: dict[str, Any]) ->
     assert (data.license, data.license_name, data.license_link) == ("other", "see-card", "https://example.org/terms")
 
 
+def test_the_card_tells_what_the_models_give_away_from_what_the_images_do(about: dict[str, Any]) -> None:
+    def row(metric: str, space: str, value: float) -> dict[str, Any]:
+        return {"metric": metric, "space": space, "value": value, "low": value - 0.1, "high": value, "real": 0.5}
+
+    figures = [row("membership_auc", "pixels", 0.51), row("membership_auc", "reidentification", 0.55)]
+    about["privacy"] = {"n_synthetic": 99, "figures": figures}
+    text = card(about)
+    assert "by the released images reach an AUC of 0.55 (0.45 to 0.55; a guess has 0.5)" in text
+    assert "the models" not in text.partition("Measured on 99 images")[2].partition("\n")[0]
+    figures += [row("likelihood_auc", "models", 0.9), row("verification_auc", "reidentification", 0.86)]
+    text = card(about)
+    assert "films of one real patient from films of two with an AUC of 0.86 (0.76 to 0.86)" in text
+    assert "who also had the models could tell training images with an AUC of 0.90 (0.80 to 0.90)" in text
+    assert "which concerns sharing the models, not the images" in text
+
+
 @pytest.mark.parametrize(
     ("images", "category"),
     [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M")],

@@ -189,6 +189,20 @@ def test_an_extractor_is_one_file(copy: Copy) -> None:
     assert all(0 <= figures["grey-histogram"][name] <= 1 for name in ("precision", "precision_real"))
 
 
+def test_an_attacker_is_one_file(copy: Copy) -> None:
+    copy.add("medsynth_core/privacy/attackers/profiles.py")
+    copy.set(privacy={"attackers": ["pixels", "profiles"], "min_images": 10})
+    copy.stages("synthesis", "deduplicate", "privacy", "fidelity", "release")
+    figures = json.loads((copy.workspace / "metrics" / "privacy.json").read_text())
+    assert set(figures) >= {"pixels", "profiles"}
+    assert "judge" not in figures
+    assert 0 <= figures["profiles"]["membership_auc"] <= 1
+    about = open_release(copy.workspace).info["privacy"]
+    assert set(about["histograms"]) == {"pixels", "profiles"}
+    limits = {row["metric"]: row["limit"] for row in about["figures"] if row["space"] == "profiles"}
+    assert limits["membership_auc"] == 0.6
+
+
 def test_a_store_is_one_file(copy: Copy) -> None:
     copy.add("medsynth_core/storage/stores/shelf.py")
     copy.set(store={"url": "shelf://books"})

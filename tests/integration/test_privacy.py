@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.made_release import leave_shards, upload_shard
 from medsynth_core.config import Paths
@@ -87,6 +89,25 @@ def test_a_generator_that_emits_its_training_images_isnt_published(workspace: tu
     figures = open_release(paths.root).info["privacy"]["figures"]
     assert {row["limit"] for row in figures} == {None}
     assert "reach an AUC of 1.00" in open_release(paths.root).read("README.md").decode()
+
+
+def test_a_generator_that_returns_the_nearest_training_film_isnt_published(workspace: tuple[Config, Paths]) -> None:
+    """For each prompt it takes the training film whose report is likest to it, so some films come often and most
+    never: nothing is made up, and the copy filter isn't asked."""
+    config, paths = workspace
+    store = LocalStore(paths.root / "store")
+    images, texts = training_images(paths), read_pairs(paths, "train").texts
+    prompts = pq.read_table(paths["prompts"] / "prompts.parquet")["text"].to_pylist()
+    words = TfidfVectorizer().fit(texts)
+    alike = (words.transform(prompts) @ words.transform(texts).T).toarray()
+    draw = np.random.default_rng(0)
+    chosen = [int(draw.choice(np.argsort(alike[n % len(prompts)])[-8:])) for n in range(45)]
+    assert len(set(chosen)) < len(images) / 4
+    leave_images(paths, store, [images[place] for place in chosen], 15)
+    perform("privacy", config, paths.root, silent, store)
+    perform("fidelity", config, paths.root, silent, store)
+    with pytest.raises(RiskError, match=r"not published: .* above privacy\.limits\."):
+        perform("release", config, paths.root, silent, store)
 
 
 def test_strangers_may_be_published(workspace: tuple[Config, Paths]) -> None:

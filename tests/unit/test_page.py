@@ -270,6 +270,14 @@ def test_privacy_stands_beside_held_out_images_and_its_limit(tmp_path: Path) -> 
     assert f'class="held" d="M0.0 {HEIGHT}V0.0H180.0V{HEIGHT}.0H360.0V{HEIGHT}"' in html
 
 
+def test_every_attacker_has_words(tmp_path: Path) -> None:
+    skill = PRIVATE | {"metric": "verification_auc", "space": "reidentification", "value": 0.86, "n": 40}
+    likely = PRIVATE | {"metric": "likelihood_auc", "space": "models", "value": 0.75, "limit": None}
+    text = page(tmp_path, {**ABOUT, "privacy": {"figures": [skill, likely], "histograms": {}}}).text
+    assert "films of one patient told from films of two, AUC a network that re-identifies patients, 40 0.860" in text
+    assert "attack with the models at hand: AUC of telling training images ↓ the language model itself" in text
+
+
 def test_how_real_it_looks_comes_first(tmp_path: Path) -> None:
     told = FIDELITY | {"metric": "told_apart", "value": 0.995, "low": 0.98, "high": 1.0, "real": 0.5}
     told |= {"real_low": None, "real_high": None, "floor": None}

@@ -91,7 +91,7 @@ EXTRACTOR = """
 from torch import nn
 
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation.entries import file_at
+from medsynth_core.config.entries import file_at
 
 PLACE = "needed"
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsynth_core.chance import share_with_interval
+from medsynth_core.chance import independent_images, share_with_interval
 from medsynth_core.errors import InputError, RiskError
 from medsynth_core.judging.measured import as_report, read_measured, save_measured
 from medsynth_core.models.codebook import VisualCodebook
@@ -120,6 +120,57 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     assert (share, low, high) == pytest.approx((0.1, centre - half, centre + half), abs=1e-6)
 
 
+def test_the_interval_of_a_share_is_over_patients() -> None:
+    hits = np.arange(60) < 12
+    alone = share_with_interval(hits)
+    assert share_with_interval(hits, range(60)) == pytest.approx(alone), "a patient a film: as without patients"
+    assert independent_images(hits, np.repeat(np.arange(10), 6).tolist()) == pytest.approx(10, rel=0.5)
+    mixed = np.random.default_rng(0).permutation(hits)
+    assert independent_images(mixed, np.repeat(np.arange(30), 2).tolist()) > 40, "films that differ tell more"
+    none = share_with_interval(np.zeros(60, dtype=bool), np.repeat(np.arange(6), 10).tolist())
+    assert none[2] > share_with_interval(np.zeros(6, dtype=bool))[2] > share_with_interval(np.zeros(60, dtype=bool))[2]
+
+
+def test_intervals_of_patients_with_many_films_hold_where_those_of_films_do_not() -> None:
+    """A patient's films lie close together, so twenty of them tell hardly more than one."""
+    kept: dict[bool, list[bool]] = {True: [], False: []}
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        people = draw.normal(size=(2, 15, F)).repeat(20, axis=1)
+        members, others = (people + 0.05 * draw.normal(size=people.shape)).astype(np.float32)
+        patients = np.arange(15).repeat(20).tolist()
+        synthetic = draw.normal(size=(100, F)).astype(np.float32)
+        for known in (True, False):
+            given = (patients, patients) if known else (None, None)
+            made = Space("judge", "euclidean", synthetic, members, others, cloud(seed), *given)
+            kept[known].append(holds(next(membership_figures(made, seed)), 0.5))
+    assert np.mean(kept[True]) > 0.85, "by patients: nearly all"
+    assert np.mean(kept[False]) < 0.5, "by films: hardly any, of a generator that knows nobody"
+
+
+def test_a_patient_with_many_films_counts_once_where_sets_are_mixed() -> None:
+    """One held-out patient has films all over the place: film by film the rest would seem far."""
+    inside = 0
+    for seed in range(10):
+        held_out = np.concatenate([cloud(100 + seed, 60), cloud(200 + seed, 300, spread=0.3)])
+        patients = [*range(60), *[60] * 300]
+        made = Space("judge", "euclidean", cloud(300 + seed), cloud(400 + seed), held_out, cloud(3), None, patients)
+        found = {each.metric: each for each in distance_figures(made, seed)}["nearer_to_training"]
+        inside += found.real_low <= found.value <= found.real_high
+    assert inside >= 8
+
+
+def test_distances_may_be_anyones() -> None:
+    def manhattan(from_NF: np.ndarray, to_MF: np.ndarray) -> np.ndarray:
+        return np.abs(from_NF[:, None] - to_MF[None]).sum(2)
+
+    sides = [cloud(seed, 50) for seed in (10, 1, 2, 3)]
+    named, own = (Space("judge", metric, *sides) for metric in ("manhattan", manhattan))
+    for ours, theirs in zip(figures(named).values(), figures(own).values(), strict=True):
+        assert ours.metric == theirs.metric
+        assert (theirs.value, theirs.low, theirs.high) == pytest.approx((ours.value, ours.low, ours.high), rel=1e-4)
+
+
 SIDE, STEP = 4, 4
 
 
@@ -196,10 +247,13 @@ def test_what_chance_explains_is_published() -> None:
 
 
 def test_every_limit_is_of_a_figure_and_says_what_it_means() -> None:
-    for metric, limit in RiskLimits():
-        assert limit is not None
-        with pytest.raises(RiskError, match="It means that "):
-            keep_limits([row(metric, 1.0)], RiskLimits())
+    unlimited = {metric for metric, limit in RiskLimits() if limit is None}
+    assert unlimited == {"likelihood_auc", "likelihood_tpr"}, "of a shared models folder, not of a dataset"
+    limits = RiskLimits(**dict.fromkeys(unlimited, 0.6))
+    for metric, _ in limits:
+        with pytest.raises(RiskError, match="It means that ") as error:
+            keep_limits([row(metric, 1.0)], limits)
+        assert ("reject more" in str(error.value)) == (metric not in unlimited)
 
 
 def test_a_report_is_of_its_shards_alone(tmp_path: Path) -> None:

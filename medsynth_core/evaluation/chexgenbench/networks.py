@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medsynth_core.config import Paths
+from medsynth_core.config.entries import check_entry, file_at
 from medsynth_core.config.plugins import Plugins
 from medsynth_core.errors import ConfigError, InputError
-from medsynth_core.evaluation.entries import check_entry, file_at
 from medsynth_core.evaluation.image_text import PAIRS
 from medsynth_core.evaluation.reidentification import REIDENTIFIERS
 from medsynth_core.evaluation.settings import EXTRACTORS

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 
 from medsynth_core.config import Paths
+from medsynth_core.config.entries import file_at
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation.entries import file_at
 
 PLACE = "optional"
 

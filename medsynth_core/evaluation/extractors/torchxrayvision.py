@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medsynth_core.config import Paths
-from medsynth_core.evaluation.entries import file_at
+from medsynth_core.config.entries import file_at
 from medsynth_core.evaluation.networks import as_pixels
 from medsynth_core.models.torchxrayvision import XRayDenseNet
 

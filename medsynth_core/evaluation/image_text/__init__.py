@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from medsynth_core.config import Paths
+from medsynth_core.config.entries import open_entry
 from medsynth_core.config.plugins import Plugins
-from medsynth_core.evaluation.entries import open_entry
 
 if TYPE_CHECKING:
     import torch

@@ -27,8 +27,8 @@ from torchvision.transforms import functional as transforms
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from medsynth_core.config import Paths
+from medsynth_core.config.entries import file_at
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation.entries import file_at
 from medsynth_core.evaluation.weights import read_state, restore_others
 
 PLACE = "needed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medsynth_core.config import Paths
-from medsynth_core.evaluation.entries import open_entry
+from medsynth_core.config.entries import open_entry
 from medsynth_core.evaluation.settings import JUDGES
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import logging
 from torch import Tensor
 
 from medsynth_core.config import Paths
-from medsynth_core.evaluation.entries import file_at
+from medsynth_core.config.entries import file_at
 from medsynth_core.evaluation.networks import FindingJudge, as_pixels
 from medsynth_core.models.torchxrayvision import XRayDenseNet
 

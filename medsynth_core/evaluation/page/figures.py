@@ -19,6 +19,8 @@ SPACES = {
     "layout": "thumbnails without their mean",
     "pixels": "thumbnails",
     "judge": "the judge's features",
+    "reidentification": "a network that re-identifies patients",
+    "models": "the language model itself",
     "keypatches": "windows around keypatches",
 }
 _COMPARED = {
@@ -75,6 +77,14 @@ _METRICS = {
     "membership_auc_relative": Metric("attack with other real images at hand: AUC", "↓", _digits(".3f")),
     "membership_tpr": Metric("attack: training images found at 1 % of false alarms", "↓", _SHARE),
     "membership_tpr_relative": Metric("attack with other real images at hand: found at 1 %", "↓", _SHARE),
+    "verification_auc": Metric(
+        "what this attacker can: films of one patient told from films of two, AUC", "", _digits(".3f")
+    ),
+    "copy_auc": Metric("what this attacker can: a film, turned and moved, told from others, AUC", "", _digits(".3f")),
+    "likelihood_auc": Metric("attack with the models at hand: AUC of telling training images", "↓", _digits(".3f")),
+    "likelihood_auc_relative": Metric("attack with the models, by what the conditions tell: AUC", "↓", _digits(".3f")),
+    "likelihood_tpr": Metric("attack with the models: training images found at 1 % of false alarms", "↓", _SHARE),
+    "likelihood_tpr_relative": Metric("attack with the models, by what the conditions tell: found at 1 %", "↓", _SHARE),
     "keypatch_leakage": Metric("keypatches whose surroundings are repeated", "↓", _SHARE),
 }
 

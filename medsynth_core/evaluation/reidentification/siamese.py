@@ -12,16 +12,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torchvision.models import resnet50
+from torch import Tensor
 
 from medsynth_core.config import Paths
+from medsynth_core.config.entries import file_at
 from medsynth_core.errors import InputError
-from medsynth_core.evaluation.entries import file_at
+from medsynth_core.evaluation.networks import as_pixels
 from medsynth_core.evaluation.weights import read_state, restore_others
+from medsynth_core.models.reidentification import VerificationNetwork
 
 PLACE = "needed"
-_FEATURES = 128
+_SIDE = 224
 
 
 def open_reidentifier(place: str, paths: Paths) -> SiameseNetwork:
@@ -44,22 +45,18 @@ def check(place: str, paths: Paths) -> None:
     _file(place, paths)
 
 
-class SiameseNetwork(nn.Module):
+class SiameseNetwork(VerificationNetwork):
     """Modules are called as in its checkpoint."""
 
-    side = 224
     same_patient: float | None = 0.5
 
     def __init__(self) -> None:
-        super().__init__()
-        self.model = resnet50(weights=None, num_classes=_FEATURES)
-        self.fc_end = nn.Linear(_FEATURES, 1)
+        super().__init__(_SIDE, "unit")
 
     @torch.inference_mode()
     def encode(self, images_BHW: Tensor) -> Tensor:
         """Returns features in 0..1, float32 [B, 128]."""
-        pixels_B3HW = images_BHW[:, None].expand(-1, 3, -1, -1).float() / 255
-        return torch.sigmoid(self.model(pixels_B3HW))
+        return self(as_pixels(images_BHW))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def scores(self, one_PF: Tensor, other_PF: Tensor) -> Tensor:
