@@ -48,11 +48,11 @@ from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.models.condition import Condition
 from medsynth_core.models.rendering import as_rendered
 from medsynth_core.models.tokenizers import load_image_tokenizer
+from medsynth_core.privacy.attackers.pixels import coordinates
 from medsynth_core.privacy.membership import membership_figures
 from medsynth_core.privacy.risk import keep_limits
 from medsynth_core.privacy.settings import RiskLimits
 from medsynth_core.privacy.space import Space, distance_figures
-from medsynth_core.privacy.stage import _coordinates
 from medsynth_core.random import stream
 from medsynth_core.synthesis.identity import image_id
 from medsynth_core.synthesis.inputs import PromptRow, read_prompts
@@ -413,7 +413,7 @@ class _Judge:
         return max(aucs), ""
 
     def _spaces(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
-        return {"pixels": _coordinates(thumbnails(images)), "judge": self._standard(self._seen(images))}
+        return {"pixels": coordinates(thumbnails(images)), "judge": self._standard(self._seen(images))}
 
     def _standard(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         own = self._real["val"]

@@ -14,13 +14,13 @@ def attack(place: str, sides: Sides) -> Attack:
     """Returns the figures of thumbnails."""
 
     def embed(images_u8: Images) -> npt.NDArray[np.float32]:
-        return _coordinates(thumbnails(images_u8))
+        return coordinates(thumbnails(images_u8))
 
-    known = _coordinates(sides.known.thumbnails)
+    known = coordinates(sides.known.thumbnails)
     return in_space(sides.space("pixels", "manhattan", embed, known), sides.params.seed)
 
 
-def _coordinates(small: Thumbnails) -> npt.NDArray[np.float32]:
+def coordinates(small: Thumbnails) -> npt.NDArray[np.float32]:
     """Returns thumbnails of mean 0 whose manhattan distance is that of ``filters.thumbnails``."""
     cells = small.astype(np.float32)
     centred: npt.NDArray[np.float32] = (cells - cells.mean(1, keepdims=True)) / np.float32(255 * small.shape[1])
