@@ -88,7 +88,9 @@ def main(
     if not table.is_file():
         chosen = list(phantoms(work / "films", n, seed) if films is None else read(films, source, n, seed))
         write_table(table, chosen, members, seed)
-    settings = [f"seed={seed}", f"corpus.path={table.resolve()}", f"models.llm.train.steps={steps}", *SETTINGS]
+    images = (work / "films" if films is None else films / "images").resolve()
+    settings = [f"seed={seed}", f"corpus.path={table.resolve()}", f"corpus.images={images}", *SETTINGS]
+    settings.append(f"models.llm.train.steps={steps}")
     settings += [f"models.llm.train.checkpoint_every={steps}"]  # else what was kept would be what memorised least
     root, config = prepared(work / "workspace", settings)
     for stage in ("synthesis", "deduplicate", "privacy"):
@@ -139,7 +141,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Film:
-    """A row of the table; the path is absolute."""
+    """A row of the table."""
 
     image: str
     patient: str
@@ -153,9 +155,9 @@ def phantoms(folder: Path, n: int, seed: int) -> Iterator[Film]:
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(n):
         study = phantom_study(seed, index, SIDE)
-        path = folder.resolve() / f"{study.study_id}.png"
-        Image.fromarray(study.views[0].load()).save(path)
-        yield Film(str(path), study.patient_id, "PA", "", f"{study.findings} {study.impression}")
+        name = f"{study.study_id}.png"
+        Image.fromarray(study.views[0].load()).save(folder / name)
+        yield Film(name, study.patient_id, "PA", "", f"{study.findings} {study.impression}")
 
 
 def read(folder: Path, sources: Sequence[str] | None, n: int, seed: int) -> list[Film]:
@@ -163,9 +165,8 @@ def read(folder: Path, sources: Sequence[str] | None, n: int, seed: int) -> list
     with (folder / "studies.csv").open(newline="", encoding="utf-8") as stream_:
         rows = [row for row in csv.DictReader(stream_) if not sources or row["source"] in sources]
     order = stream(seed, "benchmark.films").permutation(len(rows))[:n].tolist()
-    images = (folder / "images").resolve()
     return [
-        Film(str(images / row["image"]), row["patient"], row["view"], row["findings"], _said(row))
+        Film(row["image"], row["patient"], row["view"], row["findings"], _said(row))
         for row in (rows[place] for place in order)
     ]
 

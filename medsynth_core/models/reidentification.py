@@ -51,7 +51,8 @@ _FEATURES_OF_OTHERS = 128
 
 
 class PatientEncoder(nn.Module):
-    """The finding classifier's stages and head, with a place on the unit sphere for output."""
+    """The finding classifier's stages and head, with a place on the unit sphere for output: of a film and its mirror
+    image the same one."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -61,10 +62,12 @@ class PatientEncoder(nn.Module):
 
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Returns places of length 1, float32 [B, F], of films in [-1, 1]; exposure is taken out."""
-        grid = without_exposure(pixels_B1HW)
+        plain = without_exposure(pixels_B1HW)
+        grid = torch.cat([plain, plain.flip(3)])
         for stage in self.stages:
             grid = stage(grid)
-        return F.normalize(self.head(grid).float(), dim=1)
+        one, mirrored = self.head(grid).float().chunk(2)
+        return F.normalize(one + mirrored, dim=1)
 
     def save(self, folder: Path, key: str) -> None:
         """Writes weights and config into ``folder``.

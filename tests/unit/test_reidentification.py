@@ -148,6 +148,7 @@ def test_what_it_learnt_from_decides_whether_it_is_trained_again(
     assert first(pixels).shape == (3, FEATURES)
     assert first(pixels).norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
     assert torch.allclose(first(pixels), first(pixels / 2 + 0.1), atol=0.05), "exposure is taken out"
+    assert torch.allclose(first(pixels), first(pixels.flip(3)), atol=1e-5), "mirroring hides nobody"
     assert not list(paths.checkpoints.glob("*"))
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("is kept"))
     again = trained_encoder((8, 8), config, 0, "cpu", paths, silent)
