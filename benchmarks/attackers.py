@@ -12,6 +12,8 @@ and the re-identification network learn from other patients. Three things are th
 - exchangeable: real held-out films in the place of all sides, drawn anew several times, by patient: an AUC of 0.5 is
   right, and 95 % of the intervals should hold it.
 
+WORK/attackers.json has what they find.
+
 Films are phantoms, or FILMS: a folder with a table studies.csv, whose columns image, patient, view, findings and source
 are read, and the films in images/. Nothing of them leaves WORK.
 """
@@ -19,6 +21,7 @@ are read, and the films in images/. Nothing of them leaves WORK.
 from __future__ import annotations
 
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -96,16 +99,42 @@ def main(
     for stage in ("synthesis", "deduplicate", "privacy"):
         if not is_fresh(stage, config, root):
             run_stage(stage, config, root, silent)
-    measured(root, config)
+    found = measured(root, config)
     sides = sides_of(config, workspace_paths(root, config))
     console.print(
         f"{len(sides.training)} training films of {len(set(sides.training.patients))} patients, "
         f"{len(sides.held_out)} held-out of {len(set(sides.held_out.patients))}, the attacker's own "
         f"{len(sides.reference)} of {len(set(sides.reference.patients))}"
     )
-    console.print(table_of("asked with their reports", {f"{ASKED} images each": asked_figures(sides, seed)}))
-    console.print(table_of("planted", {change: planted_figures(sides, change, seed) for change in CHANGES}))
-    exchangeable(sides, draws, seed)
+    asked = asked_figures(sides, seed)
+    console.print(table_of("asked with their reports", {f"{ASKED} images each": asked}))
+    planted = {change: planted_figures(sides, change, seed) for change in CHANGES}
+    console.print(table_of("planted", planted))
+    exchangeable = exchangeable_figures(sides, draws, seed)
+    console.print(exchangeable_table(exchangeable))
+    about = {
+        "asked": {name: _area(figures) for name, figures in asked.items()} | {"likelihood": _of_models(found)},
+        "planted": {change: {name: _area(figures) for name, figures in of.items()} for change, of in planted.items()},
+        "exchangeable": {
+            name: {
+                "mean": float(np.mean([area.value for area, _ in areas])),
+                "hold": sum(holds(area) for area, _ in areas),
+                "draws": len(areas),
+            }
+            for name, areas in exchangeable.items()
+        },
+    }
+    (work / "attackers.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+
+
+def _area(figures: Figures) -> float:
+    """Returns the AUC of the better of an attack's two attackers."""
+    return max(float(figures[f"membership_auc{suffix}"].value or 0) for suffix in ("", "_relative"))
+
+
+def _of_models(found: Figures) -> float:
+    """Returns the same of the attack on the models."""
+    return max(float(figure.value or 0) for name, figure in found.items() if name.startswith("likelihood_auc"))
 
 
 SETTINGS = (
@@ -206,8 +235,8 @@ def write_table(path: Path, films: Sequence[Film], members: int, seed: int) -> N
             writer.writerow([film.image, film.patient, film.view, film.findings, film.text, split[film.patient]])
 
 
-def measured(root: Path, config: Config) -> None:
-    """Prints what the privacy stage says of the generator's images."""
+def measured(root: Path, config: Config) -> Figures:
+    """Prints what the privacy stage says of the generator's images, and returns it by metric."""
     paths = workspace_paths(root, config)
     found = read_measured("privacy", paths["privacy"], paths.digests.file(paths["deduplicate"] / "shards.json"))
     table = Table(
@@ -220,6 +249,7 @@ def measured(root: Path, config: Config) -> None:
             between = f"{row['low']:.3f} to {row['high']:.3f}"
             table.add_row(row["space"], row["metric"], f"{row['value']:.3f}", between, f"{row['real']:.3f}")
     console.print(table)
+    return _by_metric(RiskFigure(**row) for row in found["figures"])
 
 
 def sides_of(config: Config, paths: Paths) -> Sides:
@@ -325,19 +355,19 @@ def _written(figures: Figures) -> str:
     return f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f}), {found.value:.2f}"
 
 
-def exchangeable(sides: Sides, draws: int, seed: int) -> None:
-    """Prints what each attacker finds where nobody was learnt from: all sides are held-out films."""
+def exchangeable_table(found: dict[str, list[tuple[RiskFigure, RiskFigure]]]) -> Table:
+    """Returns what each attacker finds where nobody was learnt from: all sides are held-out films."""
     table = Table("exchangeable", "mean AUC of draws", "least, most", "intervals that hold 0.5", "at 1 %")
-    for name, found in exchangeable_figures(sides, draws, seed).items():
-        values = np.array([area.value for area, _ in found])
+    for name, areas in found.items():
+        values = np.array([area.value for area, _ in areas])
         table.add_row(
             name,
             f"{values.mean():.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}",
             f"{values.min():.3f}, {values.max():.3f}",
-            f"{sum(holds(area) for area, _ in found)} of {len(found)}",
-            f"{np.mean([rate.value for _, rate in found]):.3f}",
+            f"{sum(holds(area) for area, _ in areas)} of {len(areas)}",
+            f"{np.mean([rate.value for _, rate in areas]):.3f}",
         )
-    console.print(table)
+    return table
 
 
 def holds(area: RiskFigure) -> bool:

@@ -31,7 +31,9 @@ from medsynth_core.models.pixels import to_images
 from medsynth_core.models.tokenizers.vqgan import VQGAN
 from medsynth_core.random import seed_of, stream
 from medsynth_core.training.jitter import DRAWS, jittered
-from medsynth_core.training.pairs import read_pairs
+from medsynth_core.training.pairs import Pairs, read_pairs
+from medsynth_core.vocabulary.phrasing import Phrasing
+from medsynth_core.vocabulary.vocabulary import Vocabulary
 
 log = logging.getLogger("rivals")
 
@@ -41,6 +43,8 @@ _DROPPED = 0.1
 _MOST_WORDS = 64
 _WARMUP = 100
 _TIMESTEPS = 1000
+_WORDINGS = 8
+"""Texts a study that are written of its findings."""
 _TEXTS, _AT_ONCE = 64, 256
 """Texts and images encoded at once."""
 
@@ -74,6 +78,14 @@ class Texts:
         return self.features_TWC[places], self.there_TW[places]
 
 
+def _wordings(pairs: Pairs, place: int, phrasing: Phrasing, written: float) -> list[str]:
+    """Returns texts of a study that are written from its findings; none where only its report is read."""
+    if pairs.reported[place] and not written:
+        return []
+    findings, undecided = pairs.conditions[place].findings, pairs.undecided[place]
+    return [phrasing.of_study(findings, undecided, str(place), wording) for wording in range(_WORDINGS)]
+
+
 class LatentDiffusion:
     """The model with what it stands on."""
 
@@ -103,17 +115,20 @@ class LatentDiffusion:
         return sum(parameter.numel() for parameter in self.net.parameters())
 
     def fit(
-        self, paths: Paths, seconds: float, learning_rate: float, seed: int, jitter: float, bf16: bool
+        self, paths: Paths, seconds: float, learning_rate: float, seed: int, jitter: float, written: float, bf16: bool
     ) -> dict[str, float]:
         """Trains for so many seconds of the processor, texts' and latents' encoding included.
 
         Args:
             jitter: as the language model has it: films are changed, and encoded anew, in every step.
+            written: so: share of the texts that are written from a study's findings, as prompts are.
         """
         began = time.process_time()
         torch.manual_seed(seed_of(seed, "rivals.diffusion"))
         pairs = read_pairs(paths, "train")
-        texts = Texts.encode(self.alignment, pairs.texts)
+        phrasing = Phrasing(Vocabulary.load(paths["vocabulary"] / "vocabulary.json"))
+        wordings = [_wordings(pairs, place, phrasing, written) for place in range(len(pairs))]
+        texts = Texts.encode(self.alignment, [text for each in (pairs.texts, *wordings) for text in each])
         starts = range(0, len(pairs), _AT_ONCE)
         latents = torch.cat([self._latents(torch.from_numpy(pairs.flat_pixels(i, i + _AT_ONCE))) for i in starts])
         self.mean_D11, self.std_D11 = latents.mean((0, 2, 3))[:, None, None], latents.std((0, 2, 3))[:, None, None]
@@ -131,7 +146,11 @@ class LatentDiffusion:
             else:
                 clean = latents[picks]
             clean = (clean - self.mean_D11) / self.std_D11
-            said = ["" if draw.random() < _DROPPED else pairs.texts[pick] for pick in picks.tolist()]
+            said = []
+            for pick in picks.tolist():
+                dropped, rewritten = draw.random(), draw.random() < (written if pairs.reported[pick] else 1.0)
+                text = draw.choice(wordings[pick]) if rewritten else pairs.texts[pick]
+                said.append("" if dropped < _DROPPED else str(text))
             features, there = texts.of(said)
             noise, times = torch.randn_like(clean), torch.randint(_TIMESTEPS, (_BATCH,))
             target = self.schedule.get_velocity(clean, noise, times)

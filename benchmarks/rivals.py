@@ -47,6 +47,7 @@ from medsynth_core.fidelity.neighbours import neighbourhoods
 from medsynth_core.filters.thumbnails import thumbnails
 from medsynth_core.models.condition import Condition
 from medsynth_core.models.rendering import as_rendered
+from medsynth_core.models.settings import LLMConfig
 from medsynth_core.models.tokenizers import load_image_tokenizer
 from medsynth_core.privacy.attackers.pixels import coordinates
 from medsynth_core.privacy.membership import membership_figures
@@ -113,6 +114,18 @@ class Figures:
     parameters: float
 
 
+COLUMNS: dict[str, Callable[[Figures], float | None]] = {
+    "prompted findings": lambda f: f.found,
+    "right side": lambda f: f.sided,
+    "FID": lambda f: f.fid,
+    "KID x 1000": lambda f: 1000 * f.kid,
+    "precision": lambda f: f.precision,
+    "recall": lambda f: f.recall,
+    "coverage": lambda f: f.coverage,
+    "membership AUC": lambda f: f.membership_auc,
+}
+
+
 def main(
     out: Annotated[Path, typer.Argument(help="Folder for models, images and results.")],
     seeds: Annotated[int, typer.Option(min=1, help="Splits and trainings; intervals are over them.")] = 3,
@@ -131,8 +144,8 @@ def main(
             found.setdefault(name, []).append(figures)
         rows = {name: [asdict(each) for each in of_seeds] for name, of_seeds in found.items()}
         (out / "rivals.json").write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
-        (out / "rivals.md").write_text(_table(found), "utf-8")
-    print(_table(found))
+        (out / "rivals.md").write_text(table(found), "utf-8")
+    print(table(found))
 
 
 def _of_seed(out: Path, seed: int, preset: str, settings: list[str], samples: int) -> dict[str, Figures]:
@@ -146,8 +159,8 @@ def _of_seed(out: Path, seed: int, preset: str, settings: list[str], samples: in
     found = {}
     for name, more in LANGUAGE.items():
         found[name] = _judged(_Language(root, name, preset, [*settings, *more]), judge, tuning, asked)
-    own, jitter = found[MEDSYNTH], configure(settings, preset).models.llm.jitter
-    diffusion = _Diffusion(root, out, seed, own.training, own.sampling, jitter)
+    own, language = found[MEDSYNTH], configure(settings, preset).models.llm
+    diffusion = _Diffusion(root, out, seed, own.training, own.sampling, language)
     diffusion.tune(judge, tuning)
     real = _Drawn(root, judge.size) if judge.drawn else _Retrieval(root, REAL, "val", seed)
     for contestant in (diffusion, _AtLeisure(diffusion), _Retrieval(root, NEAREST, "train", seed), real):
@@ -211,11 +224,11 @@ class _Diffusion(_Contestant):
     name = DIFFUSION
     guidances = GUIDANCES
 
-    def __init__(self, root: Path, out: Path, seed: int, seconds: float, per_image: float, jitter: float) -> None:
+    def __init__(self, root: Path, out: Path, seed: int, seconds: float, per_image: float, as_given: LLMConfig) -> None:
         super().__init__(root / "diffusion")
         self.root.mkdir(exist_ok=True)
         self._paths, self._chosen = workspace_paths(root), out / "diffusion.json"
-        self._seed, self._seconds, self._per_image, self._jitter = seed, seconds, per_image, jitter
+        self._seed, self._seconds, self._per_image, self._as_given = seed, seconds, per_image, as_given
         self._model: LatentDiffusion | None = None
         self._steps: int | None = None
 
@@ -236,7 +249,10 @@ class _Diffusion(_Contestant):
         self._model = LatentDiffusion(self._paths, width, layers=2)
         path, noted = self.root / f"{place}.pt", self.root / f"{place}.json"
         if not noted.exists():
-            about = self._model.fit(self._paths, self._seconds, rate, self._seed, self._jitter, _multiplies_bf16())
+            given = self._as_given
+            about = self._model.fit(
+                self._paths, self._seconds, rate, self._seed, given.jitter, given.written_texts, _multiplies_bf16()
+            )
             self._model.save(path)
             noted.write_text(json.dumps(about), "utf-8")
         self._model.load(path)
@@ -449,27 +465,17 @@ def _columns(margins: npt.NDArray[np.float32], terms: list[str], known: list[str
     return found
 
 
-def _table(found: dict[str, list[Figures]]) -> str:
+def table(found: dict[str, list[Figures]]) -> str:
     """Returns the table in Markdown."""
     n = len(next(iter(found.values())))
-    columns: dict[str, Callable[[Figures], float | None]] = {
-        "prompted findings": lambda f: f.found,
-        "right side": lambda f: f.sided,
-        "FID": lambda f: f.fid,
-        "KID x 1000": lambda f: 1000 * f.kid,
-        "precision": lambda f: f.precision,
-        "recall": lambda f: f.recall,
-        "coverage": lambda f: f.coverage,
-        "membership AUC": lambda f: f.membership_auc,
-    }
     lines = [
         f"Means over {n} seeds with 95 % t-intervals; seconds of the processor.",
         "",
-        f"| | {' | '.join(columns)} | refused for | training s | images a s | M parameters | guidance |",
-        f"|---|{'---|' * (len(columns) + 5)}",
+        f"| | {' | '.join(COLUMNS)} | refused for | training s | images a s | M parameters | guidance |",
+        f"|---|{'---|' * (len(COLUMNS) + 5)}",
     ]
     for name, rows in found.items():
-        cells = [_cell([value(row) for row in rows]) for value in columns.values()]
+        cells = [_cell([value(row) for row in rows]) for value in COLUMNS.values()]
         cells.append(", ".join(sorted({row.refused for row in rows} - {""})) or "–")
         cells.append(f"{np.mean([row.training for row in rows]):.0f}")
         cells.append(f"{1 / max(1e-9, float(np.mean([row.sampling for row in rows]))):.1f}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.latent_diffusion import LatentDiffusion, Texts
-from benchmarks.rivals import NEAREST, Figures, _Retrieval, _shown, _table
+from benchmarks.rivals import NEAREST, Figures, _Retrieval, _shown, table
 from medsynth_core.config import Paths
 from medsynth_core.models.alignment import AlignmentModel
 from medsynth_core.synthesis.inputs import PromptRow
@@ -19,7 +19,7 @@ from medsynth_core.workspace.tree import Config
 def test_latent_diffusion_learns_and_says_the_same_twice(trained: tuple[Config, Paths], tmp_path: Path) -> None:
     _, paths = trained
     model = LatentDiffusion(paths, width=16, layers=1)
-    about = model.fit(paths, seconds=3.0, learning_rate=1e-3, seed=0, jitter=0.5, bf16=False)
+    about = model.fit(paths, seconds=3.0, learning_rate=1e-3, seed=0, jitter=0.5, written=0.5, bf16=False)
     assert about["steps"] >= 1
     assert about["seconds"] < 30
     texts = ["Large left pleural effusion.", "No acute findings."] * 2
@@ -55,6 +55,6 @@ def test_the_nearest_neighbour_shows_what_is_asked(name: str, trained: tuple[Con
 
 def test_the_table_has_means_with_intervals() -> None:
     figures = Figures(0.9, None, None, 0.001, 0.9, 0.8, 1.0, 0.7, 0.5, "membership_tpr", 2.0, 10.0, 0.1, 1e6)
-    text = _table({"medsynth": [figures, figures], "real": [figures]})
+    text = table({"medsynth": [figures, figures], "real": [figures]})
     assert "| medsynth | 0.900 ± 0.000 | – | – | 1.000 ± 0.000 | 0.900 ± 0.000 |" in text
     assert "| membership_tpr | 10 | 10.0 | 1.0 | 2, 2 |" in text
