@@ -26,6 +26,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -382,7 +383,7 @@ class _Judge:
         self._tokenizer = tokenizer
         kind = json.loads((paths["corpus"] / "corpus.json").read_text("utf-8"))["kind"]
         self.drawn, self.size = kind == "phantom", self._test.corpus.image_size
-        self._oracle = Oracle.fit(JUDGE_SEED, n=6000, epochs=6) if self.drawn else None
+        self._oracle = _oracle() if self.drawn else None
 
     def score(self, images: Images, prompts: Sequence[PromptRow]) -> float:
         """Returns what guidance is chosen by: the harmonic mean of precision, recall, and twice what the judge's AUROC
@@ -455,6 +456,11 @@ class _Judge:
         side = Judged(_columns(margins, terms, known), shown, [prompt.prompt_id for prompt in prompts])
         figure = next(iter(judged_figures("judge", terms, side, side, 0)))
         return float(figure.value) if figure.value is not None else 0.5
+
+
+@cache
+def _oracle() -> Oracle:
+    return Oracle.fit(JUDGE_SEED, n=6000, epochs=6)
 
 
 def _columns(margins: npt.NDArray[np.float32], terms: list[str], known: list[str]) -> npt.NDArray[np.float32]:

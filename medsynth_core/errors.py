@@ -11,6 +11,7 @@
     │   └── DiskError             a disk of this machine is full or read-only
     ├── BusyError             another process is at work in the workspace
     ├── WithdrawnError        a release was taken back
+    ├── ForeignRunError       a run in a store is of another version of medsynth
     ├── TransientError        a network or a service failed in a way that may pass: the only one retried
     ├── NotReadyError         a service will answer, but not in this run's time: the message says when to start it again
     ├── RiskError             a release would give away more of patients than the configuration allows
@@ -81,6 +82,12 @@ class WithdrawnError(MedsynthError):
     """A release was taken back by those who published it."""
 
     exit_code = 13
+
+
+class ForeignRunError(MedsynthError):
+    """A run in a store is of another version of medsynth, so that this one would make other bytes."""
+
+    exit_code = 15
 
 
 class TransientError(MedsynthError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medsynth_core import __version__
+from medsynth_core.cli import fleet
 from medsynth_core.cli.benchmarks import app as benchmarks
 from medsynth_core.cli.study import study
 from medsynth_core.errors import ConfigError, InputError, MedsynthError
@@ -357,6 +358,8 @@ def export(
 
 
 app.add_typer(benchmarks, name="benchmark")
+for command in (fleet.plan, fleet.work, fleet.status):
+    app.command()(command)
 
 
 @app.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,9 @@ from medsynth_core.release.reader import Release
 from medsynth_core.storage.index import find_entry
 from medsynth_core.storage.withdrawn import read_withdrawal
 from medsynth_core.vocabulary.explain import Explained, status_of
+
+if TYPE_CHECKING:
+    from medsynth_core.synthesis.status import RunStatus
 
 _COLOURS = {"present": "green", "absent": "red", "uncertain": "yellow", "normal": "cyan", "named": "dim"}
 
@@ -148,3 +152,22 @@ def utility_table(rows: Sequence[Mapping[str, Any]]) -> None:
             "{:.3f}".format(row["calibration_error"][0]),
         )
     console.print(table)
+
+
+def status_table(found: RunStatus) -> Table:
+    """Returns how far a run in the store is."""
+    table = Table(title=f"run {found.run_id}", show_header=False)
+    table.add_row("shards", f"{found.made} of {found.shards} made, {found.missing} missing, {found.in_work} in work")
+    if found.set_aside:
+        table.add_row("  set aside", f"{found.set_aside}: workers were lost with them")
+    share = found.accepted / found.requested if found.requested else 0.0
+    table.add_row("images", f"{found.accepted} accepted of {found.requested} ({share:.1%})")
+    for reason, n in {**found.rejected, **found.failed}.items():
+        table.add_row(f"  {reason}", f"{n} ({n / found.requested:.1%})")
+    table.add_row(
+        "pace", "not known yet" if found.images_per_s is None else f"{found.images_per_s:.1f} images a second"
+    )
+    left = "not known yet" if found.left_s is None else str(timedelta(seconds=round(found.left_s)))
+    table.add_row("time left", left)
+    table.add_row("prompts cost", f"{found.spent_usd:.2f} USD")
+    return table

@@ -103,6 +103,12 @@ def _checked(store: ObjectStore, data: bytes, run_id: str, shard: int, n_shards:
     return record
 
 
+def standing_shards(store: ObjectStore, run_id: str) -> set[int]:
+    """Returns the shards that have a record, by listing alone."""
+    names = (stored.key.rsplit("/", 1)[-1].removesuffix(".json") for stored in store.list(f"runs/{run_id}/shards/"))
+    return {int(name) for name in names if name.isdigit()}
+
+
 def finished_shards(
     store: ObjectStore, run_id: str, n_shards: int, known: Mapping[int, CompletionRecord] | None = None
 ) -> dict[int, CompletionRecord]:
@@ -114,8 +120,7 @@ def finished_shards(
     Raises:
         SpecMismatchError, CorruptObjectError: as ``read_record``.
     """
-    names = (stored.key.rsplit("/", 1)[-1].removesuffix(".json") for stored in store.list(f"runs/{run_id}/shards/"))
-    standing = [int(name) for name in names if name.isdigit()]
+    standing = sorted(standing_shards(store, run_id))
     found = {shard: known[shard] for shard in standing if shard in known} if known else {}
     new = [shard for shard in standing if shard not in found]
     read = store.get_many([record_key(run_id, shard) for shard in new])

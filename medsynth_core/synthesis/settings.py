@@ -11,6 +11,9 @@ from medsynth_core.config.parameters import Param, Params
 from medsynth_core.config.section import Count, Device, Precision, Section, View
 from medsynth_core.filters import QualityConfig
 
+Split = Literal["train", "val", "test"]
+"""What a release says it is for."""
+
 
 class SynthesisConfig(Section):
     """Decoding and sharding."""
@@ -70,7 +73,7 @@ class SynthesisParams(Params):
 
     synthesis: Annotated[SynthesisConfig, Param(but=("batch_size",))]
     quality: QualityConfig
-    split: Annotated[Literal["train", "val", "test"], Param("release.split")]
+    split: Annotated[Split, Param("release.split")]
     parent: Annotated[str | None, Param("release.parent")]
     quotas: Annotated[dict[str, int], Param("release.quotas")]
     max_attempts: Annotated[int, Param("release.max_attempts")]

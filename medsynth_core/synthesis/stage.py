@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from pathlib import Path
 
-from medsynth_core.config import Paths
+from medsynth_core.config import Device, Paths
 from medsynth_core.errors import IncompleteRunError
+from medsynth_core.filters import QualityConfig
 from medsynth_core.judging.calibrated import bounds_of, digest_of, judge_digest, load_chain
 from medsynth_core.models.artifact import model_digests, pick_device, resolve_precision
 from medsynth_core.progress import Progress
@@ -18,10 +20,11 @@ from medsynth_core.storage.completion import Counts
 from medsynth_core.storage.index import read_entry
 from medsynth_core.storage.run import ShardList
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.synthesis.identity import RunIdentity, spec_hash, verdict_digest
+from medsynth_core.synthesis.identity import RunIdentity, ShardPlan, spec_hash, verdict_digest
 from medsynth_core.synthesis.inputs import read_prompts
-from medsynth_core.synthesis.rounds import Round, read_rounds, write_plan
-from medsynth_core.synthesis.settings import SynthesisParams
+from medsynth_core.synthesis.published import fetched, publish, read_published
+from medsynth_core.synthesis.rounds import Round, read_plan, read_rounds, write_plan
+from medsynth_core.synthesis.settings import SynthesisConfig, SynthesisParams
 from medsynth_core.synthesis.synthesiser import Synthesiser
 from medsynth_core.synthesis.worker import ShardWorker
 
@@ -74,6 +77,48 @@ def rounds(
     if found[-1].missing:
         write_plan(store, found[-1].plan)
     return found
+
+
+def publish_round(params: SynthesisParams, paths: Paths, store: ObjectStore) -> Round:
+    """Writes the round in work to the store, with all that ``medsynth work`` needs of it, and returns it.
+
+    Raises:
+        InputError: prompts, models or calibrated filters are missing, or there is no such parent.
+        ConfigError, IncompleteRunError: the quotas can't be met.
+        StoreError, TransientError: the store fails.
+    """
+    identity = identify(params, paths, store)
+    last = rounds(params, paths, store, identity)[-1]
+    precision = resolve_precision(params.synthesis.precision, pick_device(params.device))
+    publish(params, precision, paths, store, identity, last.plan)
+    return last
+
+
+def open_published(store: ObjectStore, run_id: str, cache: Path, device: Device) -> tuple[ShardWorker, ShardPlan]:
+    """Returns a worker of a run that ``publish_round`` wrote, with its models and filters loaded, and the plan.
+
+    Args:
+        cache: a folder of this machine for models, which any number of workers may share.
+
+    Raises:
+        InputError: there is no such run.
+        ForeignRunError: it is of another version of medsynth.
+        CorruptObjectError: what stands in the store isn't what it should be.
+        StoreError, TransientError: the store fails.
+    """
+    run = read_published(store, run_id)
+    paths = fetched(run, store, cache)
+    params = SynthesisParams(
+        synthesis=SynthesisConfig.model_validate(run.synthesis),
+        quality=QualityConfig.model_validate(run.quality),
+        split=run.split,
+        parent=None,  # what a round adds to, and how many it still needs, is in its plan
+        quotas={},
+        max_attempts=1,
+        in_flight=1,
+        device=device,
+    )
+    return open_worker(params, paths, store, RunIdentity(**run.identity)), read_plan(store, run_id)
 
 
 def open_worker(params: SynthesisParams, paths: Paths, store: ObjectStore, identity: RunIdentity) -> ShardWorker:

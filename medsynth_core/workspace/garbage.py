@@ -14,9 +14,11 @@ from medsynth_core.storage.content import CONTENT, content_key, md5_of_key
 from medsynth_core.storage.index import list_tags, read_entry
 from medsynth_core.storage.store import PROBE, ObjectStore, StoredObject
 from medsynth_core.storage.withdrawn import withdrawn_datasets
+from medsynth_core.synthesis.published import MODELS
 from medsynth_core.workspace.repository import git
 
 _MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
+_SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 _DVC_FILES = ("*.dvc", "*dvc.lock")
 
 
@@ -27,7 +29,7 @@ class Garbage:
     Attributes:
         objects: named by nothing.
         uploads: begun and not ended.
-        runs: completion records and plans of runs other than the workspace's; only when asked for.
+        runs: records, plans and marks of runs other than the workspace's; only when asked for.
         young: objects and uploads that were left out because a writer may be at work on them.
     """
 
@@ -45,9 +47,9 @@ def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bo
     """Returns what of a store can go.
 
     Kept is what a release of this store lists that wasn't withdrawn, what any DVC file of any revision of this
-    repository names, and what a completion record names. With ``runs``, the records of all runs but the workspace's
-    last are garbage too, and with them what they alone name: a run that was cut off would begin anew. The records of a
-    withdrawn release's own shards always are.
+    repository names, what a completion record names, and the models of runs. With ``runs``, the records of all runs but
+    the workspace's last are garbage too, and with them what they alone name: a run that was cut off would begin anew.
+    The records of a withdrawn release's own shards always are.
 
     Args:
         older_than: younger objects are never garbage: their record may be about to be written.
@@ -65,8 +67,12 @@ def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bo
         (records if mine or not runs else old_runs).append(stored)
     withdrawn = withdrawn_datasets(store)
     needed = _closed({*_in_repository(root), *_of_releases(store)} - withdrawn, store)
+    models: set[str] = set()
     taken_back = _closed(withdrawn, store) - needed
     for stored in records:
+        if stored.key.endswith("/run.json"):
+            models.update(_SHA256.findall(store.get(stored.key).decode()))
+            continue
         named = _named_by(stored, store)
         if taken_back.isdisjoint(named):
             needed |= _closed(named, store)
@@ -74,6 +80,7 @@ def find_garbage(root: Path, store: ObjectStore, older_than: timedelta, runs: bo
             old_runs.append(stored)
     limit = datetime.now(UTC) - older_than
     spare = [each for each in store.list(CONTENT) if md5_of_key(each.key) not in needed]
+    spare += [each for each in store.list(MODELS) if each.key.removeprefix(MODELS).replace("/", "") not in models]
     uploads = list(store.unfinished())
     found = [[each for each in every if each.modified < limit] for every in (spare, uploads, old_runs)]
     objects, broken, gone = found
