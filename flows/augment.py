@@ -13,9 +13,10 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 
+from flows.fleet import fleet
 from flows.form import AS_IN_PARAMS, Changes, Override, as_overrides
 from flows.prepare import Prepared, prepare
-from flows.runner import run_name, shards_in_flight, task_runner
+from flows.runner import ON_CLUSTERS, run_name, shards_in_flight, task_runner
 from flows.working import working
 from medsynth_core.errors import TransientError
 from medsynth_core.storage.index import newest_release_at
@@ -93,7 +94,8 @@ def make_images(root: str, config: Config) -> dict[str, Any]:
     """Makes shards round by round until no more are needed, and returns the report of stage ``synthesis``."""
     made = 0
     while (todo := plan_round(root, config)) is not None:
-        made += synthesise.with_options(task_runner=task_runner(config.runner))(root, config, todo)
+        make = fleet if config.runner.kind in ON_CLUSTERS else synthesise
+        made += make.with_options(task_runner=task_runner(config.runner))(root, config, todo)
     return collect_shards(root, config, made)
 
 

@@ -12,6 +12,11 @@ from medsynth_core.errors import ConfigError
 from medsynth_core.synthesis.settings import RunnerConfig
 from tasks.shards import take_share, visible_gpus
 
+ON_CLUSTERS = frozenset(["ray", "dask", "kubernetes", "slurm"])
+"""Kinds whose workers have nothing but the store."""
+BY_JOB = frozenset(["kubernetes", "slurm"])
+"""Of these, the ones that run a job of their own, for which Prefect waits in a thread."""
+
 
 def run_name() -> str:
     """Returns the flow and the workspace's folder, and the round if there are several: ``synthesise-demo-2``."""
@@ -36,7 +41,7 @@ def task_runner(config: RunnerConfig) -> Any:
     Raises:
         ConfigError: its package isn't installed.
     """
-    if config.kind == "threads":
+    if config.kind == "threads" or config.kind in BY_JOB:
         return ThreadPoolTaskRunner(max_workers=config.in_flight)
     if config.kind == "processes":
         count = _processes(config)

@@ -64,11 +64,13 @@ def plan(
 def work(
     url: Url,
     run: Run,
-    part: Annotated[str | None, typer.Option(metavar="I/N", help="Make the shards of part I of N first.")] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Make the shards of part I of N first; I from 0.")
+    ] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Shards at a time.")] = 2,
     device: Annotated[Device, typer.Option(help="Where models run.")] = "auto",
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for models, which workers may share; by default ~/.cache/medsynth.")
+        Path | None, typer.Option(help="Folder for models, which workers may share.", show_default="~/.cache/medsynth")
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that shards in hand have after SIGTERM.")] = 25.0,
     lost_after: Annotated[
@@ -84,13 +86,12 @@ def work(
     """
     from medsynth_core.logs import log_to_stderr
     from medsynth_core.synthesis.stage import open_published
-    from medsynth_core.synthesis.work import Work
+    from medsynth_core.synthesis.work import Work, model_cache
 
     log_to_stderr()
     store = _store(url, endpoint_url, region)
     mine = _part(part)
-    kept = (cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medsynth").resolve()
-    worker, what = open_published(store, run, kept, device)
+    worker, what = open_published(store, run, cache or model_cache(), device)
     job = Work(worker.make, what, store, part=mine, in_flight=in_flight, lost_after_s=lost_after)
     asked: list[int] = []
 
@@ -166,11 +167,11 @@ def _part(text: str | None) -> tuple[int, int] | None:
     """Returns which part of how many; None where none was named.
 
     Raises:
-        ConfigError: it isn't I/N with 1 <= I <= N.
+        ConfigError: it isn't I/N with I < N.
     """
     if text is None:
         return None
     which, _, of = text.partition("/")
-    if which.isdigit() and of.isdigit() and 1 <= int(which) <= int(of):
+    if which.isdigit() and of.isdigit() and int(which) < int(of):
         return int(which), int(of)
-    raise ConfigError(f"--part {text}: expected I/N with 1 <= I <= N, as 3/10")
+    raise ConfigError(f"--part {text}: expected I/N with I from 0 and below N, as 0/10")

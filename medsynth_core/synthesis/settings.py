@@ -43,21 +43,31 @@ class SynthesisConfig(Section):
     """Changes every image's random stream."""
 
 
+RunnerKind = Literal["threads", "processes", "ray", "dask", "kubernetes", "slurm"]
+
+
 class RunnerConfig(Section):
     """How shards are spread (contract C10); changes no image."""
 
-    kind: Literal["threads", "processes", "ray", "dask"] = "threads"
-    """Prefect task runner: threads in one process, with one GPU; processes on one machine, each with a GPU and a share
-    of the cores; or a cluster through prefect-ray / prefect-dask."""
+    kind: RunnerKind = "threads"
+    """Threads in one process, with one GPU; processes on one machine, each with a GPU and a share of the cores; or
+    workers that have nothing but the store: on a Ray or Dask cluster, as an Indexed Job on Kubernetes, as an array of
+    Slurm."""
     in_flight: PositiveInt = 2
     """Shards in work at once. In one process a second one fills the time of the first one's upload; a third gains some
     5 % beside a GPU and nothing elsewhere. Of processes, each has one."""
     processes: PositiveInt | None = None
     """Worker processes of kind processes; null: one a GPU, or one."""
+    workers: PositiveInt | None = None
+    """Workers of a cluster; null: on Ray and Dask one a GPU, without GPUs one a node. Kubernetes and Slurm need it."""
     address: str | None = None
-    """Cluster address for ray and dask; null starts a local one."""
+    """Of the Ray or Dask cluster; null starts a local one."""
+    job: str | None = None
+    """File of the Kubernetes Job, or the Slurm batch script, that runs `medsynth work`; infra/ has one of each."""
     retries: Count = 3
-    """Retries of a transient failure of one shard."""
+    """Retries of a transient failure of one shard; of a cluster, how often a lost worker is started again."""
+    lost_after_s: PositiveFloat = 600.0
+    """Seconds after which a cluster's attempt at a shard counts as lost of which nothing is heard."""
     pages_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     """Address at which a web server shows the store's folder `reports`, for links in Prefect. null: an S3 store signs
     links for a week, a folder has none."""

@@ -19,10 +19,18 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from pathlib import Path
 
 import psutil
+from tenacity import (
+    Retrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    wait_chain,
+    wait_fixed,
+)
 
 from medsynth_core.errors import ConfigError, InputError, MedsynthError, StateError, TransientError
 from medsynth_core.manifest import table_of
@@ -36,7 +44,6 @@ from medsynth_core.synthesis.identity import ShardPlan
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 SET_ASIDE = "workers_lost"
 """Why the images of a shard failed that was set aside."""
@@ -68,6 +75,13 @@ class WorkReport:
     stopped: bool
 
 
+def model_cache() -> Path:
+    """Returns where this user keeps models on this machine: ``MEDSYNTH_CACHE``, else ``medsynth`` where caches are."""
+    if named := os.environ.get("MEDSYNTH_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medsynth"
+
+
 class Work:
     """One worker's share of a run; ``run`` does it, ``stop`` and ``drop`` end it from a signal handler or elsewhere."""
 
@@ -83,13 +97,21 @@ class Work:
     ) -> None:
         """Args:
         make: as ``ShardWorker.make``.
-        part: (which, of how many), from 1: whose shards come first; None: those that nobody has begun, in any order.
+        part: (which, of how many), from 0: whose shards come first; None: those that nobody has begun, in any order.
         in_flight: shards at a time.
         lost_after_s: what an attempt of which nothing is heard has at least before it counts as lost.
         """
         self._make, self._plan, self._store, self._part = make, plan, store, part
         self._in_flight, self._lost_after_s = in_flight, lost_after_s
         self._stop = threading.Event()
+        self._patiently = Retrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=wait_chain(*map(wait_fixed, _PAUSES_S)),
+            stop=stop_after_attempt(1 + len(_PAUSES_S)),
+            sleep=sleep_using_event(self._stop),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
         self._begun: dict[int, Attempt] = {}
         self._longest_s = 0.0
         self._since: dict[tuple[int, int], float] = {}
@@ -134,7 +156,7 @@ class Work:
                     self._stop.wait(_LOOK_S)
         for future in doing:
             future.result()
-        standing = self._patiently(lambda: standing_shards(self._store, self._plan.run_id))
+        standing = self._patiently(standing_shards, self._store, self._plan.run_id)
         missing = self._plan.n_shards - len(standing)
         return WorkReport(self._made, tuple(self._aside), dict(self._failed), missing, self._stop.is_set())
 
@@ -143,20 +165,20 @@ class Work:
         if self._part is None:
             return []
         run_id = self._plan.run_id
-        standing = self._patiently(lambda: standing_shards(self._store, run_id))
-        begun = self._patiently(lambda: open_attempts(self._store, run_id))
+        standing = self._patiently(standing_shards, self._store, run_id)
+        begun = self._patiently(open_attempts, self._store, run_id)
         which, of = self._part
-        return [s for s in range(which - 1, self._plan.n_shards, of) if s not in standing and s not in begun]
+        return [s for s in range(which, self._plan.n_shards, of) if s not in standing and s not in begun]
 
     def _elsewhere(self, doing: Collection[int], progress: Progress) -> tuple[list[int], int]:
         """Returns a few missing shards that may be begun, and how many are missing and not in hand here."""
         run_id, n = self._plan.run_id, self._plan.n_shards
-        standing = self._patiently(lambda: standing_shards(self._store, run_id))
+        standing = self._patiently(standing_shards, self._store, run_id)
         progress(len(standing), n)
         missing = [s for s in range(n) if s not in standing and s not in doing and s not in self._failed]
         if not missing:
             return [], 0
-        begun = self._patiently(lambda: open_attempts(self._store, run_id))
+        begun = self._patiently(open_attempts, self._store, run_id)
         room = self._in_flight - len(doing)
         if free := [shard for shard in missing if shard not in begun]:
             return random.sample(free, min(room, len(free))), len(missing)
@@ -164,7 +186,7 @@ class Work:
         for shard in missing:
             attempts = begun[shard]
             waited_s = time.monotonic() - self._since.setdefault((shard, len(attempts)), time.monotonic())
-            gone = _is_gone(self._patiently(partial(attempts[-1].by, self._store)))
+            gone = _is_gone(self._patiently(attempts[-1].by, self._store))
             if len(attempts) >= MOST_ATTEMPTS:
                 if gone or waited_s >= max(self._lost_after_s, _LOST * self._longest_s):
                     self._set_aside(shard, len(attempts))
@@ -174,11 +196,11 @@ class Work:
 
     def _attempt(self, shard: int) -> None:
         run_id, began = self._plan.run_id, time.monotonic()
-        if self._patiently(lambda: self._store.size(record_key(run_id, shard))) is not None:
+        if self._patiently(self._store.size, record_key(run_id, shard)) is not None:
             return
-        attempt = self._begun[shard] = self._patiently(lambda: begin(self._store, run_id, shard, _me()))
+        attempt = self._begun[shard] = self._patiently(begin, self._store, run_id, shard, _me())
         try:
-            self._patiently(lambda: self._make(self._plan, shard))
+            self._patiently(self._make, self._plan, shard)
             self._made += 1
             self._longest_s = max(self._longest_s, time.monotonic() - began)
         except (InputError, StateError, ConfigError) as error:
@@ -208,17 +230,6 @@ class Work:
         if write_record(self._store, record) == record:
             self._aside.append(shard)
             log.error("shard %d is set aside: %d attempts took their workers down with them", shard, attempts)
-
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Returns what an action does, which is done again after a failure that may pass."""
-        for pause_s in _PAUSES_S:
-            try:
-                return action()
-            except TransientError as error:
-                log.warning("%s; again in %g s", error, pause_s)
-                if self._stop.wait(pause_s):
-                    break
-        return action()
 
 
 def _me() -> dict[str, object]:

@@ -28,7 +28,13 @@ from medsynth_core.workspace.tree import Config
 
 _RENDER = "write it anew: python -m medsynth_core.workspace.pipeline > dvc.yaml"
 _Check = Callable[[Config, Path], None]
-_RUNNER_PACKAGES = {"ray": ("ray", "prefect_ray"), "dask": ("distributed", "prefect_dask")}
+_RUNNER_PACKAGES = {
+    "ray": ("ray", "prefect_ray"),
+    "dask": ("distributed", "prefect_dask"),
+    "kubernetes": ("kubernetes",),
+}
+_BY_JOB = {"kubernetes": "infra/kubernetes/base/work.yaml", "slurm": "infra/slurm/work.sbatch"}
+"""What starts the workers, as an example has it."""
 _PNG_BYTES_A_PIXEL = 0.25
 """Half of what a radiograph takes."""
 _GB = 1e9
@@ -87,6 +93,14 @@ def _check_runner(config: Config, root: Path) -> None:
             f"runner.kind {config.runner.kind} needs the package {missing[-1].replace('_', '-')}; install it, or set "
             f"runner.kind to threads or processes"
         )
+    if (example := _BY_JOB.get(config.runner.kind)) is not None:
+        runner = config.runner
+        if runner.job is None or not (root / Path(runner.job).expanduser()).is_file():
+            raise ConfigError(
+                f"runner.job={runner.job}: not a file; runner.kind {runner.kind} starts its workers by one, as {example}"
+            )
+        if runner.workers is None:
+            raise ConfigError(f"runner.workers: say how many workers {runner.kind} is to start")
 
 
 def _check_corpus(config: Config, root: Path) -> None:

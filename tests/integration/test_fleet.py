@@ -52,12 +52,12 @@ def test_workers_without_a_workspace_make_what_one_process_makes(
 ) -> None:
     store, alone = open_store(at, tmp_path), open_store(StoreConfig(url="alone"), tmp_path)
     run = planned(trained, store)
-    homes = [tmp_path / f"home-{number}" for number in (1, 2)]
+    homes = [tmp_path / f"home-{number}" for number in (0, 1)]
     workers = [
         subprocess.Popen(
             command(at, run, home, "--part", f"{number}/2"), cwd=home, env=environment(home), stdout=subprocess.PIPE
         )
-        for number, home in enumerate(homes, 1)
+        for number, home in enumerate(homes)
         if environment(home)
     ]
     assert [worker.wait(300) for worker in workers] == [0, 0]

@@ -64,7 +64,7 @@ def lost(store: LocalStore, shard: int, host: str = "elsewhere") -> None:
 
 def test_a_part_is_made_first_and_then_the_rest(store: LocalStore, plan: ShardPlan) -> None:
     made: list[int] = []
-    report = Work(maker(store, made), plan, store, part=(2, 3), in_flight=1).run()
+    report = Work(maker(store, made), plan, store, part=(1, 3), in_flight=1).run()
     assert made[:3] == [1, 4, 7]
     assert sorted(made) == list(range(10))
     assert (report.made, report.missing, report.failed, report.aside, report.stopped) == (10, 0, {}, (), False)
@@ -72,7 +72,7 @@ def test_a_part_is_made_first_and_then_the_rest(store: LocalStore, plan: ShardPl
 
 def test_parts_are_disjoint_while_others_do_theirs(store: LocalStore, plan: ShardPlan) -> None:
     made: list[list[int]] = [[], [], []]
-    jobs = [Work(maker(store, each), plan, store, part=(i + 1, 3), in_flight=1) for i, each in enumerate(made)]
+    jobs = [Work(maker(store, each), plan, store, part=(i, 3), in_flight=1) for i, each in enumerate(made)]
     threads = [threading.Thread(target=job.run) for job in jobs]
     for thread in threads:
         thread.start()

@@ -1,0 +1,111 @@
+"""The flow ``fleet``: workers of a cluster make the shards of a round, and the store says what is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+
+from flows.runner import BY_JOB, run_name
+from medsynth_core.storage.settings import StoreConfig
+from medsynth_core.storage.store import is_store_url, open_store
+from medsynth_core.synthesis.settings import RunnerConfig
+from medsynth_core.workspace.tree import Config
+from tasks import metrics
+from tasks.artifacts import show_counts
+from tasks.fleet import Order, Watched, publish_run, run_job, work_part
+from tasks.progress import Pace, shown
+from tasks.shards import Todo
+from tasks.stopping import in_work
+
+_LOOK_S = 10.0
+
+
+@flow(name="fleet", flow_run_name=run_name, validate_parameters=False)
+def fleet(root: str, config: Config, todo: Todo) -> int:
+    """Has a cluster's workers make the missing shards of a round, and returns how many were made.
+
+    Prefect is told of each worker and asked nothing of a shard, so that its server has no more to do for a million
+    images than for a thousand. A worker that is lost is started again by the cluster; a shard that takes workers down
+    with it is set aside by the others.
+    """
+    log, runner = get_run_logger(), config.runner
+    publish_run(root, config)
+    watched = Watched(open_store(config.store, Path(root)), todo.run_id, todo.n_shards)
+    standing = len(watched.news())
+    rows: list[dict[str, Any]] = []
+    pace = Pace()
+    with in_work(flow_run.id), shown(root, "synthesis", log) as progress, _resources(runner) as size:
+        workers = runner.workers or size
+        assert workers is not None, "checked before anything was begun"
+        order = Order(_as_workers_see_it(config.store, root), todo.run_id, min(workers, len(todo.missing)),
+                      config.device, runner.lost_after_s)  # fmt: skip
+        log.info("%d workers for %d shards of %s", order.workers, len(todo.missing), order.run_id)
+        waiting = _started(order, runner)
+        failures: list[BaseException] = []
+        while waiting:
+            waiting[0].wait(_LOOK_S)
+            for row in watched.news():
+                rows.append(row)
+                pace.add(row["requested"], row["accepted"])
+                metrics.shard_ended(row)
+            ended = [each for each in waiting if each.state.is_final()]
+            waiting = [each for each in waiting if each not in ended]
+            for each in ended:
+                result = each.result(raise_on_failure=False)
+                if isinstance(result, BaseException):
+                    log.error("a worker failed: %s", result)
+                    failures.append(result)
+            metrics.shards_left(todo.n_shards - standing - len(rows), len(waiting))
+            progress(standing + len(rows), todo.n_shards, str(pace))
+    show_counts(root, todo.number, rows)
+    if failures and standing + len(rows) < todo.n_shards:
+        raise failures[0]
+    return len(rows)
+
+
+def _started(order: Order, runner: RunnerConfig) -> list[PrefectFuture[Any]]:
+    """Begins the workers: a task each where Prefect reaches the cluster, one that submits a job where it doesn't."""
+    if runner.kind in BY_JOB:
+        return [run_job.submit(order, runner)]
+    attempt = work_part.with_options(retries=runner.retries)
+    return [attempt.submit(order, number) for number in range(order.workers)]
+
+
+def _as_workers_see_it(store: StoreConfig, root: str) -> StoreConfig:
+    """Returns the store with an absolute path, where it is a folder, which all workers must share then."""
+    if is_store_url(store.url):
+        return store
+    return store.model_copy(update={"url": str((Path(root) / Path(store.url).expanduser()).resolve())})
+
+
+@contextmanager
+def _resources(runner: RunnerConfig) -> Iterator[int | None]:
+    """Yields how many workers the cluster has room for, None where that isn't known; within, what is submitted gets a
+    GPU each, where there are any."""
+    if runner.kind == "ray":
+        import ray
+        from prefect_ray.context import remote_options
+
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        with remote_options(**each, max_retries=runner.retries, scheduling_strategy="SPREAD"):
+            yield gpus or nodes
+    elif runner.kind == "dask":
+        import dask
+
+        context = FlowRunContext.get()
+        assert context is not None
+        there = context.task_runner.client.scheduler_info(n_workers=-1)["workers"].values()  # type: ignore[attr-defined]
+        gpus = int(sum(worker["resources"].get("GPU", 0) for worker in there))
+        with dask.annotate(retries=runner.retries, **({"resources": {"GPU": 1}} if gpus else {})):
+            yield gpus or len(there)
+    else:
+        yield None
