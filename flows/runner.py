@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from medsynth_core.errors import ConfigError
-from medsynth_core.synthesis.settings import RunnerConfig
+from medsynth_core.synthesis.settings import RunnerConfig, RunnerKind
+from tasks.cluster_jobs import CLUSTER_JOBS
 from tasks.shards import take_share, visible_gpus
 
-ON_CLUSTERS = frozenset(["ray", "dask", "kubernetes", "slurm"])
+ON_CLUSTERS = frozenset(get_args(RunnerKind)) - {"threads", "processes"}
 """Kinds whose workers have nothing but the store."""
-BY_JOB = frozenset(["kubernetes", "slurm"])
+BY_JOB = frozenset(CLUSTER_JOBS.names())
 """Of these, the ones that run a job of their own, for which Prefect waits in a thread."""
 
 
