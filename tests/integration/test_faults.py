@@ -198,6 +198,10 @@ def until(what: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
+def _one_more(store: ObjectStore, run: str, n: int) -> Callable[[], bool]:
+    return lambda: len(standing_shards(store, run)) > n
+
+
 def attempts(store: ObjectStore, run: str) -> int:
     return sum(not each.key.endswith(".ended.json") for each in store.list(f"runs/{run}/attempts/"))
 
@@ -227,8 +231,7 @@ def test_faults_lose_nothing(
             while len(standing := standing_shards(store, plan.run_id)) < plan.n_shards:
                 fleet.keep()
                 if done < max(1, FAULTS // len(KINDS)):
-                    count = len(standing)
-                    until(lambda n=count: len(standing_shards(store, plan.run_id)) > n)  # type: ignore[misc]
+                    until(_one_more(store, plan.run_id, len(standing)))
                     inject(kind, fleet, proxy, draw, full)
                     done += 1
                 else:
