@@ -120,7 +120,8 @@ def _watch(store: ObjectStore, n_shards: int) -> float:
     from tasks.fleet import Watched
 
     watched = Watched(store, RUN, n_shards)
-    watched.news()
+    for _ in watched.news():
+        pass
     return psutil.Process().memory_info().rss / 2**20
 
 

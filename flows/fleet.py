@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,13 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from flows.runner import BY_JOB, run_name
+from medsynth_core.errors import IncompleteRunError
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import is_store_url, open_store
 from medsynth_core.synthesis.settings import RunnerConfig
 from medsynth_core.workspace.tree import Config
 from tasks import metrics
-from tasks.artifacts import show_counts
+from tasks.artifacts import show_table
 from tasks.fleet import Order, Watched, publish_run, run_job, work_part
 from tasks.progress import Pace, shown
 from tasks.shards import Todo
@@ -38,9 +40,10 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
     log, runner = get_run_logger(), config.runner
     publish_run(root, config)
     watched = Watched(open_store(config.store, Path(root)), todo.run_id, todo.n_shards)
-    standing = len(watched.news())
-    rows: list[dict[str, Any]] = []
-    pace = Pace()
+    standing = sum(1 for _ in watched.news())
+    made, verdicts, pace = 0, Counter[str](), Pace()
+    failures: list[BaseException] = []
+    reasons: dict[int, str] = {}
     with in_work(flow_run.id), shown(root, "synthesis", log) as progress, _resources(runner) as size:
         workers = runner.workers or size
         assert workers is not None, "checked before anything was begun"
@@ -48,26 +51,32 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
                       config.device, runner.lost_after_s)  # fmt: skip
         log.info("%d workers for %d shards of %s", order.workers, len(todo.missing), order.run_id)
         waiting = _started(order, runner, root)
-        failures: list[BaseException] = []
         while waiting:
             waiting[0].wait(_LOOK_S)
-            for row in watched.news():
-                rows.append(row)
-                pace.add(row["requested"], row["accepted"])
-                metrics.shard_ended(row)
             ended = [each for each in waiting if each.state.is_final()]
             waiting = [each for each in waiting if each not in ended]
+            for row in watched.news():
+                made += 1
+                verdicts.update({"requested": row["requested"], "accepted": row["accepted"], **row["rejected"]})
+                pace.add(row["requested"], row["accepted"])
+                metrics.shard_ended(row)
             for each in ended:
                 result = each.result(raise_on_failure=False)
                 if isinstance(result, BaseException):
                     log.error("a worker failed: %s", result)
                     failures.append(result)
-            metrics.shards_left(todo.n_shards - standing - len(rows), len(waiting))
-            progress(standing + len(rows), todo.n_shards, str(pace))
-    show_counts(root, todo.number, rows)
-    if failures and standing + len(rows) < todo.n_shards:
+                elif result is not None:
+                    reasons.update(result["failed"])
+            metrics.shards_left(todo.n_shards - standing - made, len(waiting))
+            progress(standing + made, todo.n_shards, str(pace))
+    show_table(root, f"shards-{todo.number}", [{"shards": made, **verdicts}], f"verdicts of round {todo.number}")
+    missing = todo.n_shards - standing - made
+    if missing and failures:
         raise failures[0]
-    return len(rows)
+    if missing:
+        why = "; ".join(f"shard {shard}: {reason}" for shard, reason in sorted(reasons.items())[:3])
+        raise IncompleteRunError(f"{missing} of {todo.n_shards} shards are missing though all workers ended ({why})")
+    return made
 
 
 def _started(order: Order, runner: RunnerConfig, root: str) -> list[PrefectFuture[Any]]:

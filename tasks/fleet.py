@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from prefect import task
 
 from medsynth_core.config import Device
-from medsynth_core.storage.completion import CompletionRecord, finished_shards
+from medsynth_core.storage.completion import read_records, standing_shards
 from medsynth_core.storage.settings import StoreConfig
 from medsynth_core.storage.store import ObjectStore, open_store
 from medsynth_core.synthesis import stage
@@ -67,18 +68,15 @@ def run_job(order: Order, runner: RunnerConfig) -> None:
 
 
 class Watched:
-    """What of a round stands in the store: each record is read once, and only what is counted of it is kept."""
+    """What of a round stands in the store: each record is read once, and none is kept."""
 
     def __init__(self, store: ObjectStore, run_id: str, n_shards: int) -> None:
         self._store, self._run_id, self._n_shards = store, run_id, n_shards
-        self._seen: dict[int, CompletionRecord] = {}
+        self._seen: set[int] = set()
 
-    def news(self) -> list[dict[str, Any]]:
-        """Returns the counts of the shards that came since the last call, as ``make_shard`` returns them."""
-        before = set(self._seen)
-        self._seen = finished_shards(self._store, self._run_id, self._n_shards, self._seen)
-        return [
-            {"shard": shard, **record.counts.model_dump(mode="json"), "counted": []}
-            for shard, record in self._seen.items()
-            if shard not in before
-        ]
+    def news(self) -> Iterator[dict[str, Any]]:
+        """Yields the counts of the shards that came since the last call, as ``make_shard`` returns them."""
+        new = sorted(standing_shards(self._store, self._run_id) - self._seen)
+        for record in read_records(self._store, self._run_id, new, self._n_shards):
+            self._seen.add(record.shard)
+            yield {"shard": record.shard, **record.counts.model_dump(mode="json"), "counted": []}

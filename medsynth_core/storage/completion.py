@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -120,13 +120,22 @@ def finished_shards(
     Raises:
         SpecMismatchError, CorruptObjectError: as ``read_record``.
     """
-    standing = sorted(standing_shards(store, run_id))
-    found = {shard: known[shard] for shard in standing if shard in known} if known else {}
-    new = [shard for shard in standing if shard not in found]
-    read = store.get_many([record_key(run_id, shard) for shard in new])
-    for shard, data in zip(new, read, strict=True):
-        found[shard] = _checked(store, data, run_id, shard, n_shards)
+    standing = standing_shards(store, run_id)
+    found = {shard: record for shard, record in (known or {}).items() if shard in standing}
+    new = sorted(standing - found.keys())
+    found.update(zip(new, read_records(store, run_id, new, n_shards), strict=True))
     return dict(sorted(found.items()))
+
+
+def read_records(store: ObjectStore, run_id: str, shards: Sequence[int], n_shards: int) -> Iterator[CompletionRecord]:
+    """Yields the records of shards that have one, in their order.
+
+    Raises:
+        SpecMismatchError, CorruptObjectError: as ``read_record``.
+    """
+    read = store.get_many([record_key(run_id, shard) for shard in shards])
+    for shard, data in zip(shards, read, strict=True):
+        yield _checked(store, data, run_id, shard, n_shards)
 
 
 def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:

@@ -97,7 +97,7 @@ def _check_runner(config: Config, root: Path) -> None:
         runner = config.runner
         if runner.job is None or not (root / Path(runner.job).expanduser()).is_file():
             raise ConfigError(
-                f"runner.job={runner.job}: not a file; runner.kind {runner.kind} starts its workers by one, as {example}"
+                f"runner.job={runner.job}: not a file; {runner.kind} starts its workers by one such as {example}"
             )
         if runner.workers is None:
             raise ConfigError(f"runner.workers: say how many workers {runner.kind} is to start")
