@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint check bench lock clean
+.PHONY: setup demo fleet evidence test test-slow lint check bench lock clean
 
 setup: $(READY)
 
@@ -21,6 +21,15 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/medsynth init demo
 	$(BIN)/medsynth run --workspace demo
+
+# A store, a Prefect server and a Ray cluster of two workers on this machine, and a workspace in fleet/ that knows them.
+fleet: setup
+	$(BIN)/python -m benchmarks.local_fleet fleet
+
+# All that docs/evidence.md claims, in at most three hours of two cores: make evidence OUT=/tmp/evidence FILMS=/data/films
+OUT ?= evidence
+evidence: setup
+	$(BIN)/python -m benchmarks.evidence $(OUT) $(if $(FILMS),--films $(FILMS))
 
 test: setup
 	$(BIN)/pytest -m "not slow"
@@ -45,4 +54,4 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes -o requirements.lock
 
 clean:
-	rm -rf demo
+	rm -rf demo fleet
