@@ -5,7 +5,8 @@
 
 ``records`` writes so many completion records and attempts, without images, and times what looks at all of them:
 planning, what is missing, `medsynth status`, and the flow's look for news; the memory of who watches at half and at all
-of them. Their sum is given beside the run's time, at the images a second that docs/performance.md has of one H200.
+of them. Their sum is given beside the run's time, at the images a second that docs/explanation/performance.md has of
+one H200.
 
 ``workers`` has the shards of a workspace's run made by one worker of one thread, by two such workers side by side, and
 again, in alternation; the ratio of their images a second is 2 where workers don't disturb each other. Models are

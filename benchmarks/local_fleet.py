@@ -1,4 +1,4 @@
-"""A fleet on one machine, to try what docs/cluster.md says: `make fleet`.
+"""A fleet on one machine, to try what docs/how-to/cluster.md says: `make fleet`.
 
 An S3-protocol store in memory, a Prefect server, a Ray head and two Ray workers of one core each, and Prometheus where
 it is installed; and a workspace that knows them. It stays until Ctrl-C, and nothing of the store is left then.

@@ -56,7 +56,7 @@ class CorpusConfig(Section):
 
     kind: str = "phantom"
     """A module of corpus/readers: phantom, the built-in generator; table, any CSV or Parquet; the others each the
-    layout of an archive, as docs/corpora.md has them."""
+    layout of an archive, as docs/reference/corpora.md has them."""
     path: str | None = None
     """Folder of an archive, or file of a table; null for the phantom alone. The folder may be a zip or tar that stays
     packed, or ``s3://bucket/prefix``, with credentials, region and server as the ``AWS_*`` variables say. A table is

@@ -16,7 +16,7 @@ MIN_IMAGES = 50
 
 class FidelityFloors(Section):
     """A fidelity below its floor that chance doesn't explain forbids to publish; null never does. Real films get
-    about 0.95 (docs/fidelity.md)."""
+    about 0.95 (docs/explanation/fidelity.md)."""
 
     tokenizer: Fraction | None = 0.5
     """Share of real held-out films that still lie within the range of real ones when the image tokenizer has rendered
@@ -26,7 +26,8 @@ class FidelityFloors(Section):
 
 
 class FidelityConfig(Section):
-    """How the images are compared with real films (docs/fidelity.md); ``release.min_fidelity`` says what is refused."""
+    """How the images are compared with real films; ``release.min_fidelity`` says what is refused
+    (docs/explanation/fidelity.md)."""
 
     max_images: _Enough = 1000
     """Images a side (synthetic, training, validation, held-out), chosen at random when there are more."""

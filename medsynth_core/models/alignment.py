@@ -227,7 +227,7 @@ def local_scores(words: Words, patches: Patches) -> Tensor:
     patch (CAMMAL's text-to-image score).
 
     CAMMAL's image-to-text score, the mean over patches of the best word, is left out: most patches show nothing that
-    a report says, and asking a word of each drew the words away from their findings (docs/method.md).
+    a report says, and asking a word of each drew the words away from their findings (docs/explanation/method.md).
     """
     similarity_BTPW = torch.einsum("bpd,twd->btpw", patches.features_BPD, words.features_TWD)
     return _mean_of_votes(similarity_BTPW.amax(2), words.votes_TW[None])

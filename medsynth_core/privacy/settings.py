@@ -17,8 +17,8 @@ ATTACKERS = Plugins("medsynth_core.privacy.attackers", setting="privacy.attacker
 
 
 class RiskLimits(Section):
-    """A figure above its limit that chance doesn't explain forbids to publish; null never does. docs/privacy.md says
-    what images get that copy nobody."""
+    """A figure above its limit that chance doesn't explain forbids to publish; null never does.
+    docs/explanation/privacy.md says what images get that copy nobody."""
 
     near_copies: Limit | None = 0.1
     """Share of the made images that the copy filters rejected as near-copies of training images."""
@@ -53,7 +53,7 @@ class ReidentificationConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """How much of the training images a release may give away (docs/privacy.md)."""
+    """How much of the training images a release may give away (docs/explanation/privacy.md)."""
 
     max_images: PositiveInt = 5000
     """Synthetic images that are compared, chosen by their ids when there are more."""

@@ -1,4 +1,4 @@
-"""The code in docs/releases.md runs as it stands there."""
+"""The code in docs/reference/releases.md runs as it stands there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
-PAGE = (Path(__file__).parents[2] / "docs" / "releases.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "releases.md").read_text("utf-8")
 
 
 def test_the_lines_of_the_page_run(

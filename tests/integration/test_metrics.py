@@ -19,7 +19,7 @@ from tasks import metrics
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2]
 INFRA = REPOSITORY / "infra"
-RUNBOOK = (REPOSITORY / "docs" / "runbook.md").read_text("utf-8")
+RUNBOOK = (REPOSITORY / "docs" / "how-to" / "runbook.md").read_text("utf-8")
 
 
 def sample(name: str, **labels: str) -> float:

@@ -235,7 +235,7 @@ def test_the_release_of_a_tag_is_shown_and_files_are_named(root: Path, tmp_path:
 
 
 def test_the_commands_of_the_docs_run(root: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "reader-study.md").read_text("utf-8")
     lines = re.findall(r"^medsynth (study[^#\n]+)", page, re.MULTILINE)
     assert len(lines) == 2
     place = tmp_path / "w"

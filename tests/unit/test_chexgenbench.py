@@ -588,6 +588,6 @@ def test_what_contradicts_itself_is_refused(asked: dict[str, Any], words: str) -
 
 
 def test_the_page_names_options_that_there_are() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "chexgenbench.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "chexgenbench.md").read_text("utf-8")
     options = {f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) <= options

@@ -72,7 +72,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """CheXGenBench (arXiv:2505.10496): fidelity, alignment, re-identification, in its tables (docs/chexgenbench.md)."""
+    """CheXGenBench (arXiv:2505.10496): fidelity, alignment, re-identification (docs/how-to/chexgenbench.md)."""
     from medsynth_core.cli.bar import bar
     from medsynth_core.evaluation.chexgenbench.networks import BIOVIL_T, INCEPTION, RAD_DINO, REID, cast
     from medsynth_core.evaluation.chexgenbench.request import Request
