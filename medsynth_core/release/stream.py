@@ -44,7 +44,8 @@ class ReleaseStream(IterableDataset[dict[str, Any]]):
         filters: conditions on manifest columns; shards without a match are never read.
         classes: pathologies of an item's target, by default all of the release.
         shuffle: images that the buffer holds, as PNG bytes; 0 keeps the manifest's order.
-        rank, world_size: of this process; by default torch.distributed's, else RANK and WORLD_SIZE, else one process.
+        rank: of this process; by default torch.distributed's, else RANK, else one process.
+        world_size: processes; by default torch.distributed's, else WORLD_SIZE, else one.
     """
 
     def __init__(

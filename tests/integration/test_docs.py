@@ -1,7 +1,8 @@
-"""The code in docs/reference/releases.md runs as it stands there."""
+"""The site is built without a warning, and the code in docs/reference/releases.md runs as it stands there."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,32 @@ from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "releases.md").read_text("utf-8")
+REPOSITORY = Path(__file__).parents[2]
+LOADED = re.compile(
+    r"""<(?:script|img|iframe|source|video)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b(?=[^>]*\brel=["']?(?:stylesheet|icon|pre))"""
+    r"""[^>]*\bhref=["']?(?:https?:)?//|@import\s|url\(["']?(?:https?:)?//"""
+)
+"""What a browser fetches from another host."""
+PAGE = (REPOSITORY / "docs" / "reference" / "releases.md").read_text("utf-8")
+
+
+def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(pages) > 50
+    assert [str(page) for page in pages if LOADED.search(page.read_text("utf-8"))] == []
+    assert "corpus.columns" in (site / "reference" / "params.html").read_text("utf-8")
+    assert "medsynth withdraw" in (site / "reference" / "cli.html").read_text("utf-8")
+    assert "keypatch_words" in (site / "reference" / "manifest.html").read_text("utf-8")
 
 
 def test_the_lines_of_the_page_run(
