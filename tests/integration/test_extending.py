@@ -1,4 +1,4 @@
-"""docs/how-to/extending.md is followed: its files are written into a copy of the package and used."""
+"""docs/how-to/extending is followed: its files are written into a copy of the package and used."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ BLOCK = re.compile(r"^```python\n# (\S+?\.py)(: [^\n]*)?\n(.*?)^```", re.MULTILI
 
 
 def blocks() -> dict[str, str]:
-    """Returns the blocks of the page by the file that each names; a row has the words after the name, too."""
-    page = (REPOSITORY / "docs" / "how-to" / "extending.md").read_text("utf-8")
-    return {f"{name}{what}": text for name, what, text in BLOCK.findall(page)}
+    """Returns the blocks of the pages by the file that each names; a row has the words after the name, too."""
+    pages = sorted((REPOSITORY / "docs" / "how-to" / "extending").glob("*.md"))
+    return {f"{name}{what}": text for page in pages for name, what, text in BLOCK.findall(page.read_text("utf-8"))}
 
 
 class Copy:
