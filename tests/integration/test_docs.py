@@ -1,4 +1,4 @@
-"""The site is built without a warning, and the code in docs/reference/releases.md runs as it stands there."""
+"""The site is built without a warning, and the code of the pages on reading releases runs as it stands there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ LOADED = re.compile(
     r"""[^>]*\bhref=["']?(?:https?:)?//|@import\s|url\(["']?(?:https?:)?//"""
 )
 """What a browser fetches from another host."""
-PAGE = (REPOSITORY / "docs" / "reference" / "releases.md").read_text("utf-8")
+PAGES = (
+    "tutorials/train-with-a-release.md",
+    "how-to/read-with-other-tools.md",
+    "reference/releases.md",
+    "how-to/export.md",
+)
+"""Pages whose code is run, one after the other."""
+PAGE = "\n".join((REPOSITORY / "docs" / page).read_text("utf-8") for page in PAGES)
 
 
 def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
@@ -49,7 +56,7 @@ def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Pa
     assert "keypatch_words" in (site / "reference" / "manifest.html").read_text("utf-8")
 
 
-def test_the_lines_of_the_page_run(
+def test_the_lines_of_the_pages_run(
     new_bucket: Callable[[pytest.MonkeyPatch], StoreConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = new_bucket(monkeypatch)
