@@ -85,7 +85,8 @@ def _moved(source: str, page: str) -> str:
         relative = posixpath.relpath(place, posixpath.dirname(page) or ".")
         return f"{image}[{text}]({relative}{'#' if anchor else ''}{anchor})"
 
-    return LINK.sub(link, (ROOT / source).read_text("utf-8"))
+    text = LINK.sub(link, (ROOT / source).read_text("utf-8"))
+    return _linked(text) if source == "CHANGELOG.md" else text
 
 
 def _commands() -> str:
@@ -210,5 +211,10 @@ def _manifest() -> str:
 
 
 def _line(text: str | None) -> str:
-    """Returns a docstring in one line of Markdown."""
-    return " ".join((text or "").split()).replace("``", "`")
+    """Returns a docstring in one line of Markdown, with links to the pages that it names."""
+    return _linked(" ".join((text or "").split()).replace("``", "`"))
+
+
+def _linked(text: str) -> str:
+    """Returns text of a page in reference/ with links in place of the files of pages."""
+    return re.sub(r"(?<![\w(/])docs/([\w/-]+)\.md\b", r"[\1](../\1.md)", text)
