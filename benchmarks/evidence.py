@@ -149,13 +149,15 @@ def made(part: Part, out: Path, threads: int) -> Evidence:
 def page(evidence: Evidence) -> str:
     """Returns the page of what was found; of what wasn't measured it says so."""
     parts = {name: about["found"] for name, about in evidence.items()}
+    kinds = ("phantoms", "films")
+    attacked = {kind: parts[f"attackers-{kind}"] for kind in kinds if f"attackers-{kind}" in parts}
     minutes = sum(about["seconds"] for about in evidence.values()) / 60
     sections = [
         f"# Evidence\n\n{_verdict(parts.get('films'))}",
         _HOW.format(minutes=minutes),
-        *(_rivals(kind, parts[f"rivals-{kind}"]) for kind in ("phantoms", "films") if f"rivals-{kind}" in parts),
+        *(_rivals(kind, parts[f"rivals-{kind}"]) for kind in kinds if f"rivals-{kind}" in parts),
         *([_worth(parts["films"])] if "films" in parts else []),
-        _attacked({kind: parts[f"attackers-{kind}"] for kind in ("phantoms", "films") if f"attackers-{kind}" in parts}),
+        *([_attacked(attacked)] if attacked else []),
         _UNKNOWN,
     ]
     return "\n\n".join(sections) + "\n"
@@ -303,7 +305,7 @@ def _attacked(found: dict[str, dict[str, Any]]) -> str:
     """Returns the table of the attackers."""
     lines = ["## Would the attackers catch a generator that knows its films by heart?", ""]
     lines += [f"| AUC | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
-    names = list(next(iter(found.values()))["asked"]) if found else []
+    names = list(next(iter(found.values()))["asked"])
     for name in names:
         cells = [f"{each['asked'][name]:.3f}" for each in found.values()]
         lines.append(f"| `{name}`, 50 films learnt by heart | {' | '.join(cells)} |")
