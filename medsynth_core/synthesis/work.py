@@ -49,6 +49,8 @@ SET_ASIDE = "workers_lost"
 MOST_ATTEMPTS = 3
 _SLOWER, _LOST = 2.0, 5.0
 """Times of what a shard took here at most, after which somebody else's is begun once more, and is given up."""
+_LOOKS = 20
+"""Of the shards that nobody has begun, one in so many is taken at a look, which costs a second where there are many."""
 _LOOK_S = 5.0
 """Between two looks at what others do."""
 _PAUSES_S = (2.0, 10.0, 60.0)
@@ -187,7 +189,8 @@ class Work:
         begun = self._patiently(open_attempts, self._store, run_id)
         room = self._in_flight - len(doing)
         if free := [shard for shard in missing if shard not in begun]:
-            return [_Pick(shard) for shard in random.sample(free, min(room, len(free)))], len(missing)
+            some = min(len(free), max(room, len(free) // _LOOKS))
+            return [_Pick(shard) for shard in random.sample(free, some)], len(missing)
         slow = []
         for shard in missing:
             attempts = begun[shard]
