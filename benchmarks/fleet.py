@@ -4,8 +4,8 @@
     python -m benchmarks.fleet workers WORKSPACE [--rounds 3]
 
 ``records`` writes so many completion records and attempts, without images, and times what looks at all of them:
-planning, what is missing, `medsynth status`, and the flow's looks for news, as often as it takes them; and the memory of
-who watches, at half and at all of them. Each is given beside the run's time, at the images a second that
+planning, what is missing, `medsynth status`, and the flow's looks for news, as often as it takes them; and the memory
+of who watches, at half and at all of them. Each is given beside the run's time, at the images a second that
 docs/performance.md has of one H200.
 
 ``workers`` has the shards of a workspace's run made by one worker of one thread, by two such workers side by side, and
