@@ -53,7 +53,7 @@ def blind(workspace: Path) -> list[str]:
     return hidden if subprocess.run([*hidden, "true"], check=False, capture_output=True).returncode == 0 else []
 
 
-@pytest.mark.parametrize("n", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_without_a_workspace_make_what_one_process_makes(
     n: int, trained: tuple[Config, Paths], at: StoreConfig, tmp_path: Path
 ) -> None:
