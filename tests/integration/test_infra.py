@@ -133,6 +133,21 @@ def test_prefect_makes_a_valid_job_of_a_flow_run() -> None:
 
 
 @needs_kubectl
+def test_the_workspace_is_made_where_flow_runs_look_for_it() -> None:
+    (job,) = built("workspace")
+    check(job)
+    made, used = (each["spec"]["template"]["spec"]["volumes"][0] for each in (job, flow_run_job()))
+    assert made == used
+    args = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    work = next(
+        each
+        for each in flow_run_job()["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+        if each["name"] == "work"
+    )
+    assert f"runner.job={work['mountPath']}/work.yaml" in args
+
+
+@needs_kubectl
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "kueue"])
 def test_the_job_of_an_overlay_is_valid_and_is_what_the_runner_reads(overlay: str, tmp_path: Path) -> None:
     (job,) = built(f"overlays/{overlay}")
