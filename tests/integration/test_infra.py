@@ -23,6 +23,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.utilities.templating import apply_values
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
@@ -63,7 +64,8 @@ def flow_run_job() -> dict[str, Any]:
     values = {name: each.get("default") for name, each in template["variables"]["properties"].items()}
     given = {name: value for name, value in values.items() if value is not None}
     configuration = KubernetesWorkerJobConfiguration(**apply_values(template["job_configuration"], given))
-    configuration.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="nightly"))
+    flow, run = uuid4(), FlowRun(flow_id=uuid4(), name="nightly")
+    configuration.prepare_for_flow_run(run, DeploymentResponse(id=uuid4(), name="workspace", flow_id=flow))
     pod = configuration.job_manifest["spec"]["template"]["spec"]
     for unknown in ("completions", "parallelism"):  # Prefect demands them here, where the API ignores them
         del pod[unknown]
@@ -126,10 +128,36 @@ def test_prefect_makes_a_valid_job_of_a_flow_run() -> None:
     pod = job["spec"]["template"]["spec"]
     container = pod["containers"][0]
     assert [*container["command"], *container["args"]] == ["env", "prefect", "flow-run", "execute"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    assert told["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "crash"
     there = {(each["kind"], each["metadata"]["name"]) for each in built("prefect")}
     assert ("ServiceAccount", pod["serviceAccountName"]) in there
     assert ("ConfigMap", container["envFrom"][0]["configMapRef"]["name"]) in there
     assert ("PersistentVolumeClaim", pod["volumes"][0]["persistentVolumeClaim"]["claimName"]) in there
+
+
+def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
+    selector = policy["spec"]["podSelector"]
+    within = {each["key"]: each["values"] for each in selector.get("matchExpressions", [])}
+    equal = {key: [value] for key, value in selector.get("matchLabels", {}).items()}
+    return all(labels.get(key) in values for key, values in {**within, **equal}.items())
+
+
+@needs_kubectl
+def test_each_pod_reaches_what_it_needs_and_no_more() -> None:
+    objects = built("prefect")
+    policies = [each for each in objects if each["kind"] == "NetworkPolicy"]
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    (work,), (init,) = built("overlays/gpu"), built("workspace")
+
+    def ports(job: dict[str, Any]) -> set[int]:
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        mine = [each for each in policies if selects(each, labels)]
+        assert len(mine) == 2, "one that forbids all, one that allows"
+        return {port["port"] for each in mine for rule in each["spec"].get("egress", []) for port in rule["ports"]}
+
+    assert ports(work) == {53, 443, 9000}
+    assert ports(flow_run_job()) == ports(init) == ports(deployment) == {53, 443, 9000, 4200, 6443}
 
 
 @needs_kubectl
