@@ -52,7 +52,7 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
         order = Order(_as_workers_see_it(config.store, root), todo.run_id, min(workers, len(todo.missing)),
                       config.device, runner.lost_after_s)  # fmt: skip
         log.info("%d workers for %d shards of %s", order.workers, len(todo.missing), order.run_id)
-        waiting = _started(order, runner, root)
+        waiting = _started(order, runner, Path(root))
         pause_s = _LOOK_S
         while waiting:
             waiting[0].wait(pause_s)
@@ -84,11 +84,11 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
     return made
 
 
-def _started(order: Order, runner: RunnerConfig, root: str) -> list[PrefectFuture[Any]]:
+def _started(order: Order, runner: RunnerConfig, root: Path) -> list[PrefectFuture[Any]]:
     """Begins the workers: a task each where Prefect reaches the cluster, one that submits a job where it doesn't."""
     if runner.kind in BY_JOB:
-        job = Path(root) / Path(runner.job or "").expanduser()
-        return [run_job.submit(order, runner.model_copy(update={"job": str(job)}))]
+        assert runner.job is not None, "checked before anything was begun"
+        return [run_job.submit(order, runner.model_copy(update={"job": str(root / Path(runner.job).expanduser())}))]
     attempt = work_part.with_options(retries=runner.retries)
     return [attempt.submit(order, number) for number in range(order.workers)]
 
