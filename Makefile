@@ -55,8 +55,13 @@ check: lint test test-slow
 bench: setup
 	$(BIN)/python -m benchmarks.phantom
 
+# Of the environment here, of the container image (the same versions, without what only development needs), and of the
+# tools that build the image.
+LOCK := $(BIN)/uv pip compile --python-version 3.11 --universal --generate-hashes
 lock:
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --universal --generate-hashes -o requirements.lock
+	$(LOCK) pyproject.toml --all-extras --group dev -o requirements.lock
+	$(LOCK) pyproject.toml --all-extras -c requirements.lock -o infra/image.lock
+	$(LOCK) --group build -o infra/build.lock
 
 clean:
 	rm -rf demo fleet site

@@ -149,13 +149,15 @@ def made(part: Part, out: Path, threads: int) -> Evidence:
 def page(evidence: Evidence) -> str:
     """Returns the page of what was found; of what wasn't measured it says so."""
     parts = {name: about["found"] for name, about in evidence.items()}
+    kinds = ("phantoms", "films")
+    attacked = {kind: parts[f"attackers-{kind}"] for kind in kinds if f"attackers-{kind}" in parts}
     minutes = sum(about["seconds"] for about in evidence.values()) / 60
     sections = [
         f"# Evidence\n\n{_verdict(parts.get('films'))}",
         _HOW.format(minutes=minutes),
-        *(_rivals(kind, parts[f"rivals-{kind}"]) for kind in ("phantoms", "films") if f"rivals-{kind}" in parts),
+        *(_rivals(kind, parts[f"rivals-{kind}"]) for kind in kinds if f"rivals-{kind}" in parts),
         *([_worth(parts["films"])] if "films" in parts else []),
-        _attacked({kind: parts[f"attackers-{kind}"] for kind in ("phantoms", "films") if f"attackers-{kind}" in parts}),
+        *([_attacked(attacked)] if attacked else []),
         _UNKNOWN,
     ]
     return "\n\n".join(sections) + "\n"
@@ -163,13 +165,16 @@ def page(evidence: Evidence) -> str:
 
 _HOW = """Every table is of one command, `make evidence` (`benchmarks/evidence.py`), which took {minutes:.0f} minutes of
 one core in all; intervals are 95 %, by Student's t over seeds. *Films* are 2,098 public ones (those of
-[films.md](films.md)), at 64 x 64 pixels; [phantoms](demo.md) are drawings, of which one knows what they show."""
+[what real films give](explanation/films.md)), at 64 x 64 pixels; [phantoms](explanation/demo.md) are drawings, of which
+one knows what they show."""
 
 _UNKNOWN = """## What isn't known
 
 - Anything above 64 x 64 pixels: no GPU was at hand for these figures.
-- What a radiologist says: the kit for that is [study.md](study.md), and nobody has read with it yet.
-- What CheXGenBench would say: its extractors' weights weren't at hand; [chexgenbench.md](chexgenbench.md) runs it.
+- What a radiologist says: the kit for that is the [reader study](how-to/reader-study.md), and nobody has read with
+  it yet.
+- What CheXGenBench would say: its extractors' weights weren't at hand; `medsynth benchmark`
+  [runs it](how-to/chexgenbench.md).
 - How a pretrained diffusion model (RoentGen, Sana) would do: both sides here learn from these films alone, in the same
   minutes of one core."""
 
@@ -303,7 +308,7 @@ def _attacked(found: dict[str, dict[str, Any]]) -> str:
     """Returns the table of the attackers."""
     lines = ["## Would the attackers catch a generator that knows its films by heart?", ""]
     lines += [f"| AUC | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
-    names = list(next(iter(found.values()))["asked"]) if found else []
+    names = list(next(iter(found.values()))["asked"])
     for name in names:
         cells = [f"{each['asked'][name]:.3f}" for each in found.values()]
         lines.append(f"| `{name}`, 50 films learnt by heart | {' | '.join(cells)} |")
@@ -311,7 +316,7 @@ def _attacked(found: dict[str, dict[str, Any]]) -> str:
         held = [f["exchangeable"][name] for f in found.values()]
         cells = [f"{each['mean']:.3f} ({each['hold']} of {each['draws']} intervals hold 0.5)" for each in held]
         lines.append(f"| `{name}`, films of strangers on both sides | {' | '.join(cells)} |")
-    lines += ["", "[privacy.md](privacy.md) has what each attacker does and where it fails."]
+    lines += ["", "[Attackers](explanation/attackers.md) has what each attacker does and where it fails."]
     return "\n".join(lines)
 
 

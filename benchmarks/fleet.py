@@ -4,9 +4,9 @@
     python -m benchmarks.fleet workers WORKSPACE [--rounds 3]
 
 ``records`` writes so many completion records and attempts, without images, and times what looks at all of them:
-planning, what is missing, `medsynth status`, and the flow's look for news; the memory of who watches at half and at all
-of them. Their sum is given beside the run's time, at the images a second that docs/explanation/performance.md has of
-one H200.
+planning, what is missing, `medsynth status`, and the flow's looks for news, as often as it takes them; and the memory
+of who watches, at half and at all of them. Each is given beside the run's time, at the images a second that
+docs/explanation/performance.md has of one H200.
 
 ``workers`` has the shards of a workspace's run made by one worker of one thread, by two such workers side by side, and
 again, in alternation; the ratio of their images a second is 2 where workers don't disturb each other. Models are
@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.server import serving_s3
+from flows.fleet import _LOOK_S, _LOOKS_SHARE
 from medsynth_core.manifest import table_of
 from medsynth_core.storage.attempts import open_attempts
 from medsynth_core.storage.completion import CompletionRecord, Counts, finished_shards, record_key, standing_shards
@@ -68,9 +69,7 @@ def records(
         looks: dict[str, Callable[[], object]] = {
             "what is missing (a worker's look)": lambda: (standing_shards(store, RUN), open_attempts(store, RUN)),
             "all records, once (planning, collecting, status)": lambda: finished_shards(store, RUN, shards),
-            "news, when all are known (the flow's look, every 10 s)": lambda: finished_shards(
-                store, RUN, shards, known
-            ),
+            "news, when all are known (the flow's look)": lambda: finished_shards(store, RUN, shards, known),
             "a shard's requests, from the plan": lambda: replace(plan).requests(shards - 1),
         }
         table = Table("look", "seconds", f"of a run of {took_s / 3600:.1f} h on one GPU")
@@ -78,7 +77,7 @@ def records(
             began = time.perf_counter()
             look()
             seconds = time.perf_counter() - began
-            times = took_s / 10 if "every" in name else 1
+            times = took_s / max(_LOOK_S, seconds / _LOOKS_SHARE) if name.startswith("news") else 1
             table.add_row(name, f"{seconds:.2f}", f"{seconds * times / took_s:.3%}")
         console.print(table)
         console.print(f"memory that who watches needs more at {shards} records than at {shards // 2}: "

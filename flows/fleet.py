@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from tasks.progress import Pace, shown
 from tasks.shards import Todo
 from tasks.stopping import in_work
 
-_LOOK_S = 10.0
+_LOOK_S, _LOOKS_SHARE = 10.0, 0.02
+"""Between two looks at the store, and the most of the time that looks may take."""
 
 
 @flow(name="fleet", flow_run_name=run_name, validate_parameters=False)
@@ -50,9 +52,11 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
         order = Order(_as_workers_see_it(config.store, root), todo.run_id, min(workers, len(todo.missing)),
                       config.device, runner.lost_after_s)  # fmt: skip
         log.info("%d workers for %d shards of %s", order.workers, len(todo.missing), order.run_id)
-        waiting = _started(order, runner, root)
+        waiting = _started(order, runner, Path(root))
+        pause_s = _LOOK_S
         while waiting:
-            waiting[0].wait(_LOOK_S)
+            waiting[0].wait(pause_s)
+            began = time.monotonic()
             ended = [each for each in waiting if each.state.is_final()]
             waiting = [each for each in waiting if each not in ended]
             for row in watched.news():
@@ -60,6 +64,7 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
                 verdicts.update({"requested": row["requested"], "accepted": row["accepted"], **row["rejected"]})
                 pace.add(row["requested"], row["accepted"])
                 metrics.shard_ended(row)
+            pause_s = max(_LOOK_S, (time.monotonic() - began) / _LOOKS_SHARE)
             for each in ended:
                 result = each.result(raise_on_failure=False)
                 if isinstance(result, BaseException):
@@ -79,11 +84,11 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
     return made
 
 
-def _started(order: Order, runner: RunnerConfig, root: str) -> list[PrefectFuture[Any]]:
+def _started(order: Order, runner: RunnerConfig, root: Path) -> list[PrefectFuture[Any]]:
     """Begins the workers: a task each where Prefect reaches the cluster, one that submits a job where it doesn't."""
     if runner.kind in BY_JOB:
-        job = Path(root) / Path(runner.job or "").expanduser()
-        return [run_job.submit(order, runner.model_copy(update={"job": str(job)}))]
+        assert runner.job is not None, "checked before anything was begun"
+        return [run_job.submit(order, runner.model_copy(update={"job": str(root / Path(runner.job).expanduser())}))]
     attempt = work_part.with_options(retries=runner.retries)
     return [attempt.submit(order, number) for number in range(order.workers)]
 

@@ -19,12 +19,15 @@ _PATIENCE_S = 15.0
 
 def main() -> None:
     """Tells Prefect which runs of this machine are dead, and becomes `prefect worker start`."""
-    parser = argparse.ArgumentParser(description="Starts a Prefect worker; runs that died are said to have crashed.")
+    parser = argparse.ArgumentParser(
+        description="Starts a Prefect worker; runs that died are said to have crashed.",
+        epilog="Further options are those of `prefect worker start`.",
+    )
     parser.add_argument("--pool", default="medsynth", help="work pool")
-    pool = parser.parse_args().pool
+    arguments, more = parser.parse_known_args()
     set_prefect_defaults()
     settle_dead(_PATIENCE_S)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", arguments.pool, *more]
     os.execv(sys.executable, command)
 
 

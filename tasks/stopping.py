@@ -39,6 +39,7 @@ class _Stop:
     Attributes:
         asked: the signal, once there was one.
         asked_at: when it came, in seconds since 1970.
+        heard: set once it came, for threads that wait.
         runs: ids of this process' flow runs, the outer first.
         tag: of the flow runs that this process makes, by which one is found that hasn't begun; None: there is none.
         publishing: whether the one step that can't be taken back is under way.
@@ -49,6 +50,7 @@ class _Stop:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.asked_at: float | None = None
+        self.heard = threading.Event()
         self.runs: list[str] = []
         self.tag: str | None = None
         self.publishing = False
@@ -146,6 +148,16 @@ def exits(number: int, *_: object) -> NoReturn:
     raise Stopped(128 + number)
 
 
+def pause(seconds: float) -> None:
+    """Waits in any thread, until the process is told to stop at the longest.
+
+    Raises:
+        Stopped: it was told to, so that the thread can take back what it began elsewhere.
+    """
+    if _stop.heard.wait(seconds):
+        raise Stopped(128 + (_stop.asked or signal.SIGTERM))
+
+
 @contextmanager
 def publishing(cancelled: Callable[[], bool]) -> Iterator[None]:
     """Holds signals back while the block publishes; the run then ends as completed, since what is published stays.
@@ -227,6 +239,7 @@ def _hear(reader: int) -> None:
         if heard[0] in _SIGNALS:
             break
     _stop.asked, _stop.asked_at = heard[0], time.time()
+    _stop.heard.set()
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline:
         time.sleep(_AGAIN_S)

@@ -56,10 +56,11 @@ def end(store: ObjectStore, attempt: Attempt, how: str) -> None:
     store.put(key, json.dumps({"how": how}).encode())
 
 
-def open_attempts(store: ObjectStore, run_id: str) -> dict[int, list[Attempt]]:
-    """Returns the attempts at each shard that were begun and not ended, the last one last; of a shard that has a record
-    too."""
-    marks = (_MARK.search(stored.key) for stored in store.list(f"runs/{run_id}/attempts/"))
+def open_attempts(store: ObjectStore, run_id: str, shard: int | None = None) -> dict[int, list[Attempt]]:
+    """Returns the attempts at each shard, or at one, that were begun and not ended, the last one last; of a shard that
+    has a record too."""
+    below = "" if shard is None else f"{shard:05d}/"
+    marks = (_MARK.search(stored.key) for stored in store.list(f"runs/{run_id}/attempts/{below}"))
     begun: dict[int, dict[int, Attempt]] = {}
     ended = set()
     for mark in filter(None, marks):

@@ -34,7 +34,6 @@ from tenacity import (
 
 from medsynth_core.errors import ConfigError, InputError, MedsynthError, StateError, TransientError
 from medsynth_core.manifest import table_of
-from medsynth_core.progress import Progress, silent
 from medsynth_core.storage.attempts import Attempt, begin, end, open_attempts
 from medsynth_core.storage.completion import CompletionRecord, Counts, record_key, standing_shards, write_record
 from medsynth_core.storage.content import put_content
@@ -50,6 +49,8 @@ SET_ASIDE = "workers_lost"
 MOST_ATTEMPTS = 3
 _SLOWER, _LOST = 2.0, 5.0
 """Times of what a shard took here at most, after which somebody else's is begun once more, and is given up."""
+_LOOKS = 20
+"""Of the shards that nobody has begun, one in so many is taken at a look, which costs a second where there are many."""
 _LOOK_S = 5.0
 """Between two looks at what others do."""
 _PAUSES_S = (2.0, 10.0, 60.0)
@@ -80,6 +81,14 @@ def model_cache() -> Path:
     if named := os.environ.get("MEDSYNTH_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medsynth"
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """A shard to be begun; ``again``, although somebody else has begun it."""
+
+    shard: int
+    again: bool = False
 
 
 class Work:
@@ -128,23 +137,23 @@ class Work:
             with suppress(MedsynthError):
                 end(self._store, attempt, "stopped")
 
-    def run(self, progress: Progress = silent) -> WorkReport:
+    def run(self) -> WorkReport:
         """Makes shards until none is missing or it is stopped.
 
         Raises:
             StoreError, TransientError: the store fails.
         """
-        queue = deque(self._own())
+        queue = deque(_Pick(shard) for shard in self._own())
         doing: dict[Future[None], int] = {}
         left = 1
         with ThreadPoolExecutor(self._in_flight, thread_name_prefix="shard") as pool:
             while not self._stop.is_set():
                 if not queue and len(doing) < self._in_flight:
-                    again, left = self._elsewhere(doing.values(), progress)
+                    again, left = self._elsewhere(doing.values())
                     queue.extend(again)
                 while queue and len(doing) < self._in_flight:
-                    shard = queue.popleft()
-                    doing[pool.submit(self._attempt, shard)] = shard
+                    pick = queue.popleft()
+                    doing[pool.submit(self._attempt, pick)] = pick.shard
                 if doing:
                     done, _ = wait(doing, _LOOK_S, FIRST_COMPLETED)
                     for future in done:
@@ -170,18 +179,18 @@ class Work:
         which, of = self._part
         return [s for s in range(which, self._plan.n_shards, of) if s not in standing and s not in begun]
 
-    def _elsewhere(self, doing: Collection[int], progress: Progress) -> tuple[list[int], int]:
+    def _elsewhere(self, doing: Collection[int]) -> tuple[list[_Pick], int]:
         """Returns a few missing shards that may be begun, and how many are missing and not in hand here."""
         run_id, n = self._plan.run_id, self._plan.n_shards
         standing = self._patiently(standing_shards, self._store, run_id)
-        progress(len(standing), n)
         missing = [s for s in range(n) if s not in standing and s not in doing and s not in self._failed]
         if not missing:
             return [], 0
         begun = self._patiently(open_attempts, self._store, run_id)
         room = self._in_flight - len(doing)
         if free := [shard for shard in missing if shard not in begun]:
-            return random.sample(free, min(room, len(free))), len(missing)
+            some = min(len(free), max(room, len(free) // _LOOKS))
+            return [_Pick(shard) for shard in random.sample(free, some)], len(missing)
         slow = []
         for shard in missing:
             attempts = begun[shard]
@@ -192,13 +201,17 @@ class Work:
                     self._set_aside(shard, len(attempts))
             elif gone or waited_s >= (_SLOWER * self._longest_s or self._lost_after_s):
                 slow.append((len(attempts), -waited_s, shard))
-        return [shard for _, _, shard in sorted(slow)[:room]], len(missing)
+        return [_Pick(shard, again=True) for _, _, shard in sorted(slow)[:room]], len(missing)
 
-    def _attempt(self, shard: int) -> None:
-        run_id, began = self._plan.run_id, time.monotonic()
+    def _attempt(self, pick: _Pick) -> None:
+        run_id, shard, began = self._plan.run_id, pick.shard, time.monotonic()
         if self._patiently(self._store.size, record_key(run_id, shard)) is not None:
             return
-        attempt = self._begun[shard] = self._patiently(begin, self._store, run_id, shard, _me())
+        attempt = self._patiently(begin, self._store, run_id, shard, _me())
+        if attempt.number > 1 and not pick.again and self._is_begun_elsewhere(shard):
+            self._patiently(end, self._store, attempt, "begun elsewhere")
+            return
+        self._begun[shard] = attempt
         try:
             self._patiently(self._make, self._plan, shard)
             self._made += 1
@@ -206,13 +219,17 @@ class Work:
         except (InputError, StateError, ConfigError) as error:
             log.error("shard %d can't be made: %s", shard, error)
             self._failed[shard] = str(error)
-            end(self._store, attempt, str(error))
-        except BaseException as error:
+            self._patiently(end, self._store, attempt, str(error))
+        except MedsynthError as error:  # the store's fault; of any other, which takes the worker down, the mark stays
             with suppress(MedsynthError):
                 end(self._store, attempt, str(error))
             raise
         finally:
             self._begun.pop(shard)
+
+    def _is_begun_elsewhere(self, shard: int) -> bool:
+        """Returns whether there is an open attempt at a shard beside the one here."""
+        return len(self._patiently(open_attempts, self._store, self._plan.run_id, shard)[shard]) > 1
 
     def _set_aside(self, shard: int, attempts: int) -> None:
         """Writes the record of a shard that is given up: all of its images failed."""

@@ -173,6 +173,34 @@ def test_a_store_that_refuses_ends_it(store: LocalStore, plan: ShardPlan) -> Non
         Work(refused, plan, store).run()
 
 
+def test_a_shard_that_took_its_worker_down_by_a_fault_of_ours_is_set_aside(store: LocalStore, plan: ShardPlan) -> None:
+    make = maker(store, [])
+
+    def faulty(plan: ShardPlan, shard: int) -> CompletionRecord:
+        if shard == 3:
+            raise RuntimeError("CUDA error")
+        return make(plan, shard)
+
+    for number in range(1, 4):
+        with pytest.raises(RuntimeError):
+            Work(faulty, plan, store, part=(0, 1), lost_after_s=0.05).run()
+        assert len(open_attempts(store, RUN)[3]) == number
+    report = Work(faulty, plan, store, part=(0, 1), lost_after_s=0.05).run()
+    assert (report.aside, report.missing) == ((3,), 0)
+
+
+def test_of_two_who_meet_at_a_shard_the_second_goes_on(store: LocalStore, plan: ShardPlan) -> None:
+    made: list[int] = []
+    job = Work(maker(store, made), plan, store, in_flight=1)
+    job._longest_s = 3600.0
+    lost(store, 3)
+    job._attempt(work._Pick(3))
+    assert made == []
+    assert [attempt.number for attempt in open_attempts(store, RUN)[3]] == [1]
+    job._attempt(work._Pick(3, again=True))
+    assert made == [3]
+
+
 def test_stop_lets_the_shard_in_hand_be_finished(store: LocalStore, plan: ShardPlan) -> None:
     made: list[int] = []
     make = maker(store, made)
