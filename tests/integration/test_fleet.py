@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from medsynth_core.synthesis import stage
 from medsynth_core.synthesis.published import MODELS, read_published
 from medsynth_core.synthesis.settings import SynthesisParams
 from medsynth_core.synthesis.status import status_of
+from medsynth_core.workspace.garbage import find_garbage
+from medsynth_core.workspace.init import init_workspace
 from medsynth_core.workspace.tree import Config
 
 pytestmark = pytest.mark.integration
@@ -153,3 +156,17 @@ def test_a_file_outside_its_folder_is_refused(trained: tuple[Config, Paths], tmp
     with pytest.raises(CorruptObjectError, match="outside its folder"):
         stage.open_published(store, run, tmp_path / "cache", "cpu")
     assert not list(tmp_path.glob("outside"))
+
+
+def test_models_are_kept_as_long_as_a_run_needs_them(trained: tuple[Config, Paths], tmp_path: Path) -> None:
+    root = tmp_path / "team"
+    init_workspace(root, trained[0])
+    store = open_store(trained[0].store, root)
+    run = planned(trained, store)
+    assert find_garbage(root, store, timedelta(0)).n_bytes == 0
+    store.delete(f"runs/{run}/run.json")
+    spare = find_garbage(root, store, timedelta(0)).objects
+    assert {each.key for each in spare} == {each.key for each in store.list(MODELS)} != set()
+    planned(trained, store)
+    found = find_garbage(root, store, timedelta(0), runs=True)
+    assert {each.key for each in found.objects} == {each.key for each in store.list(MODELS)}, "other runs' go with them"
