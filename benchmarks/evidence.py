@@ -23,6 +23,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -160,23 +161,33 @@ def page(evidence: Evidence) -> str:
         *([_attacked(attacked)] if attacked else []),
         _UNKNOWN,
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n".join(map(_wrapped, "\n\n".join(sections).splitlines())) + "\n"
 
 
-_HOW = """Every table is of one command, `make evidence` (`benchmarks/evidence.py`), which took {minutes:.0f} minutes of
-one core in all; intervals are 95 %, by Student's t over seeds. *Films* are 2,098 public ones (those of
-[what real films give](explanation/films.md)), at 64 x 64 pixels; [phantoms](explanation/demo.md) are drawings, of which
-one knows what they show."""
+def _wrapped(line: str) -> str:
+    """Returns a line of prose as lines of 100 characters; a row of a table stays one."""
+    if line.startswith(("|", "#")):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+_HOW = (
+    "Every table is of one command, `make evidence` (`benchmarks/evidence.py`), which took {minutes:.0f} minutes of "
+    "one core in all; intervals are 95 %, by Student's t over seeds. *Films* are 2,098 public ones (those of "
+    "[what real films give](explanation/films.md)), at 64 x 64 pixels; [phantoms](explanation/demo.md) are drawings, "
+    "of which one knows what they show."
+)
 
 _UNKNOWN = """## What isn't known
 
 - Anything above 64 x 64 pixels: no GPU was at hand for these figures.
-- What a radiologist says: the kit for that is the [reader study](how-to/reader-study.md), and nobody has read with
-  it yet.
+- What a radiologist says: the kit for that is the [reader study](how-to/reader-study.md), and
+  nobody has read with it yet.
 - What CheXGenBench would say: its extractors' weights weren't at hand; `medsynth benchmark`
   [runs it](how-to/chexgenbench.md).
-- How a pretrained diffusion model (RoentGen, Sana) would do: both sides here learn from these films alone, in the same
-  minutes of one core."""
+- How a pretrained diffusion model (RoentGen, Sana) would do: both sides here learn from these
+  films alone, in the same minutes of one core."""
 
 
 def _rivals(kind: str, found: dict[str, list[dict[str, Any]]]) -> str:
