@@ -161,35 +161,33 @@ def page(evidence: Evidence) -> str:
         *([_attacked(attacked)] if attacked else []),
         _UNKNOWN,
     ]
-    return "\n\n".join(_wrapped(block) for section in sections for block in section.split("\n\n")) + "\n"
+    return "\n".join(map(_wrapped, "\n\n".join(sections).splitlines())) + "\n"
 
 
-def _wrapped(block: str) -> str:
-    """Returns a paragraph, or a list's item, in lines of 100 characters; a heading or a table as it is."""
-    if block.startswith(("#", "|")):
-        return block
-    indent = "  " if block.startswith("- ") else ""
-    return "\n".join(
-        textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        for line in block.splitlines()
-    )
+def _wrapped(line: str) -> str:
+    """Returns a line of prose as lines of 100 characters; a row of a table stays one."""
+    if line.startswith(("|", "#")):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-_HOW = """Every table is of one command, `make evidence` (`benchmarks/evidence.py`), which took {minutes:.0f} minutes of
-one core in all; intervals are 95 %, by Student's t over seeds. *Films* are 2,098 public ones (those of
-[what real films give](explanation/films.md)), at 64 x 64 pixels; [phantoms](explanation/demo.md) are drawings, of which
-one knows what they show."""
-
-_UNKNOWN = "## What isn't known\n\n" + "\n".join(
-    (
-        "- Anything above 64 x 64 pixels: no GPU was at hand for these figures.",
-        "- What a radiologist says: there is a [kit](how-to/reader-study.md), and nobody has read with it yet.",
-        "- What CheXGenBench would say: its extractors' weights weren't at hand; "
-        "[its protocol](explanation/chexgenbench.md) runs.",
-        "- How a pretrained diffusion model (RoentGen, Sana) would do: both sides here learn from these images alone, "
-        "in the same minutes of one core.",
-    )
+_HOW = (
+    "Every table is of one command, `make evidence` (`benchmarks/evidence.py`), whose parts below took {minutes:.0f} "
+    "minutes of one core in all. Intervals are 95 %, by Student's t over seeds. [Phantoms](explanation/demo.md) are "
+    "drawings, of which it is known what they show; *films* are [those public ones](explanation/films.md) that may be "
+    "shown, at 64 x 64 pixels."
 )
+
+_UNKNOWN = """## What isn't known
+
+- Anything above 64 x 64 pixels: no GPU was at hand for these figures.
+- What a radiologist says: the kit for that is the [reader study](how-to/reader-study.md), and
+  nobody has read with it yet.
+- What CheXGenBench would say: its extractors' weights weren't at hand; `medsynth benchmark`
+  [runs it](how-to/chexgenbench.md).
+- How a pretrained diffusion model (RoentGen, Sana) would do: both sides here learn from these
+  images alone, in the same minutes of one core."""
 
 
 def _rivals(kind: str, found: dict[str, list[dict[str, Any]]]) -> str:
