@@ -180,7 +180,7 @@ def test_a_writer_plans_a_run_works_at_it_and_publishes(
     store = team.store("writer")
     run = stage.publish_round(SynthesisParams.of(trained[0]), trained[1], store).plan.run_id
     worker, plan = stage.open_published(store, run, tmp_path, "cpu")
-    report = Work(worker.make, plan, store).run(silent)
+    report = Work(worker.make, plan, store).run()
     assert (report.made, report.missing, report.failed) == (plan.n_shards, 0, {})
     assert len(standing_shards(store, run)) == plan.n_shards
     assert store.put("runs/x/once", b"1", if_absent=True)

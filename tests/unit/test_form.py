@@ -24,7 +24,7 @@ def test_what_is_filled_in_becomes_overrides_and_what_is_said_besides_wins() -> 
         {"prompts": {"n": -1}},
         {"prompts": {"provider": "nobody"}},
         {"synthesis": {"top_p": 1.5}},
-        {"runner": {"kind": "slurm"}},
+        {"runner": {"kind": "mpi"}},
         {"release": {"name": "With Spaces"}},
         {"prompts": {"number": 3}},
     ],
