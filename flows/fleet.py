@@ -109,7 +109,8 @@ def _resources(runner: RunnerConfig) -> Iterator[int | None]:
         from prefect_ray.context import remote_options
 
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())  # a head may have none
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        nodes = sum(node["Resources"].get("CPU", 0) > 0 for node in alive)  # a head may have no cores
         each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         with remote_options(**each, max_retries=runner.retries, scheduling_strategy="SPREAD"):
             yield gpus or nodes
