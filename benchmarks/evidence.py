@@ -32,8 +32,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from scipy import stats
 
+from benchmarks.method import _interval
 from benchmarks.rivals import COLUMNS, DIFFUSION, MEDSYNTH, NEAREST, REAL, Figures, table
 from medsynth_core.cli.corpus import corpus_settings
 
@@ -200,9 +200,9 @@ def _rivals(kind: str, found: dict[str, list[dict[str, Any]]]) -> str:
         pairs = [(value(a), value(b)) for a, b in zip(rows[MEDSYNTH], rows[DIFFUSION], strict=True)]
         differences = [a - b for a, b in pairs if a is not None and b is not None]
         if differences:
-            lines.append(f"| {name} | {_signed(*_interval(differences))} | {_said(*_interval(differences), sign)} |")
+            lines.append(f"| {name} | {_signed(*_between(differences))} | {_said(*_between(differences), sign)} |")
     times = [b.sampling / a.sampling for a, b in zip(rows[MEDSYNTH], rows[DIFFUSION], strict=True)]
-    mean, half = _interval([float(np.log(each)) for each in times])
+    mean, half = _between([float(np.log(each)) for each in times])
     lines.append(f"| images a second, ratio | {np.exp(mean):.2f} | {_said(mean, half, 1)} |")
     won = [name for name, sign in _FIDELITY.items() if _best(rows, name, sign) == NEAREST]
     reasons = sorted({each.refused for each in rows[NEAREST]} - {""})
@@ -231,11 +231,9 @@ def _best(rows: dict[str, list[Figures]], column: str, sign: int) -> str | None:
     return max(means, key=lambda name: means[name]) if means else None
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def _between(values: Sequence[float]) -> tuple[float, float]:
     """Returns the mean and the half width of its interval; of one value, that it is infinite."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("inf")
-    return float(np.mean(values)), float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    return _interval(values) if len(values) > 1 else (values[0], float("inf"))
 
 
 def _signed(mean: float, half: float) -> str:
@@ -253,7 +251,10 @@ def _verdict(films: dict[str, Any] | None) -> str:
     if films is None:
         return "**What medsynth's images are worth to a trainer of real films wasn't measured here.**"
     lost = []
-    for where, rows in (("on 10 % of the real films", _mixed(films, None)), ("with a rare finding", _rare(films))):
+    for where, rows in (
+        ("on 10 % of the real films", _mixed(films, rare=False)),
+        ("with a rare finding", _mixed(films, rare=True)),
+    ):
         best = max(rows, key=lambda row: row["auroc"])
         if not all(best["gains"][name][1] > 0 for name in _SCEPTIC):
             lost.append(where)
@@ -272,13 +273,10 @@ _SCEPTIC = ("real, duplicated", "real, augmented")
 _MIXED = ("real + synthetic", "real + synthetic, augmented")
 
 
-def _mixed(films: dict[str, Any], tested_on: str | None) -> list[dict[str, Any]]:
-    where = tested_on or "held-out"
-    return [r for r in films["rows"] if r["setting"] in _MIXED and not r["rare"] and r["tested_on"] == where]
-
-
-def _rare(films: dict[str, Any]) -> list[dict[str, Any]]:
-    return [r for r in films["rows"] if r["setting"] in _MIXED and r["rare"] and r["tested_on"] == "held-out"]
+def _mixed(films: dict[str, Any], rare: bool) -> list[dict[str, Any]]:
+    """Returns the rows in which synthetic films are mixed in, of held-out films."""
+    rows = films["rows"]
+    return [r for r in rows if r["setting"] in _MIXED and r["tested_on"] == "held-out" and bool(r["rare"]) == rare]
 
 
 def _worth(films: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import boto3
@@ -68,24 +69,21 @@ def main(workspace: Path) -> None:
             pass
 
 
-class _kept:  # noqa: N801  (a context manager)
-    """A process that lives as long as the block."""
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        beside = Path(sys.executable).parent / command[0]
-        self._command = [str(beside) if beside.exists() else command[0], *command[1:]]
-        self._log = folder / f"{command[0]}.log"
-
-    def __enter__(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+@contextmanager
+def _kept(command: list[str], folder: Path) -> Iterator[None]:
+    """Runs a process as long as the block lasts."""
+    beside = Path(sys.executable).parent / command[0]
+    with (folder / f"{command[0]}.log").open("ab") as log:
+        program = str(beside) if beside.exists() else command[0]
+        process = subprocess.Popen([program, *command[1:]], stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
         try:
-            self._process.wait(10)
+            process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            process.kill()
 
 
 def _prometheus(stack: ExitStack, folder: Path, metrics: str) -> str:

@@ -16,8 +16,7 @@ from prefect.runtime import flow_run
 
 from flows.runner import BY_JOB, run_name
 from medsynth_core.errors import IncompleteRunError
-from medsynth_core.storage.settings import StoreConfig
-from medsynth_core.storage.store import is_store_url, open_store
+from medsynth_core.storage.store import open_store
 from medsynth_core.synthesis.settings import RunnerConfig
 from medsynth_core.workspace.tree import Config
 from tasks import metrics
@@ -40,8 +39,9 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
     with it is set aside by the others.
     """
     log, runner = get_run_logger(), config.runner
-    publish_run(root, config)
-    watched = Watched(open_store(config.store, Path(root)), todo.run_id, todo.n_shards)
+    publish_run(root, config, todo.run_id)
+    store = open_store(config.store, Path(root))
+    watched = Watched(store, todo.run_id, todo.n_shards)
     standing = sum(1 for _ in watched.news())
     made, verdicts, pace = 0, Counter[str](), Pace()
     failures: list[BaseException] = []
@@ -49,8 +49,13 @@ def fleet(root: str, config: Config, todo: Todo) -> int:
     with in_work(flow_run.id), shown(root, "synthesis", log) as progress, _resources(runner) as size:
         workers = runner.workers or size
         assert workers is not None, "checked before anything was begun"
-        order = Order(_as_workers_see_it(config.store, root), todo.run_id, min(workers, len(todo.missing)),
-                      config.device, runner.lost_after_s)  # fmt: skip
+        order = Order(
+            config.store.model_copy(update={"url": store.url}),  # of a folder, which workers share, its whole path
+            todo.run_id,
+            min(workers, len(todo.missing)),
+            config.device,
+            runner.lost_after_s,
+        )
         log.info("%d workers for %d shards of %s", order.workers, len(todo.missing), order.run_id)
         waiting = _started(order, runner, Path(root))
         pause_s = _LOOK_S
@@ -91,13 +96,6 @@ def _started(order: Order, runner: RunnerConfig, root: Path) -> list[PrefectFutu
         return [run_job.submit(order, runner.model_copy(update={"job": str(root / Path(runner.job).expanduser())}))]
     attempt = work_part.with_options(retries=runner.retries)
     return [attempt.submit(order, number) for number in range(order.workers)]
-
-
-def _as_workers_see_it(store: StoreConfig, root: str) -> StoreConfig:
-    """Returns the store with an absolute path, where it is a folder, which all workers must share then."""
-    if is_store_url(store.url):
-        return store
-    return store.model_copy(update={"url": str((Path(root) / Path(store.url).expanduser()).resolve())})
 
 
 @contextmanager

@@ -21,9 +21,7 @@ from medsynth_core.workspace.stages import workspace_paths
 from medsynth_core.workspace.tree import Config
 from tasks.cluster_jobs import CLUSTER_JOBS
 from tasks.logs import name_runs
-from tasks.retry import is_transient
-
-_PAUSES_S = [10, 60, 300]
+from tasks.retry import RETRIES, is_transient
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,13 @@ class Order:
 
 @task(name="publish", task_run_name="publish-run", retries=3, retry_delay_seconds=[5, 30, 120],
       retry_condition_fn=is_transient, cache_policy=None, persist_result=False)  # fmt: skip
-def publish_run(root: str, config: Config) -> None:
-    """Writes what the workers of the round in work need to the store."""
+def publish_run(root: str, config: Config, run_id: str) -> None:
+    """Writes what the workers of a planned round need to the store."""
     params, paths = SynthesisParams.of(config), workspace_paths(Path(root), config)
-    stage.publish_round(params, paths, open_store(config.store, Path(root)))
+    stage.publish_run(params, paths, open_store(config.store, Path(root)), run_id)
 
 
-@task(name="worker", task_run_name="worker-{number}", retry_delay_seconds=_PAUSES_S, retry_jitter_factor=0.5,
-      retry_condition_fn=is_transient, cache_policy=None, persist_result=False)  # fmt: skip
+@task(name="worker", task_run_name="worker-{number}", cache_policy=None, persist_result=False, **RETRIES)
 def work_part(order: Order, number: int) -> dict[str, Any]:
     """Makes the shards of one part of a run, then helps with others; returns what ``WorkReport`` has and what was
     counted."""
@@ -76,7 +73,7 @@ class Watched:
 
     def news(self) -> Iterator[dict[str, Any]]:
         """Yields the counts of the shards that came since the last call, as ``make_shard`` returns them."""
-        new = sorted(standing_shards(self._store, self._run_id) - self._seen)
+        new = sorted(standing_shards(self._store, self._run_id).keys() - self._seen)
         for record in read_records(self._store, self._run_id, new, self._n_shards):
             self._seen.add(record.shard)
             yield {"shard": record.shard, **record.counts.model_dump(mode="json"), "counted": []}

@@ -9,16 +9,19 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medsynth_core.cli.options import Overrides, Workspace
 from medsynth_core.config import Device
 from medsynth_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from medsynth_core.storage.store import ObjectStore
+    from medsynth_core.synthesis.status import RunStatus
 
 SOME_FAILED = 16
 """Exit code: nothing is left to do, and not every shard could be made."""
@@ -31,11 +34,8 @@ Region = Annotated[str | None, typer.Option(help="Of the bucket.")]
 
 
 def plan(
-    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")] = Path(),
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter for this command."),
-    ] = None,
+    workspace: Workspace = Path(),
+    overrides: Overrides = None,
 ) -> None:
     """Write a run to the store: its plan, prompts, models and filters, for `medsynth work` anywhere. When all is made,
     `medsynth run` goes on with it."""
@@ -137,22 +137,20 @@ def status(
     from medsynth_core.synthesis.status import status_of
 
     store = _store(url, endpoint_url, region)
-    found = status_of(store, run)
-    if as_json:
+
+    def looks() -> Iterator[RunStatus]:
         while True:
-            print(json.dumps(dataclasses.asdict(found)), flush=True)
+            yield (found := status_of(store, run))
             if not watch or not found.missing:
                 return
             time.sleep(_WATCH_S)
-            found = status_of(store, run)
-    console = Console()
-    if not watch:
-        console.print(status_table(found))
+
+    if as_json:
+        for found in looks():
+            print(json.dumps(dataclasses.asdict(found)), flush=True)
         return
-    with Live(status_table(found), console=console) as live:
-        while found.missing:
-            time.sleep(_WATCH_S)
-            found = status_of(store, run)
+    with Live(console=Console()) as live:
+        for found in looks():
             live.update(status_table(found))
 
 

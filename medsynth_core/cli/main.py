@@ -16,6 +16,7 @@ import typer
 from medsynth_core import __version__
 from medsynth_core.cli import fleet
 from medsynth_core.cli.benchmarks import app as benchmarks
+from medsynth_core.cli.options import Overrides, Workspace
 from medsynth_core.cli.study import study
 from medsynth_core.errors import ConfigError, InputError, MedsynthError
 from medsynth_core.storage.atomic import full_disk
@@ -32,11 +33,6 @@ app = typer.Typer(
     help="Synthesises chest radiographs from anatomy-pathology prompts and publishes versioned datasets.",
 )
 
-Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter for this command."),
-]
 Preset = Annotated[
     str | None,
     typer.Option("--preset", help="demo, films, h200-small, h200-512 or paper, laid over params.yaml."),

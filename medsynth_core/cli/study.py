@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medsynth_core.cli.options import Workspace
+
 if TYPE_CHECKING:
     from medsynth_core.evaluation.study.tables import ScoreTable
 
@@ -22,7 +24,7 @@ _FOLDER = Path("data") / "study"
 @study.callback()
 def make(
     context: typer.Context,
-    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")] = Path(),
+    workspace: Workspace = Path(),
     out: Annotated[Path | None, typer.Option(help="New folder; data/study in the workspace when left out.")] = None,
     films: Annotated[int, typer.Option(min=1, help="Real films, and as many synthetic ones.")] = 50,
     rev: Annotated[str | None, typer.Option(help="Tag of a release; the workspace's newest when left out.")] = None,

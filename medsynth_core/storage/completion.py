@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -103,10 +104,10 @@ def _checked(store: ObjectStore, data: bytes, run_id: str, shard: int, n_shards:
     return record
 
 
-def standing_shards(store: ObjectStore, run_id: str) -> set[int]:
-    """Returns the shards that have a record, by listing alone."""
-    names = (stored.key.rsplit("/", 1)[-1].removesuffix(".json") for stored in store.list(f"runs/{run_id}/shards/"))
-    return {int(name) for name in names if name.isdigit()}
+def standing_shards(store: ObjectStore, run_id: str) -> dict[int, datetime]:
+    """Returns the shards that have a record, and when it was written, by listing alone."""
+    listed = ((s.key.rsplit("/", 1)[-1].removesuffix(".json"), s) for s in store.list(f"runs/{run_id}/shards/"))
+    return {int(name): stored.modified for name, stored in listed if name.isdigit()}
 
 
 def finished_shards(
@@ -122,7 +123,7 @@ def finished_shards(
     """
     standing = standing_shards(store, run_id)
     found = {shard: record for shard, record in (known or {}).items() if shard in standing}
-    new = sorted(standing - found.keys())
+    new = sorted(standing.keys() - found.keys())
     found.update(zip(new, read_records(store, run_id, new, n_shards), strict=True))
     return dict(sorted(found.items()))
 

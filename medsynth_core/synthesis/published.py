@@ -26,8 +26,7 @@ from medsynth_core.config import Paths
 from medsynth_core.errors import CorruptObjectError, ForeignRunError, InputError
 from medsynth_core.hashing import sha256_json
 from medsynth_core.storage.store import ObjectStore
-from medsynth_core.synthesis.identity import FORMAT_VERSION, RunIdentity, ShardPlan
-from medsynth_core.synthesis.rounds import write_plan
+from medsynth_core.synthesis.identity import FORMAT_VERSION, RunIdentity
 from medsynth_core.synthesis.settings import Split, SynthesisParams
 
 RUN_VERSION = 1
@@ -73,9 +72,9 @@ class PublishedRun(BaseModel):
 
 
 def publish(
-    params: SynthesisParams, precision: str, paths: Paths, store: ObjectStore, identity: RunIdentity, plan: ShardPlan
-) -> PublishedRun:
-    """Writes what workers need of a run to the store; what stands there isn't sent again.
+    params: SynthesisParams, precision: str, paths: Paths, store: ObjectStore, identity: RunIdentity, run_id: str
+) -> None:
+    """Writes what workers need of a run to the store, beside its plan; what stands there isn't sent again.
 
     Args:
         precision: that the images' identity has: ``auto`` comes to something else on another machine.
@@ -92,9 +91,7 @@ def publish(
         files=tuple(_sent(store, paths)),
         spent_usd=_spent(paths["prompts"]),
     )
-    store.put(_key(plan.run_id), json.dumps(run.model_dump(mode="json"), indent=1, sort_keys=True).encode())
-    write_plan(store, plan)
-    return run
+    store.put(_key(run_id), json.dumps(run.model_dump(mode="json"), indent=1, sort_keys=True).encode())
 
 
 def read_published(store: ObjectStore, run_id: str) -> PublishedRun:

@@ -87,11 +87,20 @@ def publish_round(params: SynthesisParams, paths: Paths, store: ObjectStore) -> 
         ConfigError, IncompleteRunError: the quotas can't be met.
         StoreError, TransientError: the store fails.
     """
-    identity = identify(params, paths, store)
-    last = rounds(params, paths, store, identity)[-1]
-    precision = resolve_precision(params.synthesis.precision, pick_device(params.device))
-    publish(params, precision, paths, store, identity, last.plan)
+    last = rounds(params, paths, store, identify(params, paths, store))[-1]
+    publish_run(params, paths, store, last.plan.run_id)
     return last
+
+
+def publish_run(params: SynthesisParams, paths: Paths, store: ObjectStore, run_id: str) -> None:
+    """Writes to the store what ``medsynth work`` needs of a round whose plan is there.
+
+    Raises:
+        InputError: prompts, models or calibrated filters are missing, or there is no such parent.
+        StoreError, TransientError: the store fails.
+    """
+    precision = resolve_precision(params.synthesis.precision, pick_device(params.device))
+    publish(params, precision, paths, store, identify(params, paths, store), run_id)
 
 
 def open_published(store: ObjectStore, run_id: str, cache: Path, device: Device) -> tuple[ShardWorker, ShardPlan]:

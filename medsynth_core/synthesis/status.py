@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import add
 
 from medsynth_core.storage.attempts import open_attempts
-from medsynth_core.storage.completion import Counts, finished_shards
+from medsynth_core.storage.completion import Counts, read_records, standing_shards
 from medsynth_core.storage.store import ObjectStore
 from medsynth_core.synthesis.published import read_published
 from medsynth_core.synthesis.rounds import read_plan
@@ -55,44 +55,36 @@ def status_of(store: ObjectStore, run_id: str) -> RunStatus:
         StateError, StoreError, TransientError: a record can't be read, or the store fails.
     """
     run, plan = read_published(store, run_id), read_plan(store, run_id)
-    written = {_shard_of(stored.key): stored.modified for stored in store.list(f"runs/{run_id}/shards/")}
-    records = finished_shards(store, run_id, plan.n_shards)
+    written = standing_shards(store, run_id)
+    of = {record.shard: record.counts for record in read_records(store, run_id, sorted(written), plan.n_shards)}
     begun = open_attempts(store, run_id)
-    counts = reduce(add, (record.counts for record in records.values()), Counts(requested=0, accepted=0))
-    aside = sum(SET_ASIDE in record.counts.failed for record in records.values())
-    sizes = {shard: record.counts.requested for shard, record in records.items()}
-    pace = _pace({shard: written[shard] for shard in records if shard in written}, sizes)
+    counts = reduce(add, of.values(), Counts(requested=0, accepted=0))
+    aside = sum(SET_ASIDE in each.failed for each in of.values())
+    pace = _pace(written, of)
     return RunStatus(
-        run_id,
-        plan.n_shards,
-        len(records) - aside,
-        aside,
-        len([shard for shard in begun if shard not in records]),
-        plan.n_shards - len(records),
-        counts.requested,
-        counts.accepted,
-        counts.rejected,
-        counts.failed,
-        pace,
-        (plan.n_images - counts.requested) / pace if pace else None,
-        run.spent_usd,
+        run_id=run_id,
+        shards=plan.n_shards,
+        made=len(of) - aside,
+        set_aside=aside,
+        in_work=len(begun.keys() - of.keys()),
+        missing=plan.n_shards - len(of),
+        requested=counts.requested,
+        accepted=counts.accepted,
+        rejected=counts.rejected,
+        failed=counts.failed,
+        images_per_s=pace,
+        left_s=(plan.n_images - counts.requested) / pace if pace else None,
+        spent_usd=run.spent_usd,
     )
 
 
-def _shard_of(key: str) -> int:
-    name = key.rsplit("/", 1)[-1].removesuffix(".json")
-    return int(name) if name.isdigit() else -1
-
-
-def _pace(written: dict[int, datetime], images: dict[int, int]) -> float | None:
+def _pace(written: Mapping[int, datetime], counts: Mapping[int, Counts]) -> float | None:
     """Returns images a second by the store's clock; the first record of the span began it."""
     if len(written) < 2:
         return None
-    newest = max(written.values())
-    lately = {shard: at for shard, at in written.items() if at > newest - _LATELY}
-    if len(lately) < 2:
-        lately = dict(sorted(written.items(), key=lambda each: each[1])[-2:])
-    first = min(lately, key=lambda shard: lately[shard])
-    seconds = (newest - lately[first]).total_seconds()
-    made = Counter(images)
-    return sum(made[shard] for shard in lately if shard != first) / seconds if seconds > 0 else None
+    in_order = sorted(written, key=lambda shard: written[shard])
+    newest = written[in_order[-1]]
+    lately = [shard for shard in in_order if written[shard] > newest - _LATELY]
+    first, *others = lately if len(lately) > 1 else in_order[-2:]
+    seconds = (newest - written[first]).total_seconds()
+    return sum(counts[shard].requested for shard in others) / seconds if seconds > 0 else None

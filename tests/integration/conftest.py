@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from uuid import uuid4
 
 import boto3
@@ -72,6 +74,22 @@ class CuttingProxy:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def limited_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes file systems of their own, of a size such as ``4m``."""
+    with ExitStack() as stack:
+
+        def make(size: str) -> Path:
+            folder = tmp_path / f"disk-{size}"
+            folder.mkdir()
+            if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False).returncode:
+                pytest.skip("only root can mount a file system of limited size")
+            stack.callback(subprocess.run, ["umount", "-l", folder], check=True)
+            return folder
+
+        yield make
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -157,14 +157,9 @@ class Fleet:
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
+def full(limited_disk: Callable[[str], Path]) -> Path:
     """A file system on which no model fits."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], check=False).returncode:
-        pytest.skip("only root can mount a file system of limited size")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    return limited_disk("16k")
 
 
 def inject(kind: str, fleet: Fleet, proxy: FaultyProxy, draw: random.Random, full: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(limited_disk: Callable[[str], Path]) -> Path:
     """A file system of its own, of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=False).returncode:
-        pytest.skip("only root can mount a file system of limited size")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    return limited_disk("4m")
 
 
 def workspace(trained: tuple[Config, Paths], root: Path, store: str, shard_images: int = 2) -> Path:

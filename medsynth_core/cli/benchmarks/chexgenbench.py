@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medsynth_core.cli.options import Workspace
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -65,7 +67,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the tables. Default: data/chexgenbench.")
     ] = None,
-    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder of params.yaml.")] = Path(),
+    workspace: Workspace = Path(),
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Change a parameter for this command."),
